@@ -1,0 +1,455 @@
+"""What the estimators share: parameters and their rules, rows at the door, fit and partial_fit."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from torch import nn
+
+from . import _state
+from ._linear import Covariance
+from ._torch import make_generator, resolve_device, thread_limit, torch_scope
+from .data import Array, Rows, Scale, column_moments, to_rows, unpack_container
+from .likelihoods import LIKELIHOODS, Likelihood
+from .model import VAE, Blueprint
+from .networks import ACTIVATIONS, MLP, Network, Supplied
+from .objectives import ELBO, OBJECTIVES, Objective
+from .scores import latent_kl
+from .training import SOLVERS, Diverged, Epoch, Plan, Report, held_out_mean, train
+
+__all__ = ["BaseVAE", "named"]
+
+# early_stopping="auto" holds rows out from this many on.
+MIN_ROWS_TO_HOLD_OUT = 20
+# n_components="auto": the share of variance the leading principal components must hold, and at most how many.
+AUTO_VARIANCE, AUTO_MOST = 0.9, 32
+# A latent is active when its posterior mean varies by more than this over the rows (Burda et al. 2016).
+ACTIVE_VARIANCE = 0.01
+# Rows the final diagnostics look at, at most.
+DIAGNOSTIC_ROWS = 10_000
+
+
+class _Count(Interval):
+    """Integers from `low` on; True and False are not among them."""
+
+    def __init__(self, low: int):
+        super().__init__(Integral, low, None, closed="left")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
+
+
+class BaseVAE(CallbackSupportMixin, BaseEstimator):
+    """Parameters, validation, fit and partial_fit of every estimator here."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_components": [StrOptions({"auto"}), _Count(1)],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), Likelihood],
+        "objective": [StrOptions(set(OBJECTIVES)), Objective],
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS)), callable],
+        "encoder": [None, Network, nn.Module, callable],
+        "decoder": [None, Network, nn.Module, callable],
+        "init": [StrOptions({"pca", "random"})],
+        "max_iter": [_Count(1)],
+        "batch_size": [StrOptions({"auto"}), _Count(1)],
+        "solver": [StrOptions(set(SOLVERS)), callable],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [_Count(1), Options(Real, {np.inf})],
+        "n_draws": [_Count(1)],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "device": [str],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the model to X.
+
+        If anything goes wrong, an interrupt from the keyboard included, the estimator keeps its previous fitted state
+        and the error propagates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows; NaN marks a missing cell.
+        y : array-like, default=None
+            Ignored, unless the objective says it `uses_target`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            A row of weight 2 counts as two rows. Only ratios matter; rows of weight 0 are dropped.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X breaks a rule, or the first epoch diverges.
+        """
+        with _state.atomic(self):
+            device = resolve_device(self.device)
+            table, target, weight = self._check_training_rows(X, y, sample_weight, reset=True)
+            _forget(self)
+            with torch_scope(device, grad=True):
+                model, rows, cov = self._begin(table, target, weight)
+                rng = make_generator(self._seed, device)
+                training, held_out = self._split(rows.to(device), rng)
+                report = self._train(model.to(device), training, held_out, rng, self._callbacks(X, y))
+                self._publish(model.cpu(), rows, report)
+                self._solver_state = []
+                self._warn_if_poor(model, report, rows if held_out is None else held_out.to(rows.x.device), cov)
+            self._end_callbacks(X, y)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Train for one epoch on X, continuing where the last call stopped.
+
+        The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
+        later ones keep them: give it a chunk that represents the table. No rows are held out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            A chunk of rows; NaN marks a missing cell.
+        y : array-like, default=None
+            Ignored, unless the objective says it `uses_target`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, relative to each other.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a parameter the model is built from has changed since the first call.
+        """
+        with _state.atomic(self):
+            first = not self.__sklearn_is_fitted__()
+            device = resolve_device(self.device)
+            table, target, weight = self._check_training_rows(X, y, sample_weight, reset=first)
+            with torch_scope(device, grad=True):
+                if first:
+                    model, rows, _ = self._begin(table, target, weight)
+                else:
+                    self._check_same_parts()
+                    model, rows = _state.rebuild(self), to_rows(table, _scale(self), weight, target)
+                rng = make_generator(self._seed + self.__dict__.get("n_iter_", 0), device)
+                before = self.__dict__.get("_solver_state")
+                report = self._train(model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch=True)
+                self._publish(model.cpu(), rows, report, continued=not first)
+                self._solver_state = report.solver_state
+        return self
+
+    @property
+    def module_(self) -> VAE:
+        """The fitted model as a torch module, in float64 and evaluation mode; its latents are in training order."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet; call fit first.")
+        return _state.module_of(self, self._inference_device())
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_weights" in self.__dict__
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.positive_only = named(self.likelihood, LIKELIHOODS).positive_only
+        return tags
+
+    def __getstate__(self):
+        return _state.stamp(super().__getstate__())
+
+    def __setstate__(self, state):
+        state = _state.unstamp(state, type(self).__name__)
+        _state.validate(state, type(self).__name__)
+        super().__setstate__(state)
+
+    # Rows at the door
+
+    def _check_rows(self, X, reset: bool = False) -> Array:
+        """X as a float64 array, NaN where a cell is missing, within the likelihood's support."""
+        X = unpack_container(X)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
+        names = getattr(self, "feature_names_in_", None)
+        labels = [f"column {i}" for i in range(X.shape[1])] if names is None else [f"column {name!r}" for name in names]
+        infinite = np.isinf(X)
+        if infinite.any():
+            row, column = np.argwhere(infinite)[0]
+            raise ValueError(
+                f"Input X contains infinity: {labels[column]}, row {row}. Remove the row, or mark the cell as missing (NaN)."
+            )
+        if reset and (empty := np.isnan(X).all(axis=0)).any():
+            raise ValueError(f"{labels[int(empty.argmax())]} holds no value in {len(X)} rows; drop it before fitting.")
+        named(self.likelihood, LIKELIHOODS).check(X, labels)
+        return X
+
+    def _check_training_rows(self, X, y, sample_weight, reset: bool) -> tuple[Array, Array | None, Array | None]:
+        """X, targets and weights of mean 1 (None: all equal), all in float64, without the rows of weight 0."""
+        X = self._check_rows(X, reset=reset).astype(np.float64, copy=False)
+        target = None
+        if named(self.objective, OBJECTIVES).uses_target:
+            target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        if sample_weight is None:
+            return X, target, None
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        used = weight > 0
+        weight = weight[used] / weight.max()
+        return X[used], None if target is None else target[used], weight / weight.mean()
+
+    # Fit, step by step
+
+    def _parts_now(self) -> dict[str, Any]:
+        """The hyperparameters a model is built from, as objects of their families."""
+        plain = MLP(self.hidden_layer_sizes, self.activation)
+        parts = {
+            "likelihood": clone(named(self.likelihood, LIKELIHOODS)),
+            "objective": clone(named(self.objective, OBJECTIVES)),
+            "encoder": _network(self.encoder, plain),
+            "decoder": _network(self.decoder, plain),
+        }
+        for part in parts.values():
+            part._validate_params()
+        return parts
+
+    def _check_same_parts(self) -> None:
+        """partial_fit cannot follow a change of what the model is built from."""
+        now = self._parts_now()
+        changed = [name for name, part in self._parts.items() if repr(part) != repr(now[name])]
+        if self.n_components not in ("auto", self.n_components_):
+            changed.append("n_components")
+        if changed:
+            raise ValueError(
+                f"{' and '.join(changed)} changed since the first partial_fit; call fit to start a new model, "
+                "or set the parameter back."
+            )
+
+    def _begin(self, X: Array, target: Array | None, weight: Array | None) -> tuple[VAE, Rows, Covariance]:
+        """A new model at its start, its rows, and their covariance as the encoder sees them."""
+        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        self._parts = parts = self._parts_now()
+        moments = column_moments(X, weight)
+        scale = parts["likelihood"].scale(moments)
+        self.mean_, self.scale_, self._shift = moments.mean, scale.scale, scale.shift
+        rows = to_rows(X, scale, weight, target)
+        rng = make_generator(self._seed)
+        density = parts["likelihood"].build(X.shape[1], scale)
+        density.fit(rows)
+        cov = _covariance(density, rows)
+        self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
+        model = Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
+        model.likelihood.load_state_dict(density.state_dict())
+        model.float()
+        self._started = False
+        if self.init == "pca" and model.has_linear_path:
+            start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
+            self._started = start is not None
+            if start is not None:
+                model.start_at(start, rng)
+        parts["objective"].start(model, rows, rng)
+        return model, rows, cov
+
+    def _split(self, rows: Rows, rng: torch.Generator) -> tuple[Rows, Rows | None]:
+        """Rows to train on and rows held out for early stopping."""
+        possible = self._parts["objective"].monitor is not None
+        wanted = self.early_stopping is True or (self.early_stopping == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
+        if self.early_stopping is True and not possible:
+            raise ValueError(
+                f"early_stopping=True needs a number to watch, which {type(self._parts['objective']).__name__} lacks; "
+                "use early_stopping='auto' or False."
+            )
+        if not (wanted and possible):
+            return rows, None
+        n_held_out = int(self.validation_fraction * len(rows))
+        if n_held_out < 1 or n_held_out >= len(rows):
+            raise ValueError(
+                f"The validation set is too small: validation_fraction={self.validation_fraction} of {len(rows)} rows is "
+                f"{n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
+            )
+        order = torch.randperm(len(rows), generator=rng, device=rng.device)
+        return rows.take(order[n_held_out:]), rows.take(order[:n_held_out])
+
+    def _train(
+        self,
+        model: VAE,
+        rows: Rows,
+        held_out: Rows | None,
+        rng: torch.Generator,
+        on_epoch: Callable[[VAE, Epoch], bool] = lambda model, epoch: False,
+        solver_state: list | None = None,
+        one_epoch: bool = False,
+    ) -> Report:
+        solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
+        plan = Plan(
+            solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
+            batch_size=self._batch_size(len(rows)),
+            max_iter=1 if one_epoch else self.max_iter,
+            patience=math.inf if held_out is None else self.n_iter_no_change,
+            average=not one_epoch,
+        )
+        product = Blueprint.largest_product(model, min(plan.batch_size, len(rows)))
+        try:
+            with thread_limit(product):
+                return train(
+                    model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
+                )
+        except Diverged:
+            raise ValueError(
+                f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is not "
+                "finite. Lower the learning rate; if X holds extreme values, clip or transform them."
+            ) from None
+
+    def _batch_size(self, n_rows: int) -> int:
+        if self.batch_size != "auto":
+            return min(self.batch_size, n_rows)
+        return min(n_rows, max(32, min(200, n_rows // 10)))
+
+    def _callbacks(self, X, y) -> Callable[[VAE, Epoch], bool]:
+        """Open scikit-learn's callback context; return what to call after every epoch."""
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        hooks = {"estimator": self, "X": X, "y": X if y is None else y}
+        context.call_on_fit_task_begin(**hooks)
+        log = _Log(type(self).__name__, self.max_iter, self.verbose)
+
+        def on_epoch(model: VAE, epoch: Epoch) -> bool:
+            log(epoch)
+            sub = context.subcontext(task_name="epoch")
+            sub.call_on_fit_task_begin(**hooks)
+            attributes = lambda: {"_weights": _state.pack(model), "_order": np.arange(self.n_components_)}  # noqa: E731
+            return sub.call_on_fit_task_end(**hooks, reconstruction_attributes=attributes)
+
+        return on_epoch
+
+    def _end_callbacks(self, X, y) -> None:
+        self._callback_fit_ctx.call_on_fit_task_end(
+            estimator=self, X=X, y=X if y is None else y, reconstruction_attributes={}
+        )
+
+    @torch.no_grad()
+    def _publish(self, model: VAE, rows: Rows, report: Report, continued: bool = False) -> None:
+        """Set the fitted attributes."""
+        some = next(rows.blocks(DIAGNOSTIC_ROWS))
+        kl, mu = latent_kl(model, some)
+        information = kl.double().mean(0).numpy()
+        if not continued:
+            self._order = np.argsort(-information, kind="stable")
+            self.n_iter_, self.history_ = 0, {}
+        self.latent_information_ = information[self._order]
+        self.active_components_ = (mu.double().var(0, correction=0).numpy() > ACTIVE_VARIANCE)[self._order]
+        variance = model.likelihood.variance(model.params(mu, some.x))
+        if variance is not None:
+            with np.errstate(over="ignore"):
+                noise = variance.double().mean(0).numpy() * self.scale_**2
+            self.noise_variance_ = float(noise[0]) if model.likelihood.shared_noise else noise
+        self.best_iter_ = self.n_iter_ + report.best
+        self.n_iter_ += report.n_iter
+        self.history_ = {k: self.history_.get(k, []) + v for k, v in report.history.items()}
+        self.loss_curve_ = self.history_["loss"]
+        self.validation_curve_ = report.held_out
+        self._weights = _state.pack(model)
+
+    def _inference_device(self) -> torch.device:
+        """Inference is in float64, which Apple's GPUs lack."""
+        device = resolve_device(self.device)
+        return torch.device("cpu") if device.type == "mps" else device
+
+    def _warn_if_poor(self, model: VAE, report: Report, rows: Rows, cov: Covariance) -> None:
+        """Warn when training broke off, or ended below the linear model of the same family."""
+        name, linear = type(self).__name__, "the linear model of the same likelihood"
+        if report.diverged is not None:
+            warnings.warn(
+                f"{name}: the loss was not finite in epoch {report.diverged}; the weights of epoch {report.best} are kept. "
+                f"Lower learning_rate_init={self.learning_rate_init}.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        elif self._parts["objective"].density and not (report.held_out and self._started):
+            rows = next(rows.blocks(DIAGNOSTIC_ROWS))
+            baseline = model.likelihood.baseline(rows, cov, _most_latents(self.n_components_, cov))
+            reached = held_out_mean(model, ELBO(n_draws=8), rows, self._seed)
+            if reached < baseline - 0.05 - 0.01 * abs(baseline):
+                warnings.warn(
+                    f"{name} stopped at {reached:.3f} nats a row, below the {baseline:.3f} of {linear}. Raise max_iter "
+                    f"or learning_rate_init, keep init='pca', or use PCA or FactorAnalysis.",
+                    ConvergenceWarning,
+                    stacklevel=4,
+                )
+
+
+def named(value: Any, family: dict[str, Any]) -> Any:
+    """The member of a family that a parameter names, or the instance it is."""
+    return family[value]() if isinstance(value, str) else value
+
+
+def _network(value: Any, default: Network) -> Network:
+    if value is None:
+        return default
+    return clone(value) if isinstance(value, Network) else Supplied(value)
+
+
+def _scale(estimator: BaseVAE) -> Scale:
+    return Scale(estimator._shift, estimator.scale_)
+
+
+def _forget(estimator: BaseVAE) -> None:
+    """Drop what the last fit left, so that no half-new state can be mistaken for a fitted one."""
+    for name in [n for n in vars(estimator) if n.endswith("_") or n in ("_weights", "_order", "_parts", "_shift")]:
+        if name not in ("n_features_in_", "feature_names_in_"):
+            delattr(estimator, name)
+
+
+@torch.no_grad()
+def _covariance(density: Any, rows: Rows) -> Covariance:
+    x = density.encode_input(rows.x).double()
+    present = None if rows.mask is None else rows.mask.double().numpy()
+    weight = None if rows.weight is None else rows.weight.double().numpy()
+    return Covariance(x.numpy() if present is None else x.numpy() * present, present, weight)
+
+
+def _most_latents(n_components: int, cov: Covariance) -> int:
+    """How many latents a linear model of these rows can use."""
+    return max(0, min(n_components, cov.n_columns - 1, cov.n_rows - 1))
+
+
+def _auto_components(cov: Covariance) -> int:
+    """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
+    values, _ = cov.leading(_most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
+    share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
+    return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
+
+
+class _Log:
+    """One line an epoch with verbose=1; nothing with 0."""
+
+    def __init__(self, name: str, max_iter: int, verbose: int):
+        self.name, self.max_iter, self.verbose = name, max_iter, verbose
+        self.began = time.perf_counter()
+
+    def __call__(self, epoch: Epoch) -> None:
+        if not self.verbose:
+            return
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in epoch.terms.items())
+        held_out = "" if epoch.held_out is None else f"  held-out {epoch.held_out:.4f} (best: epoch {epoch.best})"
+        seconds = time.perf_counter() - self.began
+        print(f"[{self.name}] epoch {epoch.number}/{self.max_iter}  {terms}{held_out}  {seconds:.1f} s")

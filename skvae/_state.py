@@ -1,0 +1,182 @@
+"""Fitted state as numpy arrays and plain Python, so that every way to save an estimator works, and is checked on the way in.
+
+A fitted estimator holds `_weights` (name -> array) and `_parts` (the hyperparameters the model was built from). The torch
+module is rebuilt from them when first asked for, and cached outside the estimator's `__dict__`.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.exceptions import InconsistentVersionWarning
+
+from ._torch import make_generator, torch_scope
+from .data import Scale
+from .likelihoods import Likelihood
+from .model import VAE, Blueprint
+from .networks import Network, Supplied
+from .objectives import Objective
+
+__all__ = ["SavedModelWarning", "atomic", "blueprint_of", "module_of", "pack", "stamp", "unstamp", "validate"]
+
+FORMAT = 1
+
+_modules: WeakKeyDictionary[Any, tuple[dict, VAE]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+class SavedModelWarning(InconsistentVersionWarning):
+    """A model was saved by another version than the one that loads it."""
+
+    def __str__(self) -> str:
+        return (
+            f"This {self.estimator_name} was saved with {self.original_sklearn_version} and is loaded with "
+            f"{self.current_sklearn_version}. Its numbers may differ; refit it, or load it with the version that saved it."
+        )
+
+
+@contextmanager
+def atomic(estimator: Any) -> Iterator[None]:
+    """Give the estimator its previous state back if anything goes wrong, an interrupt from the keyboard included."""
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        # What scikit-learn's callback context put there, it takes away itself.
+        kept = {k: v for k, v in estimator.__dict__.items() if "callback" in k}
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before | kept)
+        raise
+
+
+def pack(model: VAE) -> dict[str, np.ndarray]:
+    """Name -> array of every parameter and buffer."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+
+
+def blueprint_of(estimator: Any) -> Blueprint:
+    """What the fitted estimator's model was built from."""
+    scale = Scale(np.asarray(estimator._shift), np.asarray(estimator.scale_))
+    return Blueprint(estimator.n_features_in_, estimator.n_components_, scale=scale, **estimator._parts)
+
+
+def rebuild(estimator: Any) -> VAE:
+    """The fitted model with its saved weights, in float32 on the CPU."""
+    with torch.inference_mode(False):
+        model = blueprint_of(estimator).build(make_generator(0))
+        model.load_state_dict({name: torch.tensor(value) for name, value in estimator._weights.items()})
+    return model
+
+
+def module_of(estimator: Any, device: torch.device) -> VAE:
+    """The fitted model for inference: float64, in evaluation mode, cached until the weights change."""
+    with _lock:
+        weights, model = _modules.get(estimator, (None, None))
+        if model is None or weights is not estimator._weights:
+            with torch_scope(device, grad=False):
+                model = rebuild(estimator).double().to(device).eval().requires_grad_(False)
+            _modules[estimator] = (estimator._weights, model)
+        return model
+
+
+def _versions() -> dict[str, str]:
+    from . import __version__
+
+    return {"skvae": __version__, "scikit-learn": sklearn.__version__, "torch": torch.__version__.split("+")[0]}
+
+
+def stamp(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with the format's number and the versions that wrote it."""
+    return {**state, "_format": FORMAT, "_versions": _versions()}
+
+
+def unstamp(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """The state without its stamp; warn of other versions and refuse another format."""
+    state = dict(state)
+    found, written = state.pop("_format", FORMAT), state.pop("_versions", _versions())
+    if found != FORMAT:
+        raise ValueError(f"This {name} was saved in format {found!r}; this version of skvae reads format {FORMAT}.")
+    if not isinstance(written, dict):
+        raise ValueError(f"The versions saved with this {name} are not a dict: {type(written).__name__}.")
+    differing = [k for k, v in _versions().items() if k != "torch" and written.get(k) != v]
+    if differing:
+        warnings.warn(
+            SavedModelWarning(
+                estimator_name=name,
+                current_sklearn_version=", ".join(f"{k} {_versions()[k]}" for k in differing),
+                original_sklearn_version=", ".join(f"{k} {written.get(k)}" for k in differing),
+            ),
+            stacklevel=3,
+        )
+    return state
+
+
+def validate(state: dict[str, Any], name: str) -> None:
+    """Raise ValueError unless a saved state is one that `fit` could have written.
+
+    Sizes are read from the arrays and compared with what the hyperparameters ask for on torch's "meta" device, which
+    holds no memory: a tampered file cannot make us allocate.
+    """
+
+    def demand(truth: bool, what: str) -> None:
+        if not truth:
+            raise ValueError(f"The saved state of this {name} is damaged: {what}. Load the file again or refit.")
+
+    if "_weights" not in state:
+        return
+    n_features, n_components = state.get("n_features_in_"), state.get("n_components_")
+    demand(_is_count(n_features), f"n_features_in_ is {n_features!r}")
+    demand(_is_count(n_components), f"n_components_ is {n_components!r}")
+    for key in ("mean_", "scale_", "_shift"):
+        demand(_is_numeric(state.get(key), (n_features,)), f"{key} is not {n_features} finite numbers")
+    demand(bool((np.asarray(state["scale_"]) > 0).all()), "scale_ is not positive")
+    order = state.get("_order")
+    demand(
+        isinstance(order, np.ndarray) and sorted(order.ravel().tolist()) == list(range(n_components)),
+        f"_order is no permutation of {n_components} latents",
+    )
+    weights, parts = state["_weights"], state.get("_parts")
+    demand(isinstance(weights, dict) and all(isinstance(k, str) for k in weights), "_weights is no dict of names")
+    for key, value in weights.items():
+        demand(_is_numeric(value), f"{key} is not an array of finite numbers")
+    kinds = {"likelihood": Likelihood, "objective": Objective, "encoder": Network, "decoder": Network}
+    demand(
+        isinstance(parts, dict) and parts.keys() == kinds.keys() and all(isinstance(parts[k], kinds[k]) for k in kinds),
+        "_parts are not a likelihood, an objective, an encoder and a decoder",
+    )
+    if any(isinstance(parts[k], Supplied) for k in ("encoder", "decoder")):
+        return  # a user's module: it cannot be sized without building it, and only pickle can have carried it
+    for key in ("encoder", "decoder"):
+        depth = np.size(getattr(parts[key], "hidden_layer_sizes", ()))
+        demand(depth <= len(weights), f"the {key} asks for {depth} layers")
+    expected = _shapes(Blueprint(n_features, n_components, scale=Scale(state["_shift"], state["scale_"]), **parts))
+    found = {key: value.shape for key, value in weights.items()}
+    demand(found == expected, f"arrays {sorted(found.items() ^ expected.items())} do not fit the model")
+
+
+def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every saved array of a model, without allocating one."""
+    with torch.inference_mode(False):
+        model = blueprint.build(None)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
+
+
+def _is_numeric(value: Any, shape: tuple | None = None) -> bool:
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind in "fiu"
+        and (shape is None or value.shape == shape)
+        and bool(np.isfinite(value).all())
+    )

@@ -1,0 +1,108 @@
+"""Devices, generators and threads: the only place that touches torch's settings.
+
+Every setting is changed inside a scope that ends, and only for the calling thread where torch allows it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["build_seeded", "make_generator", "resolve_device", "thread_limit", "torch_scope"]
+
+# Below this many multiply-adds in a layer's product, a second thread costs more than it brings.
+SINGLE_THREAD_PRODUCT = 4_000_000
+
+_RANDOM_FUNCTIONS = {
+    torch.Tensor.bernoulli_,
+    torch.Tensor.exponential_,
+    torch.Tensor.normal_,
+    torch.Tensor.random_,
+    torch.Tensor.uniform_,
+    torch.normal,
+    torch.rand,
+    torch.randint,
+    torch.randn,
+    torch.randperm,
+}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" takes CUDA where there is one.
+
+    A model asked for CUDA or MPS on a machine without it runs on the CPU, with a warning: the numbers
+    are the same and a file saved on a larger machine stays usable.
+    """
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if name == "auto":
+        return torch.device("cuda" if available["cuda"]() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(
+            f"device={name!r} is not a device torch knows; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'."
+        ) from None
+    if device.type in available and not available[device.type]():
+        warnings.warn(f"device={name!r} is not available on this machine: using the CPU.", stacklevel=2)
+        return torch.device("cpu")
+    return device
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of its own, so that torch's global one is neither read nor moved."""
+    return torch.Generator(device=device).manual_seed(int(seed))
+
+
+class _Seeded(TorchFunctionMode):
+    """Let every random function without a generator draw from ours (in this thread, in this scope).
+
+    `torch.nn` layers initialise themselves from the global generator and take no other; this is the one way
+    to seed a user's network without moving that generator (forking it is not thread-safe).
+    """
+
+    def __init__(self, generator: torch.Generator):
+        super().__init__()
+        self.generator = generator
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in _RANDOM_FUNCTIONS and kwargs.get("generator") is None:
+            kwargs["generator"] = self.generator
+        return func(*args, **kwargs)
+
+
+def build_seeded(build: Callable[[], nn.Module], generator: torch.Generator | None) -> Any:
+    """Call `build()` with fresh weights from `generator`, on the CPU, whatever the caller's default device.
+
+    Without a generator it is called on the "meta" device, where tensors have shapes and no memory.
+    """
+    if generator is None:
+        with torch.device("meta"):
+            return build()
+    with torch.device("cpu"), _Seeded(generator):
+        return build()
+
+
+@contextmanager
+def torch_scope(device: torch.device, grad: bool) -> Iterator[None]:
+    """Plain torch: outside the caller's inference mode and autocast, with gradients on or off."""
+    with (
+        torch.inference_mode(False),
+        torch.set_grad_enabled(grad),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+def thread_limit(largest_product: int) -> Any:
+    """A scope with one thread where no layer's product repays a second; only ever downwards, then restored."""
+    limit: Any = 1 if largest_product < SINGLE_THREAD_PRODUCT else None
+    return threadpool_limits(limit, user_api="openmp")

@@ -1,0 +1,163 @@
+"""How arrays become arrays: encoders and decoders.
+
+A `Network` holds hyperparameters only; `build_encoder` and `build_decoder` return fresh torch modules. In its place a user
+may pass an `nn.Module` (copied in fit) or a callable `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import StrOptions
+from torch import Tensor, nn
+
+__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+    "logistic": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class Network(BaseEstimator, ABC):
+    """Hyperparameters of an encoder and a decoder."""
+
+    @abstractmethod
+    def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
+        """A module from (N, n_in) to (N, n_out): posterior means, then log variances."""
+
+    @abstractmethod
+    def build_decoder(self, n_in: int, n_out: int) -> nn.Module:
+        """A module from (N, n_in) to (N, n_out): the likelihood's parameters."""
+
+
+class LinearPath(nn.Module):
+    """A linear map plus a network: y = A x + b + body(x).
+
+    Started at a linear model, the network begins at the best linear answer and learns what is missing from it.
+
+    Parameters
+    ----------
+    linear : nn.Linear
+    body : nn.Sequential or None
+        A network from the same inputs to the same outputs; its last layer has a weight and a bias.
+    """
+
+    def __init__(self, linear: nn.Linear, body: nn.Sequential | None):
+        super().__init__()
+        self.linear = linear
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) if self.body is None else self.linear(x) + self.body(x)
+
+    @torch.no_grad()
+    def start_at(self, weight: Tensor, bias: Tensor) -> None:
+        """Make the whole network the linear map x -> weight x + bias; the body's last layer starts at zero."""
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)
+        if self.body is not None:
+            nn.init.zeros_(self.body[-1].weight)
+            nn.init.zeros_(self.body[-1].bias)
+
+
+class AutoregressiveDecoder(nn.Module, ABC):
+    """A decoder whose parameters for feature d depend on z and on the features before d.
+
+    Its model evaluates p(x|z) in one pass, and draws or averages x feature by feature: D passes, slow by nature.
+    """
+
+    @abstractmethod
+    def forward(self, z: Tensor, x: Tensor) -> Tensor:
+        """Outputs (N, n_params) for latents (N, J) and rows (N, D)."""
+
+
+class MLP(Network):
+    """Fully connected layers beside a linear map; the decoder mirrors the encoder.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int, default=(100,)
+        The encoder's hidden layers, from the data to the latents. Empty: a linear model.
+    activation : str or callable, default="relu"
+        A name in `skvae.networks.ACTIVATIONS`, or a callable without arguments that returns an `nn.Module`.
+
+    Examples
+    --------
+    >>> from skvae import MLP
+    >>> MLP((32, 16), "tanh").build_encoder(10, 4)(__import__("torch").zeros(3, 10)).shape
+    torch.Size([3, 4])
+    """
+
+    __module__ = "skvae"
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS)), callable],
+    }
+
+    def __init__(self, hidden_layer_sizes=(100,), activation="relu"):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+
+    def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
+        return self._build(n_in, [int(size) for size in self.hidden_layer_sizes], n_out)
+
+    def build_decoder(self, n_in: int, n_out: int) -> nn.Module:
+        return self._build(n_in, [int(size) for size in self.hidden_layer_sizes][::-1], n_out)
+
+    def _build(self, n_in: int, hidden: list[int], n_out: int) -> LinearPath:
+        activation = self.activation if callable(self.activation) else ACTIVATIONS[self.activation]
+        linear = _linear(n_in, n_out)
+        if not hidden:
+            return LinearPath(linear, None)
+        layers: list[nn.Module] = []
+        for size_in, size_out in zip([n_in, *hidden], hidden, strict=False):
+            layers += [_linear(size_in, size_out), activation()]
+        return LinearPath(linear, nn.Sequential(*layers, _linear(hidden[-1], n_out)))
+
+
+def _linear(n_in: int, n_out: int) -> nn.Linear:
+    """A float32 layer, whatever the caller's default dtype."""
+    return nn.Linear(n_in, n_out, dtype=torch.float32)
+
+
+class Supplied(Network):
+    """A user's `nn.Module` or callable, in a Network's clothes.
+
+    Parameters
+    ----------
+    network : nn.Module or callable
+        A module is copied, weights included. A callable gets `(n_in, n_out)` and returns a module.
+    """
+
+    def __init__(self, network):
+        self.network = network
+
+    def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
+        return self._build(n_in, n_out)
+
+    def build_decoder(self, n_in: int, n_out: int) -> nn.Module:
+        return self._build(n_in, n_out)
+
+    def _build(self, n_in: int, n_out: int) -> nn.Module:
+        if isinstance(self.network, nn.Module):
+            return copy.deepcopy(self.network)
+        module = self.network(n_in, n_out)
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"A network given as a callable must return a torch.nn.Module; it returned {type(module).__name__}."
+            )
+        return module

@@ -1,0 +1,178 @@
+"""What training minimises: one small class per loss.
+
+An `Objective` holds hyperparameters only and offers five hooks: `modules`, `start`, the call itself, `players` and `monitor`.
+Reconstruction and KL are sums over features and latents and means over rows; any other weight is the user's `beta`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+from typing import ClassVar
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor, nn
+
+from .data import Rows
+from .model import VAE, Dims
+from .priors import log_normal
+
+__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Objective"]
+
+
+class Objective(BaseEstimator, ABC):
+    """Hyperparameters and hooks of a training loss.
+
+    Attributes
+    ----------
+    density : bool
+        Whether the fitted model is a density of x: only then do `score_samples` and `score` exist.
+    uses_target : bool
+        Whether batches carry the y given to `fit`.
+    """
+
+    density: ClassVar[bool] = False
+    uses_target: ClassVar[bool] = False
+
+    @property
+    def ramp(self) -> int:
+        """Epochs before the loss takes its final form; early stopping is patient until then."""
+        return 0
+
+    def modules(self, dims: Dims) -> dict[str, nn.Module]:
+        """Extra modules (discriminators, centres), trained and saved with the model as `model.extras`."""
+        return {}
+
+    def start(self, model: VAE, rows: Rows, rng: torch.Generator) -> None:
+        """Prepare the model on the training rows before the first epoch."""
+        return
+
+    @abstractmethod
+    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
+        """Named terms, each (N,) or a scalar, one of them "loss"; all are logged, the players' are minimised."""
+
+    def players(self, model: VAE) -> list[tuple[list[nn.Parameter], str]]:
+        """Disjoint groups of parameters and the term each one minimises."""
+        return [([p for p in model.parameters() if p.requires_grad], "loss")]
+
+    # What early stopping watches, (N,), higher is better, at the loss' final form; None where nothing can be watched.
+    monitor = None
+
+
+class ELBO(Objective):
+    """The evidence lower bound (Kingma & Welling 2013): maximise E_q[log p(x|z)] - beta KL(q(z|x) || p(z)).
+
+    Parameters
+    ----------
+    kl : {"analytic", "sampled"}, default="analytic"
+        The KL in closed form (the paper's estimator B), or averaged over the draws (estimator A).
+    n_draws : int, default=1
+        Draws of z a row and step; 1 is enough for batches of about 100 rows.
+    beta : float, default=1.0
+        Weight of the KL. Above 1, latents are fewer and more independent (Higgins et al. 2017), and the loss
+        is no longer a bound on the likelihood; `score_samples` stays one.
+    warmup : int, default=0
+        Epochs over which beta rises linearly from 0 to its value.
+    free_bits : float, default=0.0
+        Nats a latent, averaged over the batch, that the KL leaves unpenalised (Kingma et al. 2016, section C.8).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer, ELBO
+    >>> vae = VAETransformer(2, objective=ELBO(beta=4), random_state=0).fit(load_iris().data)
+    >>> sorted(vae.history_)
+    ['kl', 'loss', 'reconstruction']
+    """
+
+    __module__ = "skvae"
+
+    density = True
+
+    _parameter_constraints: ClassVar[dict] = {
+        "kl": [StrOptions({"analytic", "sampled"})],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "warmup": [Interval(Integral, 0, None, closed="left")],
+        "free_bits": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(self, kl="analytic", *, n_draws=1, beta=1.0, warmup=0, free_bits=0.0):
+        self.kl = kl
+        self.n_draws = n_draws
+        self.beta = beta
+        self.warmup = warmup
+        self.free_bits = free_bits
+
+    @property
+    def ramp(self) -> int:
+        return self.warmup
+
+    def terms(self, model: VAE, batch: Rows, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """E_q[log p(x|z)], (N,), and the KL of each latent, (N, J), in nats."""
+        mu, log_var = model.encode(batch.x, batch.mask)
+        eps = torch.randn(self.n_draws, *mu.shape, generator=rng, dtype=mu.dtype, device=mu.device)
+        z = mu + torch.exp(0.5 * log_var) * eps
+        reconstruction = model.log_prob(z, batch.x, batch.mask).sum(-1).mean(0)
+        if self.kl == "analytic":
+            return reconstruction, model.prior.kl(mu, log_var)
+        return reconstruction, (log_normal(eps, log_var) - model.prior.log_prob(z)).mean(0)
+
+    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
+        beta = self.beta * min(1.0, epoch / self.warmup) if self.warmup else self.beta
+        reconstruction, kl = self.terms(model, batch, rng)
+        penalty = kl.sum(-1)
+        if self.free_bits:
+            penalty = batch.mean(kl).clamp_min(self.free_bits).sum()
+        return {"loss": beta * penalty - reconstruction, "reconstruction": reconstruction, "kl": kl.sum(-1)}
+
+    def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
+        reconstruction, kl = self.terms(model, batch, rng)
+        return reconstruction - self.beta * kl.sum(-1)
+
+
+class IWAE(Objective):
+    """The importance-weighted bound (Burda et al. 2016): maximise E[log 1/S sum_s w(x, z_s)].
+
+    Tighter than the ELBO and rising with the number of draws; one draw gives the ELBO with a sampled KL.
+
+    Parameters
+    ----------
+    n_draws : int, default=5
+        S.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer, IWAE
+    >>> vae = VAETransformer(1, objective=IWAE(8), max_iter=20, random_state=0).fit(load_iris().data)
+    >>> vae.n_components_
+    1
+    """
+
+    __module__ = "skvae"
+
+    density = True
+
+    _parameter_constraints: ClassVar[dict] = {"n_draws": [Interval(Integral, 1, None, closed="left")]}
+
+    def __init__(self, n_draws=5):
+        self.n_draws = n_draws
+
+    def bound(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:
+        """log 1/S sum_s w(x, z_s), (N,), in nats."""
+        shape = (self.n_draws, len(batch), model.prior.n_components)
+        eps = torch.randn(shape, generator=rng, dtype=batch.x.dtype, device=batch.x.device)
+        return torch.logsumexp(model.log_weights(batch.x, eps, batch.mask), dim=0) - math.log(self.n_draws)
+
+    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
+        return {"loss": -self.bound(model, batch, rng)}
+
+    def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
+        return self.bound(model, batch, rng)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE}

@@ -1,0 +1,276 @@
+"""The one training loop: batches, players, averaging, early stopping, history. It knows no method by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._torch import make_generator
+from .data import Rows
+from .model import VAE
+from .objectives import Objective
+
+__all__ = ["SOLVERS", "Diverged", "Epoch", "Plan", "Report", "held_out_mean", "train"]
+
+Solver = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+SOLVERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adagrad": torch.optim.Adagrad,
+    "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True),
+    "rmsprop": torch.optim.RMSprop,
+    "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9, nesterov=True),
+}
+
+# The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.
+AVERAGE_POWER = 9
+# Held-out rows are repeated with fresh draws up to this many evaluations, so that few rows do not mean a noisy curve.
+HELD_OUT_DRAWS = 2000
+HELD_OUT_REPEATS = 8
+BLOCK = 4096
+
+
+class Diverged(ArithmeticError):
+    """The loss or the weights became infinite or undefined in the first epoch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train.
+
+    Attributes
+    ----------
+    solver : callable
+        From a list of parameters to a `torch.optim.Optimizer`.
+    batch_size, max_iter : int
+        Rows a step; epochs.
+    patience : float
+        Epochs without a better held-out value before training stops.
+    average : bool
+        Evaluate and keep the averaged weights rather than the last ones.
+    """
+
+    solver: Solver
+    batch_size: int
+    max_iter: int
+    patience: float = math.inf
+    average: bool = True
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch showed: `terms` are means over its rows, `held_out` the monitored mean, `best` the epoch kept."""
+
+    number: int
+    terms: dict[str, float]
+    held_out: float | None
+    best: int
+
+
+@dataclass
+class Report:
+    """What training did: `best` is the epoch whose weights were kept (0: the start); `diverged` is the bad epoch."""
+
+    n_iter: int = 0
+    best: int = 0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    held_out: list[float] = field(default_factory=list)
+    solver_state: list[dict[str, Any]] = field(default_factory=list)
+    diverged: int | None = None
+
+
+class Player:
+    """One group of parameters, laid out in one contiguous vector, and the optimiser that moves it.
+
+    Every parameter is a view into `vector`, and its gradient a view into `vector.grad`: a step, a snapshot or an average is
+    one operation, however many layers there are.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], term: str, solver: Solver):
+        self.parameters, self.term = parameters, term
+        self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
+        self.vector.grad = torch.zeros_like(self.vector)
+        self.average = self.vector.detach().clone()
+        first = 0
+        for p in parameters:
+            last = first + p.numel()
+            p.data = self.vector.data[first:last].view_as(p)
+            p.grad = self.vector.grad[first:last].view_as(p)
+            first = last
+        self.solver = solver([self.vector])
+
+    def backward(self, loss: Tensor, only: bool, retain: bool) -> None:
+        """Set the gradients of this player's parameters, and of nobody else's."""
+        assert self.vector.grad is not None
+        self.vector.grad.zero_()
+        if only:
+            loss.backward()
+            return
+        grads = torch.autograd.grad(loss, self.parameters, retain_graph=retain, allow_unused=True)
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            if grad is not None and parameter.grad is not None:
+                parameter.grad.copy_(grad)
+
+    @torch.no_grad()
+    def step(self, average_weight: float) -> None:
+        self.solver.step()
+        self.average.lerp_(self.vector, average_weight)
+
+    def swap_average(self) -> None:
+        """Exchange the weights and their average."""
+        held = self.vector.data.clone()
+        self.vector.data.copy_(self.average)
+        self.average.copy_(held)
+
+    def state(self) -> dict[str, Any]:
+        """The optimiser's state as numpy arrays and numbers."""
+        state = self.solver.state_dict()["state"].get(0, {})
+        return {k: v.cpu().numpy().copy() if isinstance(v, Tensor) else v for k, v in state.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        values = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+        if values:
+            groups = self.solver.state_dict()["param_groups"]
+            self.solver.load_state_dict({"state": {0: values}, "param_groups": groups})
+
+
+def make_players(model: VAE, objective: Objective, solver: Solver) -> list[Player]:
+    """One `Player` a group; groups must not share parameters, or two optimisers would pull at one weight."""
+    groups = [(parameters, term) for parameters, term in objective.players(model) if parameters]
+    everyone = [id(p) for parameters, _ in groups for p in parameters]
+    if len(everyone) != len(set(everyone)):
+        raise ValueError(
+            f"{type(objective).__name__}.players gives one parameter to two players; groups must be disjoint."
+        )
+    return [Player(parameters, term, solver) for parameters, term in groups]
+
+
+def train(
+    model: VAE,
+    objective: Objective,
+    rows: Rows,
+    plan: Plan,
+    rng: torch.Generator,
+    held_out: Rows | None = None,
+    on_epoch: Callable[[Epoch], bool] = lambda epoch: False,
+    solver_state: list[dict[str, Any]] | None = None,
+) -> Report:
+    """Train `model` in place and leave it at its best weights.
+
+    With `held_out` rows the best epoch is the one with the highest monitored mean, the start (epoch 0) included; without,
+    it is the last. `on_epoch` sees every epoch, with the weights it would keep in place, and stops training by returning True.
+
+    Raises
+    ------
+    Diverged
+        When the first epoch ends with a loss or weights that are not finite.
+    """
+    players = make_players(model, objective, plan.solver)
+    for player, state in zip(players, solver_state or [], strict=False):
+        player.load_state(state)
+    seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
+    report, kept = Report(), _snapshot(model, players)
+    if held_out is not None:
+        report.held_out.append(held_out_mean(model, objective, held_out, seed))
+    step = 0
+    for number in range(1, plan.max_iter + 1):
+        terms, step = _one_epoch(model, objective, rows, players, plan, rng, number, step)
+        if plan.average:
+            _swap(players)
+        if not _finite(players, terms):
+            if number == 1:
+                raise Diverged
+            report.diverged = number
+            break
+        _log(report, terms)
+        if held_out is None:
+            report.best, kept = number, _snapshot(model, players)
+        else:
+            report.held_out.append(held_out_mean(model, objective, held_out, seed))
+            if report.held_out[-1] > report.held_out[report.best]:
+                report.best, kept = number, _snapshot(model, players)
+        watched = report.held_out[-1] if held_out is not None else None
+        stop = on_epoch(Epoch(number, terms, watched, report.best))
+        if plan.average:
+            _swap(players)
+        if stop or number - max(report.best, objective.ramp) >= plan.patience:
+            break
+    report.solver_state = [player.state() for player in players]
+    _restore(model, players, kept)
+    model.eval()
+    return report
+
+
+def _one_epoch(
+    model: VAE,
+    objective: Objective,
+    rows: Rows,
+    players: list[Player],
+    plan: Plan,
+    rng: torch.Generator,
+    number: int,
+    step: int,
+) -> tuple[dict[str, float], int]:
+    """Take one step a batch; return the mean of every term over the rows, and the number of steps so far."""
+    model.train()
+    sums: dict[str, Tensor] = {}
+    for batch in rows.batches(plan.batch_size, rng):
+        terms = {name: batch.mean(term) for name, term in objective(model, batch, rng, number).items()}
+        for i, player in enumerate(players):
+            player.backward(terms[player.term], only=len(players) == 1, retain=i < len(players) - 1)
+        step += 1
+        for player in players:
+            player.step(min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + step)))
+        share = len(batch) / len(rows)
+        for name, term in terms.items():
+            sums[name] = sums.get(name, 0.0) + share * term.detach()
+    model.eval()
+    return {name: float(total) for name, total in sums.items()}, step
+
+
+@torch.no_grad()
+def held_out_mean(model: VAE, objective: Objective, rows: Rows, seed: int) -> float:
+    """The monitored mean over `rows`, with the same draws at every call."""
+    assert objective.monitor is not None
+    rng = make_generator(seed, rows.x.device)
+    total, mass = 0.0, 0.0
+    for _ in range(min(HELD_OUT_REPEATS, max(1, HELD_OUT_DRAWS // len(rows)))):
+        for block in rows.blocks(BLOCK):
+            values = objective.monitor(model, block, rng).double()
+            weight = torch.ones_like(values) if block.weight is None else block.weight.double()
+            total += float((weight * values).sum())
+            mass += float(weight.sum())
+    mean = total / mass
+    return mean if math.isfinite(mean) else -math.inf
+
+
+def _log(report: Report, terms: dict[str, float]) -> None:
+    report.n_iter += 1
+    for name, value in terms.items():
+        report.history.setdefault(name, []).append(value)
+
+
+def _finite(players: list[Player], terms: dict[str, float]) -> bool:
+    return all(map(math.isfinite, terms.values())) and all(bool(p.vector.isfinite().all()) for p in players)
+
+
+def _swap(players: list[Player]) -> None:
+    for player in players:
+        player.swap_average()
+
+
+def _snapshot(model: VAE, players: list[Player]) -> tuple[list[Tensor], list[Tensor]]:
+    return [p.vector.detach().clone() for p in players], [b.clone() for b in model.buffers()]
+
+
+@torch.no_grad()
+def _restore(model: VAE, players: list[Player], kept: tuple[list[Tensor], list[Tensor]]) -> None:
+    for player, vector in zip(players, kept[0], strict=True):
+        player.vector.copy_(vector)
+    for buffer, value in zip(model.buffers(), kept[1], strict=True):
+        buffer.copy_(value)

@@ -1,0 +1,390 @@
+"""VAETransformer: a variational autoencoder where PCA would stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from . import _state
+from ._base import BaseVAE, named
+from ._torch import make_generator, torch_scope
+from .data import Array, Rows, Scale, to_rows
+from .model import VAE
+from .objectives import OBJECTIVES
+from .scores import block_rows, conditional_mean, log_likelihood, quasi_normal
+
+__all__ = ["VAETransformer"]
+
+
+def _has_density(estimator: Any) -> bool:
+    """Whether the objective makes the model a density; without one there is no score."""
+    if named(estimator.objective, OBJECTIVES).density:
+        return True
+    raise AttributeError(
+        f"objective={estimator.objective!r} trains no density of X, so there is no likelihood to score."
+    )
+
+
+class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
+    """Variational autoencoder: nonlinear dimensionality reduction with a likelihood.
+
+    x is a row, z its `n_components` latents. An encoder gives q(z|x) = N(mu(x), diag sigma^2(x)), a decoder p(x|z), and
+    training raises a lower bound on log p(x) (Kingma & Welling 2013, eq. 10). Both networks are a linear map plus a
+    multilayer perceptron, and training starts at the best linear model: factor analysis for the default likelihood,
+    probabilistic PCA for `Gaussian(noise="shared")`. Columns are standardised inside, likelihoods are in nats and
+    in the units of X, and NaN marks a missing cell.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Number of latents. "auto": as many as the principal components that hold 90 % of the variance of the scaled
+        columns, at most 32.
+    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
+        What a row looks like given its latents. "gaussian" learns one noise variance a column;
+        see :class:`Gaussian` for one shared variance or one a row, :class:`Bernoulli` for data in [0, 1].
+    objective : {"elbo", "iwae"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`.
+    hidden_layer_sizes : sequence of int, default=(100,)
+        The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
+    activation : str or callable, default="relu"
+        "elu", "gelu", "identity", "logistic", "relu", "sigmoid", "silu", "softplus", "tanh", or a callable without
+        arguments that returns an `nn.Module`.
+    encoder, decoder : Network, nn.Module, callable or None, default=None
+        Networks in place of the perceptrons: a module (copied, weights included) or a callable
+        `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit). The encoder's outputs are the means, then the
+        log variances, of the latents; the decoder's are the likelihood's parameters.
+    init : {"pca", "random"}, default="pca"
+        Where training starts: at the linear model, or at random weights.
+    max_iter : int, default=200
+        Epochs at most.
+    batch_size : int or "auto", default="auto"
+        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+    solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
+        The optimiser, or a callable that takes a list of parameters and returns a `torch.optim.Optimizer`.
+    learning_rate_init : float, default=1e-3
+        Step size; a callable solver sets its own.
+    early_stopping : bool or "auto", default="auto"
+        Hold rows out, stop when their bound no longer rises, and keep the best weights, the start included. "auto":
+        from 20 rows on.
+    validation_fraction : float, default=0.1
+        Share of the rows held out.
+    n_iter_no_change : int or np.inf, default=10
+        Epochs without a better held-out bound before training stops.
+    n_draws : int, default=64
+        Draws of z a row in `score_samples`, `score` and `impute`.
+    random_state : int, RandomState or None, default=None
+        Seeds weights, batches and draws; an int gives the same model at every fit.
+    verbose : int or bool, default=0
+        1 prints a line an epoch.
+    device : str, default="cpu"
+        "cpu", "cuda", "mps" or "auto".
+
+    Attributes
+    ----------
+    n_components_ : int
+        Number of latents.
+    n_features_in_ : int
+        Number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had string names.
+    n_iter_ : int
+        Epochs run.
+    best_iter_ : int
+        The epoch whose weights are kept; 0 is the start.
+    loss_curve_ : list of float
+        Training loss of every epoch, in nats a row.
+    validation_curve_ : list of float
+        Held-out bound before training and after every epoch, in nats a row; empty where no rows are held out.
+    history_ : dict of str to list of float
+        Every term of the loss, one value an epoch.
+    mean_, scale_ : ndarray of shape (n_features_in_,)
+        The columns' means and what they are divided by, in data units.
+    noise_variance_ : float or ndarray of shape (n_features_in_,)
+        Noise variance in data units squared: a number for shared noise, one a column otherwise (with
+        noise from the decoder, its mean over the rows). Gaussian likelihoods only.
+    latent_information_ : ndarray of shape (n_components_,)
+        Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling.
+    active_components_ : ndarray of bool of shape (n_components_,)
+        Latents whose posterior mean varies by more than 0.01 over the rows (Burda et al. 2016).
+    module_ : torch.nn.Module
+        The fitted model in float64, in training order of the latents.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The linear model with shared noise.
+    sklearn.decomposition.FactorAnalysis : The linear model with a noise variance a column.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2013). Auto-Encoding Variational Bayes. arXiv:1312.6114.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAETransformer
+    >>> X = load_wine().data
+    >>> vae = VAETransformer(n_components=2, random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (178, 2)
+    >>> vae.inverse_transform(vae.transform(X)).shape
+    (178, 13)
+    >>> vae.sample(5, random_state=0).shape
+    (5, 13)
+    >>> vae.score(X) > -21  # nats a row, in the units of X
+    True
+    """
+
+    __module__ = "skvae"
+
+    _parameter_constraints = BaseVAE._parameter_constraints
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        likelihood="gaussian",
+        objective="elbo",
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        encoder=None,
+        decoder=None,
+        init="pca",
+        max_iter=200,
+        batch_size="auto",
+        solver="adam",
+        learning_rate_init=1e-3,
+        early_stopping="auto",
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        n_draws=64,
+        random_state=None,
+        verbose=0,
+        device="cpu",
+    ):
+        self.n_components = n_components
+        self.likelihood = likelihood
+        self.objective = objective
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.encoder = encoder
+        self.decoder = decoder
+        self.init = init
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.solver = solver
+        self.learning_rate_init = learning_rate_init
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.n_draws = n_draws
+        self.random_state = random_state
+        self.verbose = verbose
+        self.device = device
+
+    def transform(self, X):
+        """Posterior mean of the latents, most informative first.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components_)
+        """
+        return self.posterior(X)[0]
+
+    def posterior(self, X):
+        """Mean and standard deviation of q(z|x), most informative latent first.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+
+        Returns
+        -------
+        mean, std : two ndarrays of shape (n_samples, n_components_)
+
+        Raises
+        ------
+        ValueError
+            If a row lies so far outside the training data that its code is not finite.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X)
+        mean, log_var = self._by_blocks(X, lambda model, rows: torch.stack(model.encode(rows.x, rows.mask))).swapaxes(
+            0, 1
+        )
+        if not np.isfinite(mean).all():
+            row = int(np.argwhere(~np.isfinite(mean))[0, 0])
+            raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
+        order = self._order
+        return mean[:, order].astype(X.dtype), np.exp(0.5 * log_var[:, order]).astype(X.dtype)
+
+    def inverse_transform(self, X):
+        """Mean of p(x|z), in data units.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_components_)
+            Latents, as `transform` returns them.
+
+        Returns
+        -------
+        X_original : ndarray of shape (n_samples, n_features)
+        """
+        check_is_fitted(self)
+        Z = check_array(X, dtype=[np.float64, np.float32])
+        if Z.shape[1] != self.n_components_:
+            raise ValueError(
+                f"X has {Z.shape[1]} columns, but inverse_transform of this model takes its {self.n_components_} latents."
+            )
+        return self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype)
+
+    def reconstruct(self, X):
+        """Every row as the model sees it: `inverse_transform(transform(X))`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+
+        Returns
+        -------
+        X_reconstructed : ndarray of shape (n_samples, n_features)
+            In data units, without gaps.
+        """
+        return self.inverse_transform(self.posterior(X)[0])
+
+    def impute(self, X):
+        """Fill missing cells with their conditional mean given the row's other cells.
+
+        E[x_missing | x_present], with `n_draws` latents weighted by how likely they make the present cells (Mattei & Frellsen 2019).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_features)
+            X, with present cells untouched.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X).copy()
+        gaps = np.isnan(X)
+        rows = gaps.any(axis=1)
+        if rows.any():
+            eps = self._eps()
+            means = self._by_blocks(X[rows], lambda model, block: conditional_mean(model, block, eps), self.n_draws)
+            X[gaps] = self._scale().to_data(means)[gaps[rows]]
+        return X
+
+    def sample(self, n_samples=1, random_state=None):
+        """Draw new rows: z from p(z), then x from p(x|z).
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Rows to draw.
+        random_state : int, RandomState or None, default=None
+            None draws anew at every call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            In data units.
+        """
+        check_is_fitted(self)
+        if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        model = self.module_
+        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        rng = make_generator(seed, self._inference_device())
+        with torch_scope(rng.device, grad=False):
+            z = model.prior.sample(n_samples, rng, torch.float64).cpu().numpy()
+        return self._decode(z[:, self._order], lambda model, z: model.sample(z, rng))
+
+    @available_if(_has_density)
+    def score_samples(self, X):
+        """Log-likelihood of every row, in nats and in the units of X.
+
+        A lower bound that tightens with `n_draws`: log of the mean importance weight p(x, z) / q(z|x) (Burda et al. 2016, eq. 8).
+        The draws are quasi-random, fixed by the fit and shared by all rows, so a row's score depends on nothing else.
+        With missing cells it is the likelihood of the present ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            float64; -inf for a row too far out to be scored.
+        """
+        check_is_fitted(self)
+        eps = self._eps()
+        return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, eps), self.n_draws)
+
+    @available_if(_has_density)
+    def score(self, X, y=None):
+        """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+        y : Ignored
+
+        Returns
+        -------
+        score : float
+        """
+        return float(np.mean(self.score_samples(X)))
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def _scale(self) -> Scale:
+        return Scale(self._shift, self.scale_)
+
+    def _eps(self) -> Tensor:
+        """The draws all rows share, (n_draws, J)."""
+        return quasi_normal(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
+
+    def _by_blocks(self, X: Array, function: Callable[[VAE, Rows], Tensor], n_draws: int = 1) -> np.ndarray:
+        """`function` of the rows of X, block by block: memory follows the block and the result, not X."""
+        device = self._inference_device()
+        model, scale, results = _state.module_of(self, device), self._scale(), []
+        with torch_scope(device, grad=False):
+            for part in _slices(len(X), block_rows(model, n_draws)):
+                rows = to_rows(X[part].astype(np.float64, copy=False), scale, dtype=torch.float64).to(device)
+                results.append(function(model, rows).cpu().numpy())
+        return np.concatenate(results, axis=-1 if results[0].ndim == 1 else -2)
+
+    def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
+        """`function` of latents in public order, block by block, in data units."""
+        device = self._inference_device()
+        model, inverse, results = _state.module_of(self, device), np.argsort(self._order), []
+        with torch_scope(device, grad=False):
+            for part in _slices(len(Z), block_rows(model, 1)):
+                z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
+                results.append(self._scale().to_data(function(model, z).cpu().numpy()))
+        return np.concatenate(results)
+
+
+def _slices(n: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, n, size)]
