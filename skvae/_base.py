@@ -29,7 +29,7 @@ from .model import VAE, Blueprint
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import ELBO, OBJECTIVES, Objective
 from .scores import latent_kl
-from .training import SOLVERS, Diverged, Epoch, Plan, Report, held_out_mean, train
+from .training import SOLVERS, DivergedError, Epoch, Plan, Report, held_out_mean, train
 
 __all__ = ["BaseVAE", "named"]
 
@@ -198,7 +198,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
             raise ValueError(
-                f"Input X contains infinity: {labels[column]}, row {row}. Remove the row, or mark the cell as missing (NaN)."
+                f"Input X contains infinity: {labels[column]}, row {row}. Remove it, or mark it as missing (NaN)."
             )
         if reset and (empty := np.isnan(X).all(axis=0)).any():
             raise ValueError(f"{labels[int(empty.argmax())]} holds no value in {len(X)} rows; drop it before fitting.")
@@ -284,8 +284,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         n_held_out = int(self.validation_fraction * len(rows))
         if n_held_out < 1 or n_held_out >= len(rows):
             raise ValueError(
-                f"The validation set is too small: validation_fraction={self.validation_fraction} of {len(rows)} rows is "
-                f"{n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
+                f"The validation set is too small: validation_fraction={self.validation_fraction} of {len(rows)} rows "
+                f"is {n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
             )
         order = torch.randperm(len(rows), generator=rng, device=rng.device)
         return rows.take(order[n_held_out:]), rows.take(order[:n_held_out])
@@ -314,10 +314,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 return train(
                     model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
                 )
-        except Diverged:
+        except DivergedError:
             raise ValueError(
-                f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is not "
-                "finite. Lower the learning rate; if X holds extreme values, clip or transform them."
+                f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is "
+                "not finite. Lower the learning rate; if X holds extreme values, clip or transform them."
             ) from None
 
     def _batch_size(self, n_rows: int) -> int:
@@ -354,7 +354,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         information = kl.double().mean(0).numpy()
         if not continued:
             self._order = np.argsort(-information, kind="stable")
-            self.n_iter_, self.history_ = 0, {}
+            self.n_iter_ = 0
+            self.history_: dict[str, list[float]] = {}
         self.latent_information_ = information[self._order]
         self.active_components_ = (mu.double().var(0, correction=0).numpy() > ACTIVE_VARIANCE)[self._order]
         variance = model.likelihood.variance(model.params(mu, some.x))
@@ -379,8 +380,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         name, linear = type(self).__name__, "the linear model of the same likelihood"
         if report.diverged is not None:
             warnings.warn(
-                f"{name}: the loss was not finite in epoch {report.diverged}; the weights of epoch {report.best} are kept. "
-                f"Lower learning_rate_init={self.learning_rate_init}.",
+                f"{name}: the loss was not finite in epoch {report.diverged}; the weights of epoch {report.best} are "
+                f"kept. Lower learning_rate_init={self.learning_rate_init}.",
                 ConvergenceWarning,
                 stacklevel=4,
             )

@@ -1,8 +1,8 @@
 """The linear model in closed form: where training starts, and the baseline it must not fall below.
 
 x = W z + noise, z ~ N(0, I), noise ~ N(0, diag(psi)), on centred rows with covariance S. With one noise
-variance this is probabilistic PCA (Tipping & Bishop 1999), with one a feature it is factor analysis. W is turned so that
-W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance and a VAE's encoder can hold it.
+variance this is probabilistic PCA (Tipping & Bishop 1999), with one a feature it is factor analysis. W is turned so
+that W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance and a VAE's encoder can hold it.
 """
 
 from __future__ import annotations

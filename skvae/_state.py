@@ -1,7 +1,7 @@
-"""Fitted state as numpy arrays and plain Python, so that every way to save an estimator works, and is checked on the way in.
+"""Fitted state as numpy arrays and plain Python: every way to save an estimator works, and is checked on the way in.
 
-A fitted estimator holds `_weights` (name -> array) and `_parts` (the hyperparameters the model was built from). The torch
-module is rebuilt from them when first asked for, and cached outside the estimator's `__dict__`.
+A fitted estimator holds `_weights` (name -> array) and `_parts` (the hyperparameters the model was built from). The
+torch module is rebuilt from them when first asked for, and cached outside the estimator's `__dict__`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SavedModelWarning(InconsistentVersionWarning):
     def __str__(self) -> str:
         return (
             f"This {self.estimator_name} was saved with {self.original_sklearn_version} and is loaded with "
-            f"{self.current_sklearn_version}. Its numbers may differ; refit it, or load it with the version that saved it."
+            f"{self.current_sklearn_version}. Its numbers may differ; refit it, or load it with what saved it."
         )
 
 
@@ -120,46 +120,55 @@ def unstamp(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def validate(state: dict[str, Any], name: str) -> None:
-    """Raise ValueError unless a saved state is one that `fit` could have written.
+    """Raise ValueError unless a saved state is one that `fit` could have written."""
+    if "_weights" in state and (fault := _fault(state)):
+        raise ValueError(f"The saved state of this {name} is damaged: {fault}. Load the file again or refit.")
+
+
+def _fault(state: dict[str, Any]) -> str | None:
+    """What is wrong with a fitted state, in words; None if nothing is.
 
     Sizes are read from the arrays and compared with what the hyperparameters ask for on torch's "meta" device, which
     holds no memory: a tampered file cannot make us allocate.
     """
-
-    def demand(truth: bool, what: str) -> None:
-        if not truth:
-            raise ValueError(f"The saved state of this {name} is damaged: {what}. Load the file again or refit.")
-
-    if "_weights" not in state:
-        return
-    n_features, n_components = state.get("n_features_in_"), state.get("n_components_")
-    demand(_is_count(n_features), f"n_features_in_ is {n_features!r}")
-    demand(_is_count(n_components), f"n_components_ is {n_components!r}")
+    sizes = {key: state.get(key) for key in ("n_features_in_", "n_components_")}
+    for key, value in sizes.items():
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+            return f"{key} is {value!r}"
+    n_features, n_components = int(state["n_features_in_"]), int(state["n_components_"])
     for key in ("mean_", "scale_", "_shift"):
-        demand(_is_numeric(state.get(key), (n_features,)), f"{key} is not {n_features} finite numbers")
-    demand(bool((np.asarray(state["scale_"]) > 0).all()), "scale_ is not positive")
+        if not _is_finite_array(state.get(key)) or state[key].shape != (n_features,):
+            return f"{key} is not {n_features} finite numbers"
+    if not (state["scale_"] > 0).all():
+        return "scale_ is not positive"
     order = state.get("_order")
-    demand(
-        isinstance(order, np.ndarray) and sorted(order.ravel().tolist()) == list(range(n_components)),
-        f"_order is no permutation of {n_components} latents",
-    )
+    if not isinstance(order, np.ndarray) or sorted(order.ravel().tolist()) != list(range(len(order))):
+        return "_order is no permutation"
+    if len(order) != n_components:
+        return f"_order has {len(order)} entries for {n_components} latents"
     weights, parts = state["_weights"], state.get("_parts")
-    demand(isinstance(weights, dict) and all(isinstance(k, str) for k in weights), "_weights is no dict of names")
+    if not isinstance(weights, dict):
+        return "_weights is no dict"
     for key, value in weights.items():
-        demand(_is_numeric(value), f"{key} is not an array of finite numbers")
+        if not _is_finite_array(value):
+            return f"{key} is not an array of finite numbers"
     kinds = {"likelihood": Likelihood, "objective": Objective, "encoder": Network, "decoder": Network}
-    demand(
-        isinstance(parts, dict) and parts.keys() == kinds.keys() and all(isinstance(parts[k], kinds[k]) for k in kinds),
-        "_parts are not a likelihood, an objective, an encoder and a decoder",
-    )
-    if any(isinstance(parts[k], Supplied) for k in ("encoder", "decoder")):
-        return  # a user's module: it cannot be sized without building it, and only pickle can have carried it
-    for key in ("encoder", "decoder"):
-        depth = np.size(getattr(parts[key], "hidden_layer_sizes", ()))
-        demand(depth <= len(weights), f"the {key} asks for {depth} layers")
-    expected = _shapes(Blueprint(n_features, n_components, scale=Scale(state["_shift"], state["scale_"]), **parts))
+    if not isinstance(parts, dict) or parts.keys() != kinds.keys():
+        return f"_parts are not {sorted(kinds)}"
+    for key, kind in kinds.items():
+        if not isinstance(parts[key], kind):
+            return f"the {key} is a {type(parts[key]).__name__}"
+    networks = [parts["encoder"], parts["decoder"]]
+    if any(isinstance(network, Supplied) for network in networks):
+        return None  # a user's module cannot be sized without building it, and only pickle can have carried it
+    if any(np.size(getattr(network, "hidden_layer_sizes", ())) > len(weights) for network in networks):
+        return "its networks ask for more layers than it holds arrays"
+    scale = Scale(state["_shift"], state["scale_"])
+    expected = _shapes(Blueprint(n_features, n_components, scale=scale, **parts))
     found = {key: value.shape for key, value in weights.items()}
-    demand(found == expected, f"arrays {sorted(found.items() ^ expected.items())} do not fit the model")
+    if found != expected:
+        return f"arrays {sorted(found.items() ^ expected.items(), key=str)} do not fit the model"
+    return None
 
 
 def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
@@ -169,14 +178,5 @@ def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1
-
-
-def _is_numeric(value: Any, shape: tuple | None = None) -> bool:
-    return (
-        isinstance(value, np.ndarray)
-        and value.dtype.kind in "fiu"
-        and (shape is None or value.shape == shape)
-        and bool(np.isfinite(value).all())
-    )
+def _is_finite_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and bool(np.isfinite(value).all())

@@ -40,16 +40,16 @@ def resolve_device(name: str) -> torch.device:
     A model asked for CUDA or MPS on a machine without it runs on the CPU, with a warning: the numbers
     are the same and a file saved on a larger machine stays usable.
     """
-    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if name == "auto":
-        return torch.device("cuda" if available["cuda"]() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(
             f"device={name!r} is not a device torch knows; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'."
         ) from None
-    if device.type in available and not available[device.type]():
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, True):
         warnings.warn(f"device={name!r} is not available on this machine: using the CPU.", stacklevel=2)
         return torch.device("cpu")
     return device

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ def unpack_container(X: Any) -> Any:
             )
         return X.numpy()
     if isinstance(X, np.ma.MaskedArray):
-        return X.astype(np.float64).filled(np.nan)
+        return np.ma.filled(X.astype(np.float64), np.nan)
     kinds = [getattr(dtype, "kind", "") for dtype in getattr(X, "dtypes", [getattr(X, "dtype", None)])]
     if "M" in kinds or "m" in kinds:
         raise ValueError("X holds dates or time spans; turn them into numbers first (days since a date, say).")
@@ -106,9 +107,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def _map(self, change) -> Rows:
-        values = (getattr(self, field.name) for field in fields(self))
-        return Rows(*(value if value is None else change(value) for value in values))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        mask, weight, y = (None if v is None else change(v) for v in (self.mask, self.weight, self.y))
+        return Rows(change(self.x), mask, weight, y)
 
     def take(self, index: Tensor) -> Rows:
         """The rows at `index`."""
@@ -121,7 +122,7 @@ class Rows:
     def blocks(self, size: int) -> Iterator[Rows]:
         """The rows in order, at most `size` at a time."""
         for first in range(0, len(self), size):
-            yield self._map(lambda value, first=first: value[first : first + size])
+            yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, len(self) - first)))
 
     def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
         """One epoch: shuffled rows in even batches of about `batch_size`, none dropped, no small rest."""

@@ -19,7 +19,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import softplus
 
 from ._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
 from .data import Array, Moments, Rows, Scale
@@ -188,7 +188,7 @@ class Gaussian(Likelihood):
         return Scale(moments.mean, np.where(std > 0, std, 1.0))
 
     def build(self, n_features: int, scale: Scale) -> Density:
-        kind = {"feature": _FeatureNoise, "shared": _SharedNoise, "decoder": _DecoderNoise}[self.noise]
+        kind: Any = {"feature": _FeatureNoise, "shared": _SharedNoise, "decoder": _DecoderNoise}[self.noise]
         return kind(n_features, scale, self.noise_floor)
 
 
@@ -268,7 +268,7 @@ class _FeatureNoise(_GaussianDensity):
 
 
 class _SharedNoise(_GaussianDensity):
-    """One learnt variance for all columns. The floor follows the smallest column, so that it never binds before PCA's noise."""
+    """One learnt variance for all columns. Its floor follows the smallest column and so stays below PCA's noise."""
 
     shared_noise = True
 
@@ -364,7 +364,7 @@ class _BernoulliDensity(Density):
         return (x - self.column_mean) / self.pooled_std
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return x * outputs - F.softplus(outputs)
+        return x * outputs - softplus(outputs)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()

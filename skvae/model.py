@@ -117,6 +117,8 @@ class VAE(nn.Module):
             maps.append(torch.where(torch.as_tensor(unused), small, full))
         decoder, encoder = maps
         log_var = torch.as_tensor(np.append(np.log(start.posterior_var), np.zeros(n_components - n_started)))
+        assert isinstance(self.encoder, LinearPath)
+        assert isinstance(self.decoder, LinearPath)
         self.decoder.start_at(decoder, torch.as_tensor(start.decoder_bias))
         self.encoder.start_at(
             torch.cat([encoder.T, torch.zeros_like(encoder.T)]), torch.cat([torch.zeros_like(log_var), log_var])

@@ -1,7 +1,7 @@
 """How arrays become arrays: encoders and decoders.
 
-A `Network` holds hyperparameters only; `build_encoder` and `build_decoder` return fresh torch modules. In its place a user
-may pass an `nn.Module` (copied in fit) or a callable `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit).
+A `Network` holds hyperparameters only; `build_encoder` and `build_decoder` return fresh torch modules. In its place a
+user may pass an `nn.Module` (copied in fit) or a callable `(n_in, n_out) -> nn.Module` (fresh, seeded in every fit).
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class LinearPath(nn.Module):
         self.linear.weight.copy_(weight)
         self.linear.bias.copy_(bias)
         if self.body is not None:
-            nn.init.zeros_(self.body[-1].weight)
-            nn.init.zeros_(self.body[-1].bias)
+            for parameter in self.body[-1].parameters():
+                parameter.zero_()
 
 
 class AutoregressiveDecoder(nn.Module, ABC):

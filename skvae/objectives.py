@@ -1,6 +1,6 @@
 """What training minimises: one small class per loss.
 
-An `Objective` holds hyperparameters only and offers five hooks: `modules`, `start`, the call itself, `players` and `monitor`.
+An `Objective` holds hyperparameters only and offers five hooks: `modules`, `start`, the call, `players` and `monitor`.
 Reconstruction and KL are sums over features and latents and means over rows; any other weight is the user's `beta`.
 """
 

@@ -16,7 +16,7 @@ from .data import Rows
 from .model import VAE
 from .objectives import Objective
 
-__all__ = ["SOLVERS", "Diverged", "Epoch", "Plan", "Report", "held_out_mean", "train"]
+__all__ = ["SOLVERS", "DivergedError", "Epoch", "Plan", "Report", "held_out_mean", "train"]
 
 Solver = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -35,7 +35,7 @@ HELD_OUT_REPEATS = 8
 BLOCK = 4096
 
 
-class Diverged(ArithmeticError):
+class DivergedError(ArithmeticError):
     """The loss or the weights became infinite or undefined in the first epoch."""
 
 
@@ -87,8 +87,8 @@ class Report:
 class Player:
     """One group of parameters, laid out in one contiguous vector, and the optimiser that moves it.
 
-    Every parameter is a view into `vector`, and its gradient a view into `vector.grad`: a step, a snapshot or an average is
-    one operation, however many layers there are.
+    Every parameter is a view into `vector`, and its gradient a view into `vector.grad`: a step, a snapshot or an
+    average is one operation, however many layers there are.
     """
 
     def __init__(self, parameters: list[nn.Parameter], term: str, solver: Solver):
@@ -162,12 +162,13 @@ def train(
 ) -> Report:
     """Train `model` in place and leave it at its best weights.
 
-    With `held_out` rows the best epoch is the one with the highest monitored mean, the start (epoch 0) included; without,
-    it is the last. `on_epoch` sees every epoch, with the weights it would keep in place, and stops training by returning True.
+    With `held_out` rows the best epoch is the one with the highest monitored mean, the start (epoch 0) included;
+    without them it is the last. `on_epoch` sees every epoch, with the weights it would keep in place, and stops
+    training by returning True.
 
     Raises
     ------
-    Diverged
+    DivergedError
         When the first epoch ends with a loss or weights that are not finite.
     """
     players = make_players(model, objective, plan.solver)
@@ -184,7 +185,7 @@ def train(
             _swap(players)
         if not _finite(players, terms):
             if number == 1:
-                raise Diverged
+                raise DivergedError
             report.diverged = number
             break
         _log(report, terms)

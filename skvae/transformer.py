@@ -222,9 +222,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        mean, log_var = self._by_blocks(X, lambda model, rows: torch.stack(model.encode(rows.x, rows.mask))).swapaxes(
-            0, 1
-        )
+        codes = self._by_blocks(X, lambda model, rows: torch.stack(model.encode(rows.x, rows.mask), dim=1))
+        mean, log_var = codes[:, 0], codes[:, 1]
         if not np.isfinite(mean).all():
             row = int(np.argwhere(~np.isfinite(mean))[0, 0])
             raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
@@ -247,7 +246,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Z = check_array(X, dtype=[np.float64, np.float32])
         if Z.shape[1] != self.n_components_:
             raise ValueError(
-                f"X has {Z.shape[1]} columns, but inverse_transform of this model takes its {self.n_components_} latents."
+                f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {self.n_components_} latents."
             )
         return self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype)
 
@@ -269,7 +268,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     def impute(self, X):
         """Fill missing cells with their conditional mean given the row's other cells.
 
-        E[x_missing | x_present], with `n_draws` latents weighted by how likely they make the present cells (Mattei & Frellsen 2019).
+        E[x_missing | x_present], with `n_draws` latents weighted by how likely they make the present cells
+        (Mattei & Frellsen 2019).
 
         Parameters
         ----------
@@ -313,16 +313,16 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
         rng = make_generator(seed, self._inference_device())
         with torch_scope(rng.device, grad=False):
-            z = model.prior.sample(n_samples, rng, torch.float64).cpu().numpy()
+            z = model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
         return self._decode(z[:, self._order], lambda model, z: model.sample(z, rng))
 
     @available_if(_has_density)
     def score_samples(self, X):
         """Log-likelihood of every row, in nats and in the units of X.
 
-        A lower bound that tightens with `n_draws`: log of the mean importance weight p(x, z) / q(z|x) (Burda et al. 2016, eq. 8).
-        The draws are quasi-random, fixed by the fit and shared by all rows, so a row's score depends on nothing else.
-        With missing cells it is the likelihood of the present ones.
+        A lower bound that tightens with `n_draws`: the logarithm of the mean importance weight p(x, z) / q(z|x)
+        (Burda et al. 2016, eq. 8). The draws are quasi-random, fixed by the fit and shared by all rows, so a row's
+        score depends on nothing else. With missing cells it is the likelihood of the present ones.
 
         Parameters
         ----------
@@ -373,7 +373,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             for part in _slices(len(X), block_rows(model, n_draws)):
                 rows = to_rows(X[part].astype(np.float64, copy=False), scale, dtype=torch.float64).to(device)
                 results.append(function(model, rows).cpu().numpy())
-        return np.concatenate(results, axis=-1 if results[0].ndim == 1 else -2)
+        return np.concatenate(results)
 
     def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in public order, block by block, in data units."""
