@@ -76,7 +76,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         from 20 rows on.
     validation_fraction : float, default=0.1
         Share of the rows held out.
-    n_iter_no_change : int or np.inf, default=10
+    n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
         Draws of z a row in `score_samples`, `score` and `impute`.
@@ -163,7 +163,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         learning_rate_init=1e-3,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=10,
+        n_iter_no_change=30,
         n_draws=64,
         random_state=None,
         verbose=0,
