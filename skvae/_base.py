@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import nn
 
 from . import _state
 from ._linear import Covariance
+from ._params import Count, named
 from ._torch import make_generator, resolve_device, thread_limit, torch_scope
 from .data import Array, Rows, Scale, column_moments, to_rows, unpack_container
 from .likelihoods import LIKELIHOODS, Likelihood
@@ -31,7 +32,7 @@ from .objectives import ELBO, OBJECTIVES, Objective
 from .scores import latent_kl
 from .training import SOLVERS, DivergedError, Epoch, Plan, Report, held_out_mean, train
 
-__all__ = ["BaseVAE", "named"]
+__all__ = ["BaseVAE"]
 
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
@@ -43,21 +44,11 @@ ACTIVE_VARIANCE = 0.01
 DIAGNOSTIC_ROWS = 10_000
 
 
-class _Count(Interval):
-    """Integers from `low` on; True and False are not among them."""
-
-    def __init__(self, low: int):
-        super().__init__(Integral, low, None, closed="left")
-
-    def is_satisfied_by(self, val: Any) -> bool:
-        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
-
-
 class BaseVAE(CallbackSupportMixin, BaseEstimator):
     """Parameters, validation, fit and partial_fit of every estimator here."""
 
     _parameter_constraints: ClassVar[dict] = {
-        "n_components": [StrOptions({"auto"}), _Count(1)],
+        "n_components": [StrOptions({"auto"}), Count()],
         "likelihood": [StrOptions(set(LIKELIHOODS)), Likelihood],
         "objective": [StrOptions(set(OBJECTIVES)), Objective],
         "hidden_layer_sizes": ["array-like"],
@@ -65,14 +56,14 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "encoder": [None, Network, nn.Module, callable],
         "decoder": [None, Network, nn.Module, callable],
         "init": [StrOptions({"pca", "random"})],
-        "max_iter": [_Count(1)],
-        "batch_size": [StrOptions({"auto"}), _Count(1)],
+        "max_iter": [Count()],
+        "batch_size": [StrOptions({"auto"}), Count()],
         "solver": [StrOptions(set(SOLVERS)), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [_Count(1), Options(Real, {np.inf})],
-        "n_draws": [_Count(1)],
+        "n_iter_no_change": [Count(), Options(Real, {np.inf})],
+        "n_draws": [Count()],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "device": [str],
@@ -112,10 +103,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 model, rows, cov = self._begin(table, target, weight)
                 rng = make_generator(self._seed, device)
                 training, held_out = self._split(rows.to(device), rng)
-                report = self._train(model.to(device), training, held_out, rng, self._callbacks(X, y))
-                self._publish(model.cpu(), rows, report)
+                with thread_limit(Blueprint.largest_product(model, self._batch_size(len(training)))):
+                    report = self._train(model.to(device), training, held_out, rng, self._callbacks(X, y))
+                    self._publish(model.cpu(), rows, report)
+                    self._warn_if_poor(model, report, rows if held_out is None else held_out.to(rows.x.device), cov)
                 self._solver_state = []
-                self._warn_if_poor(model, report, rows if held_out is None else held_out.to(rows.x.device), cov)
             self._end_callbacks(X, y)
         return self
 
@@ -147,6 +139,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         with _state.atomic(self):
             first = not self.__sklearn_is_fitted__()
+            self._validate_params()  # scikit-learn's decorator does so in the first call only
             device = resolve_device(self.device)
             table, target, weight = self._check_training_rows(X, y, sample_weight, reset=first)
             with torch_scope(device, grad=True):
@@ -154,11 +147,12 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     model, rows, _ = self._begin(table, target, weight)
                 else:
                     self._check_same_parts()
-                    model, rows = _state.rebuild(self), to_rows(table, _scale(self), weight, target)
+                    model, rows = _state.rebuild(self, torch.float32), to_rows(table, _scale(self), weight, target)
                 rng = make_generator(self._seed + self.__dict__.get("n_iter_", 0), device)
                 before = self.__dict__.get("_solver_state")
-                report = self._train(model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch=True)
-                self._publish(model.cpu(), rows, report, continued=not first)
+                with thread_limit(Blueprint.largest_product(model, self._batch_size(len(rows)))):
+                    report = self._train(model.to(device), rows.to(device), None, rng, solver_state=before, epochs=1)
+                    self._publish(model.cpu(), rows, report, continued=not first)
                 self._solver_state = report.solver_state
         return self
 
@@ -192,18 +186,18 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """X as a float64 array, NaN where a cell is missing, within the likelihood's support."""
         X = unpack_container(X)
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
-        names = getattr(self, "feature_names_in_", None)
-        labels = [f"column {i}" for i in range(X.shape[1])] if names is None else [f"column {name!r}" for name in names]
+        labels = self._column_labels(X)
         infinite = np.isinf(X)
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
             raise ValueError(
                 f"Input X contains infinity: {labels[column]}, row {row}. Remove it, or mark it as missing (NaN)."
             )
-        if reset and (empty := np.isnan(X).all(axis=0)).any():
-            raise ValueError(f"{labels[int(empty.argmax())]} holds no value in {len(X)} rows; drop it before fitting.")
         named(self.likelihood, LIKELIHOODS).check(X, labels)
         return X
+
+    def _column_labels(self, X: Array) -> list[str]:
+        return [f"column {name!r}" for name in getattr(self, "feature_names_in_", range(X.shape[1]))]
 
     def _check_training_rows(self, X, y, sample_weight, reset: bool) -> tuple[Array, Array | None, Array | None]:
         """X, targets and weights of mean 1 (None: all equal), all in float64, without the rows of weight 0."""
@@ -211,12 +205,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         target = None
         if named(self.objective, OBJECTIVES).uses_target:
             target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
-        if sample_weight is None:
-            return X, target, None
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        used = weight > 0
-        weight = weight[used] / weight.max()
-        return X[used], None if target is None else target[used], weight / weight.mean()
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            used = weight > 0
+            X, target, weight = X[used], None if target is None else target[used], weight[used] / weight.max()
+            weight = weight / weight.mean()
+        if reset and (empty := np.isnan(X).all(axis=0)).any():
+            label = self._column_labels(X)[int(empty.argmax())]
+            raise ValueError(f"{label} holds no value in {len(X)} rows; drop it before fitting.")
+        return X, target, weight
 
     # Fit, step by step
 
@@ -260,6 +258,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
         model = Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
         model.likelihood.load_state_dict(density.state_dict())
+        model.check_widths()
         model.float()
         self._started = False
         if self.init == "pca" and model.has_linear_path:
@@ -298,22 +297,20 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         rng: torch.Generator,
         on_epoch: Callable[[VAE, Epoch], bool] = lambda model, epoch: False,
         solver_state: list | None = None,
-        one_epoch: bool = False,
+        epochs: int | None = None,
     ) -> Report:
         solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
         plan = Plan(
             solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
             batch_size=self._batch_size(len(rows)),
-            max_iter=1 if one_epoch else self.max_iter,
+            max_iter=epochs or self.max_iter,
             patience=math.inf if held_out is None else self.n_iter_no_change,
-            average=not one_epoch,
+            average=epochs is None,
         )
-        product = Blueprint.largest_product(model, min(plan.batch_size, len(rows)))
         try:
-            with thread_limit(product):
-                return train(
-                    model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
-                )
+            return train(
+                model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
+            )
         except DivergedError:
             raise ValueError(
                 f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is "
@@ -396,11 +393,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     ConvergenceWarning,
                     stacklevel=4,
                 )
-
-
-def named(value: Any, family: dict[str, Any]) -> Any:
-    """The member of a family that a parameter names, or the instance it is."""
-    return family[value]() if isinstance(value, str) else value
 
 
 def _network(value: Any, default: Network) -> Network:

@@ -99,8 +99,8 @@ class LinearGaussian(NamedTuple):
         """log p of the present cells of rows (N, D), in nats; x holds 0 and `present` 0 in missing cells."""
         n_components = self.loadings.shape[1]
         scaled = self.loadings / self.noise[:, None]
-        outer = (self.loadings[:, :, None] * scaled[:, None, :]).reshape(len(self.noise), -1)
-        precision = np.eye(n_components) + (present @ outer).reshape(-1, n_components, n_components)
+        outer = (self.loadings[:, :, None] * scaled[:, None, :]).reshape(len(self.noise), n_components**2)
+        precision = np.eye(n_components) + (present @ outer).reshape(len(x), n_components, n_components)
         projected = x @ scaled
         solved = np.linalg.solve(precision, projected[:, :, None])[:, :, 0]
         distance = (x**2 / self.noise).sum(axis=1) - (projected * solved).sum(axis=1)

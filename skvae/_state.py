@@ -68,12 +68,11 @@ def blueprint_of(estimator: Any) -> Blueprint:
     return Blueprint(estimator.n_features_in_, estimator.n_components_, scale=scale, **estimator._parts)
 
 
-def rebuild(estimator: Any) -> VAE:
-    """The fitted model with its saved weights, in float32 on the CPU."""
-    with torch.inference_mode(False):
-        model = blueprint_of(estimator).build(make_generator(0))
-        model.load_state_dict({name: torch.tensor(value) for name, value in estimator._weights.items()})
-    return model
+def rebuild(estimator: Any, dtype: torch.dtype) -> VAE:
+    """The fitted model with its saved weights, on the CPU; to be called in a `torch_scope`."""
+    model = blueprint_of(estimator).build(make_generator(0))
+    model.load_state_dict({name: torch.tensor(value) for name, value in estimator._weights.items()})
+    return model.to(dtype)
 
 
 def module_of(estimator: Any, device: torch.device) -> VAE:
@@ -82,7 +81,7 @@ def module_of(estimator: Any, device: torch.device) -> VAE:
         weights, model = _modules.get(estimator, (None, None))
         if model is None or weights is not estimator._weights:
             with torch_scope(device, grad=False):
-                model = rebuild(estimator).double().to(device).eval().requires_grad_(False)
+                model = rebuild(estimator, torch.float64).to(device).eval().requires_grad_(False)
             _modules[estimator] = (estimator._weights, model)
         return model
 
@@ -142,10 +141,12 @@ def _fault(state: dict[str, Any]) -> str | None:
     if not (state["scale_"] > 0).all():
         return "scale_ is not positive"
     order = state.get("_order")
-    if not isinstance(order, np.ndarray) or sorted(order.ravel().tolist()) != list(range(len(order))):
+    if not isinstance(order, np.ndarray) or order.shape != (n_components,) or order.dtype.kind not in "iu":
+        return f"_order is not an array of {n_components} integers"
+    if sorted(order.tolist()) != list(range(n_components)):
         return "_order is no permutation"
-    if len(order) != n_components:
-        return f"_order has {len(order)} entries for {n_components} latents"
+    if not isinstance(state.get("_seed"), int):
+        return f"_seed is {state.get('_seed')!r}"
     weights, parts = state["_weights"], state.get("_parts")
     if not isinstance(weights, dict):
         return "_weights is no dict"
@@ -158,13 +159,20 @@ def _fault(state: dict[str, Any]) -> str | None:
     for key, kind in kinds.items():
         if not isinstance(parts[key], kind):
             return f"the {key} is a {type(parts[key]).__name__}"
+        try:
+            parts[key]._validate_params()
+        except (TypeError, ValueError) as error:
+            return f"the {key}'s parameters break a rule ({error})"
     networks = [parts["encoder"], parts["decoder"]]
     if any(isinstance(network, Supplied) for network in networks):
         return None  # a user's module cannot be sized without building it, and only pickle can have carried it
     if any(np.size(getattr(network, "hidden_layer_sizes", ())) > len(weights) for network in networks):
         return "its networks ask for more layers than it holds arrays"
     scale = Scale(state["_shift"], state["scale_"])
-    expected = _shapes(Blueprint(n_features, n_components, scale=scale, **parts))
+    try:
+        expected = _shapes(Blueprint(n_features, n_components, scale=scale, **parts))
+    except (RuntimeError, OverflowError) as error:
+        return f"its networks cannot be built ({error})"
     found = {key: value.shape for key, value in weights.items()}
     if found != expected:
         return f"arrays {sorted(found.items() ^ expected.items(), key=str)} do not fit the model"
@@ -173,7 +181,7 @@ def _fault(state: dict[str, Any]) -> str | None:
 
 def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every saved array of a model, without allocating one."""
-    with torch.inference_mode(False):
+    with torch_scope(torch.device("cpu"), grad=False):
         model = blueprint.build(None)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 

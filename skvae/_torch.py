@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -48,8 +48,10 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(
             f"device={name!r} is not a device torch knows; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'."
         ) from None
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.type, True):
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device.type not in available:
+        raise ValueError(f"device={name!r} is not a device skvae runs on; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'.")
+    if not available[device.type]:
         warnings.warn(f"device={name!r} is not available on this machine: using the CPU.", stacklevel=2)
         return torch.device("cpu")
     return device
@@ -73,7 +75,8 @@ class _Seeded(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if func in _RANDOM_FUNCTIONS and kwargs.get("generator") is None:
+        # `torch.nn.init` functions come here whole, with a `generator` of None to fill in.
+        if (func in _RANDOM_FUNCTIONS or "generator" in kwargs) and kwargs.get("generator") is None:
             kwargs["generator"] = self.generator
         return func(*args, **kwargs)
 
@@ -92,12 +95,14 @@ def build_seeded(build: Callable[[], nn.Module], generator: torch.Generator | No
 
 @contextmanager
 def torch_scope(device: torch.device, grad: bool) -> Iterator[None]:
-    """Plain torch: outside the caller's inference mode and autocast, with gradients on or off."""
+    """Plain torch: outside the caller's inference mode, autocast and default device, with gradients on or off."""
     with (
         torch.inference_mode(False),
         torch.set_grad_enabled(grad),
         torch.autocast("cpu", enabled=False),
         torch.autocast(device.type, enabled=False),
+        # Naming a device costs time in every call, so it is done only where the default is not the CPU.
+        nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"),
     ):
         yield
 

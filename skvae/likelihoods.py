@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
+from ._params import Part
 from .data import Array, Moments, Rows, Scale
 from .priors import log_normal
 
@@ -46,7 +46,7 @@ class LinearStart:
     posterior_var: Array
 
 
-class Likelihood(BaseEstimator, ABC):
+class Likelihood(Part, ABC):
     """Hyperparameters of a p(x|z).
 
     Attributes
@@ -322,8 +322,6 @@ class Bernoulli(Likelihood):
 
     positive_only = True
 
-    _parameter_constraints: ClassVar[dict] = {}
-
     def scale(self, moments: Moments) -> Scale:
         return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
 
@@ -333,7 +331,7 @@ class Bernoulli(Likelihood):
     def check(self, X: Array, names: Sequence[str]) -> None:
         outside = (X < 0) | (X > 1)
         if outside.any():
-            row, column = np.argwhere(outside)[0]
+            row, column = np.argwhere(X < 0 if (X < 0).any() else outside)[0]
             value = X[row, column]
             # scikit-learn's checks and its own estimators open with these words.
             opening = "Negative values in data passed to VAE: " if value < 0 else ""

@@ -96,6 +96,24 @@ class VAE(nn.Module):
         latent = (self.prior.log_prob(z) - log_normal(eps, log_var)).sum(-1)
         return self.log_prob(z, x, mask).sum(-1) + latent
 
+    @torch.no_grad()
+    def check_widths(self) -> None:
+        """Raise ValueError where a network does not take or give the widths the model needs."""
+        n_features, n_components = self.likelihood.n_features, self.prior.n_components
+        self.eval()
+        x, z = torch.zeros(2, n_features, dtype=torch.float32), torch.zeros(2, n_components, dtype=torch.float32)
+        for name, call, n_in, n_out in (
+            ("encoder", lambda: self.encoder(x), n_features, 2 * n_components),
+            ("decoder", lambda: self.params(z, x), n_components, self.likelihood.n_params),
+        ):
+            rule = f"The {name} must turn {n_in} columns into {n_out}"
+            try:
+                width = call().shape[-1]
+            except RuntimeError as error:
+                raise ValueError(f"{rule}; on two rows it failed: {error}") from error
+            if width != n_out:
+                raise ValueError(f"{rule}; it gave {width}.")
+
     @property
     def has_linear_path(self) -> bool:
         """Whether both networks can be set to a linear map."""

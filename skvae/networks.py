@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
+
+from ._params import Count, Part
 
 __all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
 
@@ -31,7 +32,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Network(BaseEstimator, ABC):
+class Network(Part, ABC):
     """Hyperparameters of an encoder and a decoder."""
 
     @abstractmethod
@@ -111,6 +112,15 @@ class MLP(Network):
     def __init__(self, hidden_layer_sizes=(100,), activation="relu"):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        for size in self.hidden_layer_sizes:
+            if not Count().is_satisfied_by(size):
+                raise ValueError(
+                    f"hidden_layer_sizes must hold integers of at least 1; it holds {size!r}. "
+                    "Use (100,) for one layer of 100 units, () for none."
+                )
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
         return self._build(n_in, [int(size) for size in self.hidden_layer_sizes], n_out)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from numbers import Integral, Real
+from numbers import Real
 from typing import ClassVar
 
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from ._params import Count, Part
 from .data import Rows
 from .model import VAE, Dims
 from .priors import log_normal
@@ -23,7 +23,7 @@ from .priors import log_normal
 __all__ = ["ELBO", "IWAE", "OBJECTIVES", "Objective"]
 
 
-class Objective(BaseEstimator, ABC):
+class Objective(Part, ABC):
     """Hyperparameters and hooks of a training loss.
 
     Attributes
@@ -94,9 +94,9 @@ class ELBO(Objective):
 
     _parameter_constraints: ClassVar[dict] = {
         "kl": [StrOptions({"analytic", "sampled"})],
-        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "n_draws": [Count()],
         "beta": [Interval(Real, 0, None, closed="left")],
-        "warmup": [Interval(Integral, 0, None, closed="left")],
+        "warmup": [Count(0)],
         "free_bits": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -157,7 +157,7 @@ class IWAE(Objective):
 
     density = True
 
-    _parameter_constraints: ClassVar[dict] = {"n_draws": [Interval(Integral, 1, None, closed="left")]}
+    _parameter_constraints: ClassVar[dict] = {"n_draws": [Count()]}
 
     def __init__(self, n_draws=5):
         self.n_draws = n_draws

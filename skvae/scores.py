@@ -27,7 +27,7 @@ def quasi_normal(n_draws: int, n_components: int, seed: int) -> Tensor:
     sobol = qmc.Sobol(n_components, scramble=True, rng=np.random.default_rng(seed))
     points = sobol.random_base2(max(0, math.ceil(math.log2(n_draws))))[:n_draws]
     tiny = np.finfo(np.float64).eps
-    return torch.tensor(ndtri(points.clip(tiny, 1 - tiny)), dtype=torch.float64)
+    return torch.tensor(ndtri(points.clip(tiny, 1 - tiny)), dtype=torch.float64, device="cpu")
 
 
 def log_likelihood(model: VAE, rows: Rows, eps: Tensor) -> Tensor:

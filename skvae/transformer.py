@@ -14,7 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from . import _state
-from ._base import BaseVAE, named
+from ._base import BaseVAE
+from ._params import named
 from ._torch import make_generator, torch_scope
 from .data import Array, Rows, Scale, to_rows
 from .model import VAE

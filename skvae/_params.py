@@ -1,0 +1,33 @@
+"""Rules for parameters, shared by the estimators and the objects they take."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
+
+__all__ = ["Count", "Part", "named"]
+
+
+class Count(Interval):
+    """Integers from `low` on; True and False are not among them."""
+
+    def __init__(self, low: int = 1):
+        super().__init__(Integral, low, None, closed="left")
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
+
+
+class Part(BaseEstimator):
+    """An object an estimator is given: a likelihood, an objective or a network. Hyperparameters only, no state."""
+
+    _parameter_constraints: ClassVar[dict] = {}
+
+
+def named(value: Any, family: dict[str, Any]) -> Any:
+    """The member of a family that a parameter names, or the instance it is."""
+    return family[value]() if isinstance(value, str) else value

@@ -1,0 +1,89 @@
+"""Fixtures of all tests: small tables, and a guard that no test moves global state."""
+
+import os
+
+os.environ.setdefault(
+    "SCIPY_ARRAY_API", "1"
+)  # read when scipy is imported: check_array_api_input is skipped without it
+
+import random
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo  # torch imports it with the first optimiser; it adds warning filters and an environment variable
+from hypothesis import settings
+from sklearn.datasets import load_digits, load_iris, load_wine
+from threadpoolctl import threadpool_limits
+
+settings.register_profile("skvae", derandomize=True, deadline=None, max_examples=15, database=None)
+settings.load_profile("skvae")
+
+# By pytest for every test, by torch's compiler when first looked at, and by polars when it is imported.
+SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_RJEM_MALLOC_CONF"}
+
+
+def _global_state():
+    """Everything a library could change behind its user's back."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch generator": torch.get_rng_state().numpy().tobytes(),
+        "numpy generator": (kind, keys.tobytes(), *rest),
+        "python generator": random.getstate(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warning filters": list(warnings.filters),
+        "environment": {k: v for k, v in os.environ.items() if k not in SET_BY_OTHERS},
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Small products on a shared machine: a second thread would mostly wait."""
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _leaves_global_state():
+    before = _global_state()
+    yield
+    after = _global_state()
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"the test changed global state: {changed}"
+
+
+@pytest.fixture(scope="session")
+def iris():
+    return load_iris().data
+
+
+@pytest.fixture(scope="session")
+def wine():
+    return load_wine().data
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """300 images of 64 pixels in 0 ... 16; some border columns are constant."""
+    return load_digits().data[:300]
+
+
+@pytest.fixture(scope="session")
+def binary(digits):
+    return (digits > 7).astype(float)
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The folder of public tables that the package does not ship."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no data folder at {path}")
+    return path

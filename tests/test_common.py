@@ -1,0 +1,201 @@
+"""The contract of a scikit-learn estimator: scikit-learn's own checks, and what replaces the one that is waived."""
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skvae import Gaussian, VAETransformer
+
+REASON = "A weight of 2 equals two copies in distribution only: batches and draws differ. See test_a_weight_is_a_copy."
+WAIVED = {"check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"}
+
+# scikit-learn runs these in its own test_common, but parametrize_with_checks leaves them out.
+EXTRA_CHECKS = [
+    "check_param_validation",
+    "check_dataframe_column_names_consistency",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+    "check_get_feature_names_out_error",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_inplace_ensure_writeable",
+]
+
+ESTIMATORS = [
+    VAETransformer(2, max_iter=5, random_state=0),
+    VAETransformer(2, likelihood=Gaussian(noise="shared"), max_iter=5, random_state=0),
+]
+
+
+def waived(estimator):
+    sparse = estimator.__sklearn_tags__().input_tags.sparse
+    return {name: REASON for name in WAIVED if sparse or "sparse" not in name}
+
+
+@pytest.fixture
+def numpy_generator():
+    """Some of scikit-learn's checks draw from numpy's global generator: put it back."""
+    state = np.random.get_state()
+    yield
+    np.random.set_state(state)
+
+
+@pytest.mark.usefixtures("numpy_generator")
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=waived, xfail_strict=True)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")  # the checks mix containers on purpose
+@pytest.mark.parametrize("name", EXTRA_CHECKS)
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["feature", "shared"])
+def test_scikit_learn_extra_check(estimator, name):
+    getattr(estimator_checks, name)("VAETransformer", clone(estimator))
+
+
+# scikit-learn's data are real-valued, so Bernoulli gets the same contract on binary rows.
+
+
+@pytest.fixture(scope="module")
+def bernoulli():
+    return VAETransformer(3, likelihood="bernoulli", max_iter=5, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def fitted(bernoulli, binary):
+    return clone(bernoulli).fit(binary)
+
+
+BERNOULLI_CHECKS = [
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_estimators_unfitted",
+    "check_fit_score_takes_y",
+    "check_positive_only_tag_during_fit",
+    "check_estimator_sparse_tag",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_valid_tag_types",
+    "check_mixin_order",
+    "check_param_validation",
+]
+
+
+@pytest.mark.parametrize("name", BERNOULLI_CHECKS)
+def test_bernoulli_scikit_learn_check(bernoulli, name):
+    getattr(estimator_checks, name)("VAETransformer", clone(bernoulli))
+
+
+def test_bernoulli_fit_is_idempotent(bernoulli, binary, fitted):
+    again = clone(bernoulli).fit(binary).fit(binary)
+    np.testing.assert_array_equal(again.transform(binary), fitted.transform(binary))
+    np.testing.assert_array_equal(again.score_samples(binary), fitted.score_samples(binary))
+
+
+@pytest.mark.parametrize("method", ["transform", "score_samples", "reconstruct"])
+def test_bernoulli_rows_depend_on_no_other_row(fitted, binary, method):
+    call = getattr(fitted, method)
+    whole, order = call(binary), np.random.RandomState(0).permutation(len(binary))
+    np.testing.assert_allclose(call(binary[order]), whole[order], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(np.concatenate([call(binary[[i]]) for i in range(20)]), whole[:20], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("bool", "float64")])
+def test_bernoulli_keeps_the_dtype(bernoulli, fitted, binary, given, kept):
+    X = binary.astype(given)
+    assert clone(bernoulli).fit_transform(X).dtype == kept
+    assert fitted.reconstruct(X).dtype == kept
+    assert fitted.score_samples(X).dtype == "float64"
+
+
+def test_bernoulli_knows_its_columns(fitted, binary):
+    assert fitted.n_features_in_ == binary.shape[1]
+    assert fitted.get_feature_names_out().tolist() == ["vaetransformer0", "vaetransformer1", "vaetransformer2"]
+    with pytest.raises(ValueError, match="X has 5 features, but VAETransformer is expecting 64"):
+        fitted.score(binary[:, :5])
+
+
+def test_bernoulli_survives_pickling(fitted, binary):
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(fitted)).score_samples(binary), fitted.score_samples(binary)
+    )
+
+
+def test_bernoulli_is_the_same_inside_a_pipeline(bernoulli, fitted, binary):
+    pipe = make_pipeline(FunctionTransformer(), clone(bernoulli)).fit(binary)
+    np.testing.assert_allclose(pipe.transform(binary), fitted.transform(binary), rtol=1e-7)
+    assert pipe.score(binary) == pytest.approx(fitted.score(binary), rel=1e-7)
+
+
+# Sample weights
+
+
+@pytest.fixture(scope="module")
+def weighted_table():
+    """40 rows of two groups, weights 1 to 4 that favour one of them, and rows to score."""
+    rng = np.random.RandomState(0)
+    group = np.arange(40) % 2
+    X = rng.randn(40, 3) + 2.0 * group[:, None] * [1, -1, 0]
+    weight = np.where(group == 0, 4, 1)
+    return X, weight, rng.randn(30, 3)
+
+
+def _scores(X, weight, held_out, seeds):
+    vae = VAETransformer(
+        1, init="random", hidden_layer_sizes=(8,), max_iter=5, learning_rate_init=0.02, early_stopping=False, n_draws=8
+    )
+    return [vae.set_params(random_state=seed).fit(X, sample_weight=weight).score(held_out) for seed in seeds]
+
+
+@pytest.mark.filterwarnings("ignore:VAETransformer stopped at")
+def test_a_weight_is_a_copy(weighted_table):
+    X, weight, held_out = weighted_table
+    weighted = _scores(X, weight, held_out, range(40))
+    repeated = _scores(np.repeat(X, weight, axis=0), None, held_out, range(100, 140))
+    plain = _scores(X, None, held_out, range(40))
+    assert ks_2samp(weighted, repeated).pvalue > 0.01
+    assert ks_2samp(weighted, plain).pvalue < 1e-6
+
+
+def _fit(X, weight=None):
+    return VAETransformer(2, max_iter=5, random_state=0).fit(X, sample_weight=weight)
+
+
+def test_weights_of_one_are_no_weights(iris):
+    np.testing.assert_array_equal(_fit(iris, np.ones(150)).score_samples(iris), _fit(iris).score_samples(iris))
+
+
+def test_only_the_ratios_of_weights_matter(iris):
+    weight = np.random.RandomState(0).rand(150)
+    np.testing.assert_allclose(
+        _fit(iris, weight).score_samples(iris), _fit(iris, 1e6 * weight).score_samples(iris), rtol=1e-4
+    )
+
+
+def test_a_row_of_weight_zero_is_no_row(iris):
+    weight = (np.arange(150) % 3 > 0).astype(float)
+    kept = _fit(iris, weight)
+    removed = _fit(iris[weight > 0])
+    np.testing.assert_array_equal(kept.score_samples(iris), removed.score_samples(iris))
+    np.testing.assert_array_equal(kept.transform(iris), removed.transform(iris))
+
+
+def test_a_column_with_values_in_rows_of_weight_zero_only_holds_no_value(iris):
+    X, weight = iris.copy(), np.ones(150)
+    X[1:, 2], weight[0] = np.nan, 0
+    with pytest.raises(ValueError, match="column 2 holds no value"):
+        _fit(X, weight)

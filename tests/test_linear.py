@@ -1,0 +1,211 @@
+"""The linear model in closed form, against scikit-learn and scipy."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import scale
+
+from skvae import _linear
+from skvae._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
+
+FLOOR = 1e-3
+
+
+def wine():
+    return scale(load_wine().data)
+
+
+def cancer():
+    return scale(load_breast_cancer().data)
+
+
+def digits():
+    X = load_digits().data / 16
+    return X - X.mean(0)
+
+
+def mean_score(linear, X):
+    return linear.score_samples(X, np.ones_like(X)).mean()
+
+
+def random_model(n_features=5, n_components=2, seed=0):
+    rng = np.random.default_rng(seed)
+    noise = rng.uniform(0.2, 2, n_features)
+    q, _ = np.linalg.qr(rng.normal(size=(n_features, n_components)))
+    return LinearGaussian(np.sqrt(noise)[:, None] * q * [3.0, 1.5], noise)
+
+
+@pytest.mark.parametrize("table", [wine, cancer, digits])
+@pytest.mark.parametrize("n_components", [1, 2, 5, 10])
+def test_probabilistic_pca_equals_pca_up_to_its_divisor(table, n_components):
+    """PCA divides by n - 1: its covariance is ours times n / (n - 1), which costs it a little likelihood."""
+    X = table()
+    pca = PCA(n_components, svd_solver="full").fit(X)
+    linear = probabilistic_pca(Covariance(X), n_components, 1e-9)
+    n = len(X)
+    np.testing.assert_allclose(linear.noise * n / (n - 1), pca.noise_variance_, rtol=1e-9)
+    stretched = LinearGaussian(linear.loadings * np.sqrt(n / (n - 1)), linear.noise * n / (n - 1))
+    assert mean_score(stretched, X) == pytest.approx(pca.score(X), abs=1e-8)
+    assert mean_score(linear, X) > pca.score(X)
+
+
+def test_probabilistic_pca_noise_keeps_to_its_floor():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 1)) @ rng.normal(size=(1, 4))
+    linear = probabilistic_pca(Covariance(X - X.mean(0)), 1, 0.01)
+    np.testing.assert_array_equal(linear.noise, 0.01)
+
+
+def factor_analysis_score(X, n_components):
+    """scikit-learn's model of standardised rows with its noise at the same floor, scored in full."""
+    with warnings.catch_warnings():  # a Heywood case creeps for ever; 2000 steps are a long run
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fa = FactorAnalysis(n_components, tol=1e-3, max_iter=2000, svd_method="lapack").fit(X)
+    cov = fa.components_.T @ fa.components_ + np.diag(np.maximum(fa.noise_variance_, FLOOR))
+    return multivariate_normal(fa.mean_, cov).logpdf(X).mean()
+
+
+@pytest.mark.parametrize("table", [wine, cancer])
+@pytest.mark.parametrize("n_components", [1, 2, 5])
+def test_factor_analysis_is_no_worse_than_a_long_run_of_scikit_learns(table, n_components):
+    X = table()
+    found = mean_score(factor_analysis(Covariance(X), n_components, FLOOR), X)
+    assert found >= factor_analysis_score(X, n_components) - 1e-3
+
+
+def test_factor_analysis_equals_scikit_learns_where_the_optimum_is_plain():
+    X = wine()
+    fa = FactorAnalysis(2, tol=1e-10, max_iter=20_000, svd_method="lapack").fit(X)
+    linear = factor_analysis(Covariance(X), 2, FLOOR)
+    np.testing.assert_allclose(linear.noise, fa.noise_variance_, atol=2e-3)
+    theirs = fa.components_.T @ fa.components_
+    np.testing.assert_allclose(linear.loadings @ linear.loadings.T, theirs, atol=5e-3)
+
+
+@pytest.mark.parametrize("table", [wine, cancer, digits])
+def test_factor_analysis_is_no_worse_than_probabilistic_pca_and_keeps_to_its_floor(table):
+    X = table()
+    cov = Covariance(X)
+    linear = factor_analysis(cov, 4, FLOOR)
+    assert mean_score(linear, X) >= mean_score(probabilistic_pca(cov, 4, FLOOR), X) - 1e-6
+    assert linear.noise.min() >= FLOOR * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("fit", [probabilistic_pca, factor_analysis])
+def test_posterior_precision_is_diagonal(fit):
+    linear = fit(Covariance(wine()), 4, FLOOR)
+    inner = linear.loadings.T @ (linear.loadings / linear.noise[:, None])
+    np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-8)
+    np.testing.assert_allclose(linear.precision, 1 + np.diag(inner))
+
+
+@pytest.mark.parametrize("fit", [probabilistic_pca, factor_analysis])
+def test_no_latents_is_the_independent_model(fit):
+    X = wine()
+    linear = fit(Covariance(X), 0, FLOOR)
+    assert linear.loadings.shape == (13, 0)
+    np.testing.assert_allclose(linear.noise, 1, rtol=1e-4)
+
+
+def test_score_equals_scipys_multivariate_normal():
+    linear = random_model()
+    X = np.random.default_rng(1).normal(size=(20, 5))
+    cov = linear.loadings @ linear.loadings.T + np.diag(linear.noise)
+    expected = multivariate_normal(np.zeros(5), cov).logpdf(X)
+    np.testing.assert_allclose(linear.score_samples(X, np.ones_like(X)), expected, rtol=1e-10)
+
+
+def test_score_with_gaps_equals_the_marginal_of_the_present_cells():
+    linear = random_model()
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(30, 5))
+    present = rng.random(X.shape) < 0.6
+    present[0] = False
+    cov = linear.loadings @ linear.loadings.T + np.diag(linear.noise)
+    found = linear.score_samples(X * present, present.astype(float))
+    assert found[0] == 0
+    for row, here, value in zip(X[1:], present[1:], found[1:], strict=True):
+        if here.any():
+            marginal = multivariate_normal(np.zeros(here.sum()), cov[np.ix_(here, here)])
+            assert value == pytest.approx(marginal.logpdf(row[here]), rel=1e-9)
+
+
+def test_encoder_is_the_posterior_mean():
+    linear = random_model()
+    W, psi = linear.loadings, linear.noise
+    x = np.random.default_rng(1).normal(size=(3, 5))
+    cov = W @ W.T + np.diag(psi)
+    np.testing.assert_allclose(x @ linear.encoder.T, x @ np.linalg.solve(cov, W), rtol=1e-9)
+
+
+def test_covariance_of_full_rows_is_numpys():
+    X = wine()
+    cov = Covariance(X)
+    np.testing.assert_allclose(cov.matrix, np.cov(X.T, bias=True), atol=1e-12)
+    np.testing.assert_allclose(cov.diagonal, X.var(0), atol=1e-12)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_count_as_repeated_rows(gaps):
+    rng = np.random.default_rng(0)
+    X, copies = rng.normal(size=(20, 4)), rng.integers(1, 5, 20)
+    present = (rng.random(X.shape) < 0.7).astype(float) if gaps else None
+    X = X * present if gaps else X
+    repeated = Covariance(np.repeat(X, copies, axis=0), np.repeat(present, copies, axis=0) if gaps else None)
+    weighted = Covariance(X, present, copies.astype(float))
+    np.testing.assert_allclose(weighted.matrix, repeated.matrix, atol=1e-12)
+    np.testing.assert_allclose(weighted.diagonal, repeated.diagonal, atol=1e-12)
+
+
+def test_pairs_of_columns_are_averaged_over_the_rows_that_hold_both():
+    rng = np.random.default_rng(0)
+    X, present = rng.normal(size=(50, 3)), rng.random((50, 3)) < 0.5
+    matrix = Covariance(X * present, present.astype(float)).matrix
+    for i in range(3):
+        for j in range(3):
+            both = present[:, i] & present[:, j]
+            assert matrix[i, j] == pytest.approx((X[both, i] * X[both, j]).mean())
+
+
+def test_leading_eigenvectors_are_of_the_rescaled_covariance_in_falling_order():
+    X, spread = wine(), np.linspace(0.5, 2, 13)
+    values, vectors = Covariance(X).leading(5, spread)
+    scaled = np.cov((X / spread).T, bias=True)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(scaled)[::-1][:5])
+    np.testing.assert_allclose(scaled @ vectors, vectors * values, atol=1e-10)
+    largest = np.abs(vectors).argmax(0)
+    assert (vectors[largest, range(5)] > 0).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_columns_take_the_randomised_path_to_the_same_model(monkeypatch, weighted):
+    X = digits()
+    weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
+    exact = Covariance(X, weight=weight)
+    monkeypatch.setattr(_linear, "EXACT_COLUMNS", 10)
+    randomised = Covariance(X, weight=weight)
+    assert exact.matrix is not None
+    assert randomised.matrix is None
+    np.testing.assert_allclose(randomised.diagonal, exact.diagonal)
+    one = np.ones(64)
+    values, vectors = exact.leading(5, one)
+    found, found_vectors = randomised.leading(5, one)
+    np.testing.assert_allclose(found, values, rtol=1e-3)
+    np.testing.assert_allclose(np.abs((found_vectors * vectors).sum(0)), 1, atol=5e-3)
+    scores = [mean_score(probabilistic_pca(cov, 5, 1e-6), X) for cov in (exact, randomised)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-2)
+
+
+def test_randomised_path_is_the_same_at_every_call(monkeypatch):
+    monkeypatch.setattr(_linear, "EXACT_COLUMNS", 10)
+    cov = Covariance(digits())
+    first, again = (cov.leading(5, np.ones(64)) for _ in range(2))
+    np.testing.assert_array_equal(first[0], again[0])
+    np.testing.assert_array_equal(first[1], again[1])

@@ -1,0 +1,300 @@
+"""The contract of training losses, run over every built-in objective in many settings."""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skvae import ELBO, IWAE, VAETransformer
+from skvae.data import Rows, Scale, to_rows
+from skvae.model import Dims
+from skvae.objectives import OBJECTIVES, Objective
+
+VARIANTS = {
+    "elbo": ELBO(),
+    "sampled": ELBO("sampled"),
+    "many draws": ELBO(n_draws=4),
+    "sampled, many draws": ELBO("sampled", n_draws=4),
+    "beta": ELBO(beta=4.0),
+    "no kl": ELBO(beta=0.0),
+    "warmup": ELBO(beta=2.0, warmup=5),
+    "free bits": ELBO(free_bits=0.3),
+    "iwae": IWAE(),
+    "iwae 1": IWAE(1),
+}
+every_variant = pytest.mark.parametrize("name", VARIANTS)
+N, D, J = 12, 4, 2
+
+
+def table(n_rows=N, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_rows, J)) @ rng.normal(size=(J, D)) + 0.3 * rng.normal(size=(n_rows, D))
+
+
+@cache
+def fitted():
+    return VAETransformer(
+        J,
+        hidden_layer_sizes=(3,),
+        activation="tanh",
+        max_iter=30,
+        learning_rate_init=1e-2,
+        early_stopping=False,
+        random_state=0,
+    ).fit(table(100))
+
+
+def model_and_rows(missing=False, weight=None, n_rows=N):
+    X = table(n_rows, seed=1)
+    if missing:
+        X[np.random.default_rng(2).random(X.shape) < 0.3] = np.nan
+    vae = fitted()
+    rows = to_rows(X, Scale(vae._shift, vae.scale_), weight, dtype=torch.float64)
+    return copy.deepcopy(vae.module_).requires_grad_(True), rows
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_registry_names_these_objectives():
+    assert OBJECTIVES == {"elbo": ELBO, "iwae": IWAE}
+
+
+@every_variant
+def test_hooks_have_their_types(name):
+    objective = VARIANTS[name]
+    model, _ = model_and_rows()
+    before = copy.deepcopy(model.state_dict())
+    assert isinstance(objective, Objective)
+    assert objective.density
+    assert not objective.uses_target
+    assert objective.modules(Dims(D, J, D)) == {}
+    assert objective.start(model, model_and_rows()[1], seeded()) is None
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    [(parameters, term)] = objective.players(model)
+    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
+    assert term == "loss"
+    assert callable(objective.monitor)
+    assert objective.ramp == getattr(objective, "warmup", 0)
+
+
+@every_variant
+def test_frozen_parameters_are_left_to_no_player(name):
+    model, _ = model_and_rows()
+    model.decoder.requires_grad_(False)
+    [(parameters, _)] = VARIANTS[name].players(model)
+    frozen = {id(p) for p in model.decoder.parameters()}
+    assert not frozen & {id(p) for p in parameters}
+
+
+@every_variant
+@pytest.mark.parametrize("missing", [False, True])
+def test_terms_are_finite_and_one_a_row(name, missing):
+    model, rows = model_and_rows(missing)
+    terms = VARIANTS[name](model, rows, seeded(), 1)
+    expected = {"loss"} if name.startswith("iwae") else {"loss", "reconstruction", "kl"}
+    assert terms.keys() == expected
+    for key, term in terms.items():
+        assert term.shape == (N,), key
+        assert bool(term.isfinite().all()), key
+
+
+@every_variant
+@pytest.mark.parametrize("missing", [False, True])
+def test_monitor_is_one_finite_number_a_row(name, missing):
+    model, rows = model_and_rows(missing)
+    values = VARIANTS[name].monitor(model, rows, seeded())
+    assert values.shape == (N,)
+    assert bool(values.isfinite().all())
+
+
+@every_variant
+def test_draws_follow_the_generator(name):
+    model, rows = model_and_rows()
+    first, again, other = (VARIANTS[name](model, rows, seeded(s), 1)["loss"] for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@every_variant
+def test_a_row_alone_has_the_loss_it_has_among_others(name):
+    """In distribution: the mean over many draws of one row, alone and as copies in one batch."""
+    model, rows = model_and_rows(n_rows=1)
+    copies = rows.take(torch.zeros(4000, dtype=torch.int64))
+    rng = seeded()
+    with torch.no_grad():
+        alone = torch.stack([VARIANTS[name](model, rows, rng, 1)["loss"][0] for _ in range(400)])
+        among = VARIANTS[name](model, copies, rng, 1)["loss"]
+    error = math.sqrt(float(alone.var() / 400 + among.var() / 4000))
+    assert abs(float(alone.mean() - among.mean())) < 5 * error + 1e-9
+
+
+@pytest.mark.parametrize("name", ["elbo", "sampled", "many draws", "beta", "warmup"])
+def test_loss_is_the_weighted_sum_of_its_terms(name):
+    objective = VARIANTS[name]
+    model, rows = model_and_rows()
+    terms = objective(model, rows, seeded(), 3)
+    beta = objective.beta * (3 / 5 if objective.warmup else 1)
+    torch.testing.assert_close(terms["loss"], beta * terms["kl"] - terms["reconstruction"])
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(1, 0.2), (2, 0.4), (5, 1.0), (6, 1.0), (100, 1.0)])
+def test_beta_rises_linearly_over_the_warmup_and_stays(epoch, share):
+    model, rows = model_and_rows()
+    terms = ELBO(beta=2.0, warmup=5)(model, rows, seeded(), epoch)
+    torch.testing.assert_close(terms["loss"], 2.0 * share * terms["kl"] - terms["reconstruction"])
+
+
+def test_monitor_during_warmup_is_at_the_final_beta():
+    model, rows = model_and_rows()
+    objective = ELBO(beta=2.0, warmup=50)
+    terms = objective(model, rows, seeded(), 1)
+    torch.testing.assert_close(
+        objective.monitor(model, rows, seeded()), terms["reconstruction"] - 2.0 * terms["kl"], rtol=1e-12, atol=1e-12
+    )
+
+
+def test_monitor_of_the_elbo_has_no_free_bits():
+    model, rows = model_and_rows()
+    values = [ELBO(free_bits=bits).monitor(model, rows, seeded()) for bits in (0.0, 3.0)]
+    assert torch.equal(*values)
+
+
+def test_monitor_of_the_iwae_is_its_bound():
+    model, rows = model_and_rows()
+    loss = IWAE(7)(model, rows, seeded(), 1)["loss"]
+    assert torch.equal(IWAE(7).monitor(model, rows, seeded()), -loss)
+
+
+def test_more_draws_average_the_reconstruction():
+    model, rows = model_and_rows()
+    with torch.no_grad():
+        many, _ = ELBO(n_draws=3).terms(model, rows, seeded())
+        rng = seeded()
+        eps = torch.randn(3, N, J, generator=rng, dtype=torch.float64)
+        mu, log_var = model.encode(rows.x)
+        each = [model.log_prob(mu + torch.exp(0.5 * log_var) * e, rows.x).sum(-1) for e in eps]
+    torch.testing.assert_close(many, torch.stack(each).mean(0))
+
+
+@pytest.mark.parametrize("weight", [None, np.linspace(0.25, 1.75, N)])
+def test_free_bits_equal_a_hand_computation(weight):
+    """sum_j max(lambda, mean over the batch of KL_j): each latent's own average, then the floor, then the sum."""
+    model, rows = model_and_rows(weight=weight)
+    with torch.no_grad():
+        model.encoder.linear.weight[1] = 0
+        model.encoder.linear.weight[J + 1] = 0
+        model.encoder.body[-1].weight[1] = 0
+        model.encoder.body[-1].weight[J + 1] = 0
+        reconstruction, kl = ELBO().terms(model, rows, seeded())
+    mean = np.average(kl.numpy(), axis=0, weights=weight)
+    bits = float(mean.mean())
+    assert mean.min() < bits < mean.max()
+    penalty = np.maximum(mean, bits).sum()
+    found = ELBO(free_bits=bits)(model, rows, seeded(), 1)["loss"].detach()
+    np.testing.assert_allclose(found.numpy(), penalty - reconstruction.numpy(), rtol=1e-10)
+
+
+def test_free_bits_leave_a_latent_below_them_without_a_slope():
+    model, rows = model_and_rows()
+    loss = ELBO(free_bits=1000.0)(model, rows, seeded(), 1)
+    penalty = (loss["loss"] + loss["reconstruction"]).mean()
+    grads = torch.autograd.grad(penalty, list(model.encoder.parameters()), allow_unused=True)
+    assert all(g is None or float(g.abs().max()) < 1e-12 for g in grads)
+
+
+@every_variant
+@pytest.mark.parametrize("missing", [False, True])
+def test_gradients_equal_finite_differences(name, missing):
+    weight = np.linspace(0.5, 1.5, N)
+    model, rows = model_and_rows(missing, weight)
+
+    def loss():
+        return rows.mean(VARIANTS[name](model, rows, seeded(), 2)["loss"])
+
+    parameters = list(model.parameters())
+    grads = torch.autograd.grad(loss(), parameters)
+    step, rng = 1e-6, np.random.default_rng(0)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        flat, slopes = parameter.data.view(-1), grad.reshape(-1)
+        for i in rng.choice(len(flat), min(3, len(flat)), replace=False):
+            values = []
+            for sign in (1, -1):
+                flat[i] += sign * step
+                with torch.no_grad():
+                    values.append(loss().item())
+                flat[i] -= sign * step
+            assert slopes[i].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-4, abs=1e-6)
+
+
+@every_variant
+def test_missing_cells_add_nothing(name):
+    """What stands in a masked cell is of no account."""
+    model, rows = model_and_rows(missing=True)
+    other = Rows(torch.where(rows.mask > 0, rows.x, torch.full_like(rows.x, 99.0)), rows.mask)
+    one, two = (VARIANTS[name](model, r, seeded(), 1)["loss"] for r in (rows, other))
+    torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+
+
+@every_variant
+def test_gradients_with_whole_rows_and_columns_missing_are_finite(name):
+    model, rows = model_and_rows(missing=True)
+    rows.mask[0] = 0
+    rows.mask[:, 1] = 0
+    rows.x *= rows.mask
+    loss = rows.mean(VARIANTS[name](model, rows, seeded(), 1)["loss"])
+    grads = torch.autograd.grad(loss, list(model.parameters()))
+    assert all(bool(g.isfinite().all()) for g in grads)
+
+
+@pytest.mark.parametrize("kl", ["analytic", "sampled"])
+def test_a_row_without_any_cell_has_no_reconstruction_term(kl):
+    model, rows = model_and_rows(missing=True)
+    rows.mask[0] = 0
+    terms = ELBO(kl)(model, rows, seeded(), 1)
+    assert terms["reconstruction"][0] == 0
+    torch.testing.assert_close(terms["loss"][0], terms["kl"][0])
+
+
+def test_bound_of_the_iwae_is_finite_where_weights_underflow():
+    model, rows = model_and_rows()
+    far = Rows(rows.x * 1e3)
+    bound = IWAE(5).bound(model, far, seeded()).detach()
+    assert bool(bound.isfinite().all())
+    assert float(bound.max()) < -1000
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ELBO("exact"), ELBO(n_draws=0), ELBO(beta=-1.0), ELBO(warmup=-1), ELBO(free_bits=-0.1), IWAE(0)],
+    ids=repr,
+)
+def test_wrong_hyperparameters_are_refused_in_fit(objective):
+    with pytest.raises(InvalidParameterError, match=type(objective).__name__):
+        VAETransformer(1, objective=objective, random_state=0).fit(table())
+
+
+@every_variant
+def test_every_variant_trains_through_the_estimator_and_scores(name):
+    vae = VAETransformer(
+        1, objective=clone(VARIANTS[name]), hidden_layer_sizes=(), max_iter=3, early_stopping=False, random_state=0
+    ).fit(table(60))
+    assert np.isfinite(vae.loss_curve_).all()
+    assert math.isfinite(vae.score(table(60)))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_small_beta_leaves_latents_more_informative_than_a_large_one():
+    found = {}
+    for beta in (0.1, 20.0):
+        vae = VAETransformer(2, objective=ELBO(beta=beta), max_iter=60, early_stopping=False, random_state=0)
+        found[beta] = vae.fit(table(100)).latent_information_.sum()
+    assert found[0.1] > found[20.0] + 1

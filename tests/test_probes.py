@@ -1,0 +1,351 @@
+"""The contracts of objectives and networks, proved by four extensions written outside skvae (`probes.py`)."""
+
+from __future__ import annotations
+
+import pickle
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from probes import VAEGAN, Contractive, PixelCNN, PlainELBO
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+import skvae
+from skvae import ELBO, VAETransformer
+from skvae._torch import build_seeded
+from skvae.data import Rows
+from skvae.model import AutoregressiveVAE, Dims
+from skvae.objectives import Objective
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+PROBES = {
+    "elbo": {"objective": PlainELBO()},
+    "contractive": {"objective": Contractive(0.5)},
+    "vaegan": {"objective": VAEGAN(width=16)},
+    "pixelcnn": {"decoder": PixelCNN(), "likelihood": "bernoulli"},
+}
+DENSITIES = {"elbo", "pixelcnn"}
+WATCHED = {"elbo", "contractive", "pixelcnn"}
+every_probe = pytest.mark.parametrize("name", PROBES)
+
+
+def digits(name, n_rows=300):
+    X = load_digits().data[:n_rows]
+    return (X > 7).astype(float) if name == "pixelcnn" else X
+
+
+def estimator(name, **params):
+    shared = {"hidden_layer_sizes": (16,), "max_iter": 4, "n_draws": 8, "random_state": 0}
+    return VAETransformer(3, **{**shared, **PROBES[name], **params})
+
+
+@cache
+def fitted(name):
+    return estimator(name).fit(digits(name))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def objective_of(name):
+    objective = PROBES[name].get("objective", "elbo")
+    return objective if isinstance(objective, Objective) else ELBO()
+
+
+def model_in_training(name):
+    """A copy of the fitted model with gradients, and a batch in its units."""
+    vae = pickle.loads(pickle.dumps(fitted(name)))
+    model = vae.module_.requires_grad_(True)
+    x = (digits(name, 20) - vae._shift) / vae.scale_
+    return model, Rows(torch.tensor(x))
+
+
+# The contract
+
+
+@every_probe
+def test_training_lowers_the_loss(name):
+    curve = estimator(name, max_iter=8).fit(digits(name)).loss_curve_
+    assert np.isfinite(curve).all()
+    assert curve[-1] < curve[0]
+
+
+@every_probe
+def test_terms_are_a_number_or_one_a_row_and_hold_the_loss(name):
+    model, batch = model_in_training(name)
+    terms = objective_of(name)(model, batch, seeded(), 1)
+    assert "loss" in terms
+    assert all(term.shape in [(), (20,)] and bool(term.isfinite().all()) for term in terms.values())
+    assert all(minimised in terms for _, minimised in objective_of(name).players(model))
+
+
+@every_probe
+def test_history_holds_every_term(name):
+    model, batch = model_in_training(name)
+    assert fitted(name).history_.keys() == objective_of(name)(model, batch, seeded(), 1).keys()
+
+
+@every_probe
+def test_players_are_disjoint_and_together_train_all_the_loss_depends_on(name):
+    model, _ = model_in_training(name)
+    groups = [parameters for parameters, _ in objective_of(name).players(model)]
+    found = [id(p) for group in groups for p in group]
+    expected = dict(model.named_parameters())
+    if name == "vaegan":  # its reconstruction error has no noise
+        expected = {k: v for k, v in expected.items() if not k.startswith("likelihood")}
+    assert len(found) == len(set(found))
+    assert set(found) == {id(p) for p in expected.values()}
+
+
+@every_probe
+def test_every_player_has_a_gradient(name):
+    model, batch = model_in_training(name)
+    terms = objective_of(name)(model, batch, seeded(), 1)
+    for parameters, term in objective_of(name).players(model):
+        grads = torch.autograd.grad(terms[term].mean(), parameters, retain_graph=True, allow_unused=True)
+        assert max(float(g.abs().max()) for g in grads if g is not None) > 0
+
+
+@every_probe
+def test_extra_modules_are_those_of_the_hook(name):
+    objective = objective_of(name)
+    extras = build_seeded(lambda: nn.ModuleDict(objective.modules(Dims(64, 3, 64))), seeded())
+    saved = {k.removeprefix("extras."): v.shape for k, v in fitted(name)._weights.items() if k.startswith("extras.")}
+    assert saved == {k: tuple(v.shape) for k, v in extras.state_dict().items()}
+    assert bool(saved) == (name == "vaegan")
+
+
+@every_probe
+def test_monitor_is_one_number_a_row_without_gradients_or_none(name):
+    model, batch = model_in_training(name)
+    monitor = objective_of(name).monitor
+    assert (monitor is not None) == (name in WATCHED)
+    if monitor is not None:
+        with torch.no_grad():
+            values = monitor(model, batch, seeded())
+        assert values.shape == (20,)
+        assert not values.requires_grad
+        assert bool(values.isfinite().all())
+
+
+@every_probe
+def test_rows_are_held_out_where_there_is_something_to_watch(name):
+    assert len(fitted(name).validation_curve_) == (5 if name in WATCHED else 0)
+
+
+def test_early_stopping_cannot_be_forced_where_there_is_nothing_to_watch():
+    with pytest.raises(ValueError, match="early_stopping=True needs a number to watch, which VAEGAN lacks"):
+        estimator("vaegan", early_stopping=True).fit(digits("vaegan"))
+
+
+@every_probe
+def test_score_exists_where_the_model_is_a_density(name):
+    for method in ("score", "score_samples"):
+        assert hasattr(estimator(name), method) == (name in DENSITIES)
+        assert hasattr(fitted(name), method) == (name in DENSITIES)
+    if name in DENSITIES:
+        scores = fitted(name).score_samples(digits(name, 30))
+        assert scores.shape == (30,)
+        assert np.isfinite(scores).all()
+
+
+@every_probe
+def test_codes_and_reconstructions_are_finite_arrays_of_the_right_shape(name):
+    X = digits(name, 30)
+    Z = fitted(name).transform(X)
+    back = fitted(name).inverse_transform(Z)
+    assert Z.shape == (30, 3)
+    assert back.shape == (30, 64)
+    assert np.isfinite(Z).all()
+    assert np.isfinite(back).all()
+
+
+@every_probe
+def test_samples_lie_in_the_support(name):
+    draws = fitted(name).sample(20, random_state=0)
+    assert draws.shape == (20, 64)
+    assert np.isfinite(draws).all()
+    if name == "pixelcnn":
+        assert set(np.unique(draws)) == {0.0, 1.0}
+    np.testing.assert_array_equal(draws, fitted(name).sample(20, random_state=0))
+
+
+@every_probe
+def test_pickle_gives_back_the_same_numbers_and_modules(name):
+    vae, X = fitted(name), digits(name, 30)
+    again = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(again.transform(X), vae.transform(X))
+    np.testing.assert_array_equal(again.sample(3, random_state=0), vae.sample(3, random_state=0))
+    one, other = vae.module_.state_dict(), again.module_.state_dict()
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@every_probe
+def test_two_fits_give_the_same_bits(name):
+    again = estimator(name).fit(digits(name))
+    assert again._weights.keys() == fitted(name)._weights.keys()
+    for key, value in fitted(name)._weights.items():
+        np.testing.assert_array_equal(again._weights[key], value)
+    assert again.history_ == fitted(name).history_
+
+
+@every_probe
+def test_other_seeds_give_another_model(name):
+    other = estimator(name, random_state=1, max_iter=1).fit(digits(name))
+    assert other.loss_curve_[0] != fitted(name).loss_curve_[0]
+
+
+@every_probe
+def test_clone_is_unfitted_and_fits_to_the_same_model(name):
+    copy = clone(fitted(name))
+    assert not hasattr(copy, "n_iter_")
+    assert repr(copy) == repr(fitted(name))
+    X = digits(name, 30)
+    np.testing.assert_array_equal(copy.fit(digits(name)).transform(X), fitted(name).transform(X))
+
+
+@every_probe
+def test_partial_fit_continues(name):
+    vae = estimator(name).partial_fit(digits(name, 100))
+    for _ in range(3):
+        vae.partial_fit(digits(name, 100))
+    assert vae.n_iter_ == 4
+    assert np.isfinite(vae.loss_curve_).all()
+
+
+@every_probe
+def test_missing_cells_are_accepted(name):
+    X = digits(name, 60).copy()
+    X[::3, 20:24] = np.nan
+    vae = estimator(name, max_iter=2).fit(X)
+    assert np.isfinite(vae.transform(X)).all()
+
+
+def mean_error(vae, X, y=None):
+    return -np.square(vae.reconstruct(X) - X).mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "values"),
+    [
+        ("contractive", "objective__weight", [0.01, 100.0]),
+        ("vaegan", "objective__width", [4, 16]),
+        ("pixelcnn", "decoder__channels", [2, 4]),
+    ],
+)
+def test_hyperparameters_can_be_searched(name, parameter, values):
+    scoring = None if name in DENSITIES else mean_error
+    search = GridSearchCV(estimator(name, max_iter=1), {parameter: values}, cv=2, scoring=scoring, error_score="raise")
+    search.fit(digits(name, 100))
+    assert search.best_params_[parameter] in values
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all()
+    assert scores[0] != scores[1]
+
+
+def test_skvae_knows_no_probe_by_name():
+    folder = Path(skvae.__file__).parent
+    for file in ("training.py", "_base.py", "transformer.py"):
+        text = (folder / file).read_text().lower()
+        assert not [word for word in ("contractive", "vaegan", "pixelcnn", "plainelbo") if word in text]
+
+
+# What each is for
+
+
+def test_own_elbo_trains_as_the_built_in_one():
+    own = fitted("elbo")
+    built_in = estimator("elbo", objective="elbo").fit(digits("elbo"))
+    np.testing.assert_allclose(own.loss_curve_, built_in.loss_curve_, rtol=1e-5)
+    np.testing.assert_allclose(own.validation_curve_, built_in.validation_curve_, rtol=1e-5)
+    np.testing.assert_allclose(own.transform(digits("elbo")), built_in.transform(digits("elbo")), atol=1e-3)
+
+
+def encoder_slope(weight):
+    vae = estimator("contractive", objective=Contractive(weight), max_iter=30, early_stopping=False).fit(digits("elbo"))
+    return vae.history_["contraction"][-1]
+
+
+def test_a_heavier_penalty_flattens_the_encoder():
+    assert encoder_slope(100.0) < 0.5 * encoder_slope(0.0)
+
+
+def test_contraction_is_the_squared_norm_of_the_encoders_jacobian():
+    model, batch = model_in_training("contractive")
+    found = Contractive()(model, batch, seeded(), 1)["contraction"]
+    for row, value in zip(batch.x, found, strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda x: model.encode(x[None])[0][0], row)
+        assert value.item() == pytest.approx(jacobian.square().sum().item(), rel=1e-8)
+
+
+def test_contractions_gradient_reaches_the_encoder_through_the_second_derivative():
+    model, batch = model_in_training("contractive")
+    contraction = Contractive()(model, batch, seeded(), 1)["contraction"].mean()
+    weight = model.encoder.linear.weight
+    (grad,) = torch.autograd.grad(contraction, weight)
+    j = (0, 5)
+    values = []
+    for step in (1e-5, -1e-5):
+        with torch.no_grad():
+            weight[j] += step
+        values.append(Contractive()(model, batch, seeded(), 1)["contraction"].mean().item())
+        with torch.no_grad():
+            weight[j] -= step
+    assert grad[j].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4)
+
+
+def test_discriminator_is_trained_and_saved_with_the_model():
+    start = estimator("vaegan", max_iter=1, learning_rate_init=1e-12).fit(digits("vaegan"))
+    for key in ("extras.features.0.weight", "extras.verdict.weight"):
+        assert np.abs(fitted("vaegan")._weights[key] - start._weights[key]).max() > 1e-3
+
+
+def test_a_decoder_that_reads_the_row_makes_an_autoregressive_model():
+    assert isinstance(fitted("pixelcnn").module_, AutoregressiveVAE)
+
+
+def test_outputs_for_a_pixel_depend_on_earlier_pixels_only():
+    model, batch = model_in_training("pixelcnn")
+    z = torch.randn(20, 3, generator=seeded(), dtype=torch.float64)
+    with torch.no_grad():
+        before = model.params(z, batch.x)
+        reached = 0
+        for pixel in range(64):
+            x = batch.x.clone()
+            x[:, pixel:] = torch.randn(20, 64 - pixel, generator=seeded(pixel), dtype=torch.float64)
+            after = model.params(z, x)
+            assert torch.equal(after[:, : pixel + 1], before[:, : pixel + 1])
+            reached += int(not torch.equal(after[:, pixel + 1 :], before[:, pixel + 1 :]))
+        assert reached >= 60
+        assert not torch.equal(model.params(z + 1, batch.x), before)
+
+
+def test_autoregressive_sample_is_drawn_pixel_by_pixel():
+    """Each pixel, redrawn with what came before it in place, has the probability its outputs say."""
+    model, _ = model_in_training("pixelcnn")
+    z = torch.zeros(400, 3, dtype=torch.float64)
+    with torch.no_grad():
+        draws = model.sample(z, seeded())
+        expected = model.params(z, draws).sigmoid()
+    error = (draws - expected).mean(0).abs()
+    bound = 5 * (expected * (1 - expected)).mean(0).sqrt() / 400**0.5 + 1e-9
+    assert bool((error < bound).all())
+
+
+def test_score_of_an_autoregressive_model_reads_the_row():
+    """log p(x|z) is the chain rule's sum over pixels, which adds to one over all images of the last four pixels."""
+    model, batch = model_in_training("pixelcnn")
+    x = batch.x[:1].repeat(16, 1)
+    x[:, 60:] = torch.tensor([[i >> b & 1 for b in range(4)] for i in range(16)], dtype=torch.float64)
+    with torch.no_grad():
+        terms = model.log_prob(torch.zeros(16, 3, dtype=torch.float64), x)
+    assert terms[:, 60:].sum(1).exp().sum().item() == pytest.approx(1)
+    assert torch.equal(terms[:, :60], terms[:1, :60].expand(16, -1))

@@ -1,0 +1,181 @@
+"""What a fitted model says of rows, against closed forms of the linear model."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from skvae import Gaussian, VAETransformer
+from skvae.data import Rows, Scale, to_rows
+from skvae.scores import block_rows, conditional_mean, latent_kl, log_likelihood, quasi_normal
+
+D, J = 5, 2
+
+
+def table(n_rows=80, noise=0.5):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n_rows, J)) @ rng.normal(size=(J, D)) + noise * rng.normal(size=(n_rows, D))
+
+
+def linear_vae(noise="feature", X=None, **params):
+    """A linear model at its start, where q(z|x) is the exact posterior of full rows."""
+    X = table() if X is None else X
+    shared = {"hidden_layer_sizes": (), "max_iter": 1, "learning_rate_init": 1e-12, "early_stopping": False}
+    return VAETransformer(J, likelihood=Gaussian(noise=noise), random_state=0, **{**shared, **params}).fit(X)
+
+
+def rows_of(vae, X):
+    return to_rows(X, Scale(vae._shift, vae.scale_), dtype=torch.float64)
+
+
+def moments_in_model_units(vae):
+    """Mean and covariance of p(x)."""
+    W = vae.module_.decoder.linear.weight.numpy()
+    noise = np.broadcast_to(vae.noise_variance_, (D,)) / vae.scale_**2
+    return vae.module_.decoder.linear.bias.numpy(), W @ W.T + np.diag(noise)
+
+
+# Draws
+
+
+@pytest.mark.parametrize("n_draws", [1, 5, 64, 100])
+@pytest.mark.parametrize("n_components", [1, 3, 40])
+def test_quasi_normal_has_the_asked_shape_is_finite_and_the_same_at_every_call(n_draws, n_components):
+    draws = quasi_normal(n_draws, n_components, 0)
+    assert draws.shape == (n_draws, n_components)
+    assert draws.dtype == torch.float64
+    assert bool(draws.isfinite().all())
+    assert torch.equal(draws, quasi_normal(n_draws, n_components, 0))
+    assert not torch.equal(draws, quasi_normal(n_draws, n_components, 1))
+
+
+@pytest.mark.parametrize("n_components", [1, 3, 20])
+def test_quasi_normal_has_the_moments_of_a_standard_normal(n_components):
+    draws = quasi_normal(1024, n_components, 0)
+    assert float(draws.mean(0).abs().max()) < 0.02
+    torch.testing.assert_close(
+        draws.T.cov().reshape(n_components, -1), torch.eye(n_components).double(), atol=0.06, rtol=0
+    )
+    assert float((draws.pow(4).mean(0) - 3).abs().max()) < 0.5
+
+
+def test_quasi_normal_fills_space_more_evenly_than_random_draws():
+    errors = [abs(float(quasi_normal(64, 2, seed).mean())) for seed in range(20)]
+    assert max(errors) < 1 / math.sqrt(2 * 64)
+
+
+# Likelihood
+
+
+@pytest.mark.parametrize("noise", ["feature", "shared", "decoder"])
+def test_likelihood_of_a_linear_model_is_the_normal_density(noise):
+    vae = linear_vae(noise)
+    mean, cov = moments_in_model_units(vae) if noise != "decoder" else _decoder_moments(vae)
+    X = table()
+    expected = multivariate_normal(mean, cov).logpdf((X - vae._shift) / vae.scale_) - np.log(vae.scale_).sum()
+    np.testing.assert_allclose(vae.score_samples(X), expected, atol=1e-5)
+
+
+def _decoder_moments(vae):
+    linear = vae.module_.decoder.linear
+    W, bias = linear.weight.numpy()[:D], linear.bias.numpy()
+    return bias[:D], W @ W.T + np.diag(np.exp(bias[D:]))
+
+
+def marginal(vae, X):
+    """log p of the present cells of X, which miss column 3, under a linear model: (N,)."""
+    mean, cov = moments_in_model_units(vae)
+    kept = [0, 1, 2, 4]
+    x = (X - vae._shift) / vae.scale_
+    return multivariate_normal(mean[kept], cov[np.ix_(kept, kept)]).logpdf(x[:, kept]) - np.log(vae.scale_[kept]).sum()
+
+
+def test_likelihood_with_gaps_is_the_marginal_of_the_present_cells():
+    X = table(noise=2.0)
+    vae = linear_vae("shared", X, n_draws=4096)
+    X[:, 3] = np.nan
+    np.testing.assert_allclose(vae.score_samples(X), marginal(vae, X), atol=0.05)
+
+
+def test_likelihood_with_gaps_is_near_the_marginal_where_noise_is_small():
+    X = table()
+    vae = linear_vae("shared", X)
+    X[:, 3] = np.nan
+    assert vae.score_samples(X).mean() == pytest.approx(marginal(vae, X).mean(), abs=0.1)
+
+
+def test_likelihood_is_the_log_of_the_mean_weight():
+    vae = linear_vae(hidden_layer_sizes=(8,), max_iter=5, learning_rate_init=1e-2)
+    rows, eps = rows_of(vae, table()), quasi_normal(32, J, 0)
+    weights = vae.module_.log_weights(rows.x, eps[:, None])
+    torch.testing.assert_close(log_likelihood(vae.module_, rows, eps), weights.exp().mean(0).log())
+
+
+def test_a_row_too_far_out_has_likelihood_minus_infinity():
+    vae = linear_vae()
+    far = Rows(torch.full((1, D), 1e200, dtype=torch.float64))
+    assert log_likelihood(vae.module_, far, quasi_normal(4, J, 0)).tolist() == [-math.inf]
+
+
+# Conditional means
+
+
+@pytest.mark.parametrize("noise", [0.5, 2.0])
+def test_conditional_mean_of_a_linear_model_is_the_closed_form(noise):
+    X = table(noise=noise)
+    vae = linear_vae("shared", X)
+    X[:, 3] = np.nan
+    X[::2, 0] = np.nan
+    mean, cov = moments_in_model_units(vae)
+    rows = rows_of(vae, X)
+    found = conditional_mean(vae.module_, rows, quasi_normal(8192, J, 0)).numpy()
+    for row, present, values in zip(rows.x.numpy(), rows.mask.numpy() > 0, found, strict=True):
+        gain = cov[np.ix_(~present, present)] @ np.linalg.inv(cov[np.ix_(present, present)])
+        expected = mean[~present] + gain @ (row[present] - mean[present])
+        np.testing.assert_allclose(values[~present], expected, atol=0.05)
+
+
+def test_imputed_cells_are_the_conditional_means_in_data_units():
+    vae = linear_vae()
+    X = table()
+    gaps = X[:10].copy()
+    gaps[:, 3] = np.nan
+    filled = vae.set_params(n_draws=1024).impute(gaps)
+    means = conditional_mean(vae.module_, rows_of(vae, gaps), vae._eps()).numpy()
+    np.testing.assert_allclose(filled[:, 3], means[:, 3] * vae.scale_[3] + vae._shift[3])
+    np.testing.assert_array_equal(filled[:, :3], X[:10, :3])
+
+
+# Latents and blocks
+
+
+def test_latent_kl_is_that_of_the_posterior_to_the_prior():
+    vae = linear_vae()
+    rows = rows_of(vae, table())
+    kl, mu = latent_kl(vae.module_, rows)
+    means, log_var = vae.module_.encode(rows.x)
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(means, torch.exp(log_var / 2)), normal(0.0, 1.0))
+    torch.testing.assert_close(kl, expected)
+    assert torch.equal(mu, means)
+
+
+def test_numbers_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
+    vae = linear_vae(hidden_layer_sizes=(8,))
+    X = table()
+    X[::4, 1] = np.nan
+    whole = [vae.score_samples(X), vae.transform(X), vae.impute(X), vae.reconstruct(X)]
+    monkeypatch.setattr("skvae.scores.BLOCK_NUMBERS", 64 * 8 * 7)
+    assert block_rows(vae.module_, 64) == 7
+    blocks = [vae.score_samples(X), vae.transform(X), vae.impute(X), vae.reconstruct(X)]
+    for one, other in zip(whole, blocks, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_draws", [1, 64, 10**9])
+def test_blocks_hold_at_least_one_row(n_draws):
+    assert block_rows(linear_vae().module_, n_draws) >= 1

@@ -1,0 +1,360 @@
+"""Saving, loading, copying, sharing between threads; and what a damaged file does."""
+
+import copy
+import io
+import pickle
+import tracemalloc
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import cloudpickle
+import joblib
+import numpy as np
+import pytest
+import skops.io
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from skvae import Gaussian, VAETransformer
+from skvae._state import SavedModelWarning
+
+
+def make(**parameters):
+    return VAETransformer(
+        **{"n_components": 2, "max_iter": 3, "random_state": 0, "hidden_layer_sizes": (8,), **parameters}
+    )
+
+
+def by_joblib(estimator, mmap_mode=None):
+    def there_and_back(tmp_path):
+        joblib.dump(estimator, tmp_path / "model.joblib")
+        return joblib.load(tmp_path / "model.joblib", mmap_mode=mmap_mode)
+
+    return there_and_back
+
+
+def by_skops(estimator):
+    data = skops.io.dumps(estimator)
+    return skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if "skvae" in name])
+
+
+ROUTES = {
+    "pickle": lambda e, path: pickle.loads(pickle.dumps(e)),
+    "cloudpickle": lambda e, path: pickle.loads(cloudpickle.dumps(e)),
+    "deepcopy": lambda e, path: copy.deepcopy(e),
+    "joblib": lambda e, path: by_joblib(e)(path),
+    "joblib mmap": lambda e, path: by_joblib(e, "r")(path),
+    "skops": lambda e, path: by_skops(e),
+}
+route = pytest.mark.parametrize("route", ROUTES)
+
+
+@pytest.fixture(scope="module")
+def fitted(wine):
+    return make().fit(wine)
+
+
+@route
+@pytest.mark.parametrize(
+    ("parameters", "binary_rows"),
+    [
+        ({}, False),
+        ({"likelihood": Gaussian("shared")}, False),
+        ({"objective": "iwae"}, False),
+        ({"likelihood": "bernoulli"}, True),
+    ],
+    ids=["default", "shared", "iwae", "bernoulli"],
+)
+def test_a_fitted_model_comes_back_bit_for_bit(wine, binary, tmp_path, route, parameters, binary_rows):
+    X = binary if binary_rows else wine
+    vae = make(**parameters).fit(X)
+    back = ROUTES[route](vae, tmp_path)
+    np.testing.assert_array_equal(back.transform(X), vae.transform(X))
+    np.testing.assert_array_equal(back.score_samples(X), vae.score_samples(X))
+    np.testing.assert_array_equal(back.sample(3, random_state=0), vae.sample(3, random_state=0))
+    assert back.history_ == vae.history_
+
+
+@route
+def test_an_unfitted_estimator_comes_back_unfitted(wine, tmp_path, route):
+    back = ROUTES[route](make(n_draws=7), tmp_path)
+    assert back.get_params() == make(n_draws=7).get_params()
+    with pytest.raises(NotFittedError):
+        back.transform(wine)
+
+
+@route
+def test_a_pipeline_comes_back_bit_for_bit(wine, tmp_path, route):
+    pipe = make_pipeline(StandardScaler(), make()).fit(wine)
+    np.testing.assert_array_equal(ROUTES[route](pipe, tmp_path).score_samples(wine), pipe.score_samples(wine))
+
+
+@route
+def test_training_goes_on_after_loading_as_if_never_saved(wine, tmp_path, route):
+    vae = make().partial_fit(wine)
+    back = ROUTES[route](vae, tmp_path)
+    np.testing.assert_array_equal(back.partial_fit(wine).transform(wine), vae.partial_fit(wine).transform(wine))
+
+
+def test_skops_needs_to_trust_our_classes_only(fitted, wine):
+    def untrusted(estimator):
+        return skops.io.get_untrusted_types(data=skops.io.dumps(estimator))
+
+    names = ["skvae.ELBO", "skvae.Gaussian", "skvae.MLP", "skvae.VAETransformer"]
+    assert untrusted(make()) == ["skvae.VAETransformer"]
+    assert untrusted(fitted) == names
+    assert untrusted(make_pipeline(StandardScaler(), make()).fit(wine)) == names
+    assert untrusted(make().partial_fit(wine)) == names
+
+
+def things(value):
+    """Everything inside nested containers and estimators."""
+    yield value
+    if isinstance(value, dict):
+        value = list(value.values())
+    elif hasattr(value, "get_params"):
+        value = list(vars(value).values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from things(part)
+
+
+@pytest.mark.parametrize("solver", ["adagrad", "adam", "rmsprop", "sgd"])
+def test_a_fitted_estimator_holds_no_torch_object(wine, solver):
+    vae = make(solver=solver, learning_rate_init=1e-5).fit(wine).partial_fit(wine)
+    vae.module_, vae.score(wine)
+    found = [type(thing) for thing in things(vars(vae)) if type(thing).__module__.split(".")[0] == "torch"]
+    assert not found
+
+
+def test_looking_at_rows_changes_nothing_in_the_estimator(fitted, wine):
+    before = joblib.hash(vars(fitted))
+    for method in ("transform", "score_samples", "score", "reconstruct", "impute", "posterior"):
+        getattr(fitted, method)(wine)
+    fitted.sample(3, random_state=0), fitted.inverse_transform(np.zeros((1, 2))), fitted.module_, repr(fitted)
+    assert joblib.hash(vars(fitted)) == before
+
+
+def test_the_module_is_cached_outside_the_estimator_and_follows_a_refit(wine):
+    vae = make().fit(wine)
+    module = vae.module_
+    assert vae.module_ is module
+    assert not any(isinstance(value, nn.Module) for value in vars(vae).values())
+    assert not module.training
+    assert {p.dtype for p in module.parameters()} == {torch.float64}
+    before = vae.transform(wine)
+    vae.set_params(random_state=1, early_stopping=False).fit(wine)
+    assert vae.module_ is not module
+    assert not np.array_equal(vae.transform(wine), before)
+
+
+def test_a_copy_has_a_module_of_its_own(fitted, wine):
+    twin = copy.deepcopy(fitted)
+    twin.partial_fit(wine)
+    assert twin.module_ is not fitted.module_
+    assert not np.array_equal(twin.transform(wine), fitted.transform(wine))
+    assert not hasattr(clone(fitted), "module_")
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["warm cache", "cold cache"])
+def test_eight_threads_share_one_model(fitted, wine, fresh):
+    expected = fitted.transform(wine), fitted.score_samples(wine)
+    vae = pickle.loads(pickle.dumps(fitted)) if fresh else fitted
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda _: vae.transform(wine), range(24)))
+        scores = list(pool.map(lambda _: vae.score_samples(wine), range(24)))
+    for code, score in zip(codes, scores, strict=True):
+        np.testing.assert_array_equal(code, expected[0])
+        np.testing.assert_array_equal(score, expected[1])
+
+
+def test_eight_threads_fit_eight_models(wine):
+    serial = [make(random_state=seed).fit(wine).transform(wine) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        parallel = list(pool.map(lambda seed: make(random_state=seed).fit(wine).transform(wine), range(8)))
+    np.testing.assert_array_equal(parallel, serial)
+
+
+class Encoder(nn.Module):
+    """A user's network, with a layer that must be in evaluation mode after fit."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(n_in, 6), nn.Tanh(), nn.BatchNorm1d(6), nn.Linear(6, n_out))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.filterwarnings("ignore:VAETransformer stopped at")
+@pytest.mark.parametrize("how", ["callable", "module"])
+def test_a_model_with_a_users_network_pickles(wine, how):
+    if how == "module":
+        with torch.random.fork_rng():
+            network = Encoder(13, 4)
+    else:
+        network = Encoder
+    vae = make(encoder=network, early_stopping=False).fit(wine)
+    back = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(back.score_samples(wine), vae.score_samples(wine))
+    np.testing.assert_allclose(vae.transform(wine[:1]), vae.transform(wine)[:1], rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:VAETransformer stopped at")
+def test_a_users_module_is_copied(wine):
+    with torch.random.fork_rng():
+        network = Encoder(13, 4)
+    before = copy.deepcopy(network.state_dict())
+    make(encoder=network, init="random", learning_rate_init=0.1, max_iter=5).fit(wine)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+# Versions
+
+
+def loaded(state):
+    return VAETransformer.__new__(VAETransformer).__setstate__(state)
+
+
+@pytest.mark.parametrize("package", ["skvae", "scikit-learn"])
+def test_another_version_is_a_warning(fitted, wine, package):
+    state = fitted.__getstate__()
+    state["_versions"] = {**state["_versions"], package: "0.0.1"}
+    vae = VAETransformer.__new__(VAETransformer)
+    with pytest.warns(SavedModelWarning, match=f"saved with {package} 0.0.1 and is loaded with {package}"):
+        vae.__setstate__(state)
+    assert issubclass(SavedModelWarning, InconsistentVersionWarning)
+    np.testing.assert_array_equal(vae.transform(wine), fitted.transform(wine))
+
+
+@pytest.mark.parametrize("number", [0, 2, 999, "1", None])
+def test_another_format_is_an_error(fitted, number):
+    with pytest.raises(ValueError, match=r"saved in format .*; this version of skvae reads format 1"):
+        loaded({**fitted.__getstate__(), "_format": number})
+
+
+@pytest.mark.parametrize("versions", [None, 3, "0.1", []])
+def test_versions_that_are_no_dict_are_an_error(fitted, versions):
+    with pytest.raises(ValueError, match="The versions saved with this VAETransformer are not a dict"):
+        loaded({**fitted.__getstate__(), "_versions": versions})
+
+
+# Damage. Each function makes one change to a good state.
+
+BIG = 10**9
+FIRST, NOISE = "encoder.linear.weight", "likelihood.log_noise"
+
+
+def weights(change):
+    return lambda s: s.update(_weights={**s["_weights"], **change(s["_weights"])})
+
+
+def part(name, **parameters):
+    return lambda s: s["_parts"][name].set_params(**parameters)
+
+
+DAMAGE = {
+    "NaN weight": weights(lambda w: {FIRST: np.full_like(w[FIRST], np.nan)}),
+    "infinite weight": weights(lambda w: {FIRST: np.full_like(w[FIRST], np.inf)}),
+    "weight of another shape": weights(lambda w: {FIRST: w[FIRST][:-1]}),
+    "transposed weight": weights(lambda w: {FIRST: w[FIRST].T}),
+    "weight is an int": weights(lambda w: {NOISE: 3}),
+    "weight is a list": weights(lambda w: {NOISE: [0.0] * 13}),
+    "weight of strings": weights(lambda w: {NOISE: np.full(13, "a")}),
+    "weight of objects": weights(lambda w: {NOISE: np.full(13, None)}),
+    "extra weight": weights(lambda w: {"encoder.linear.more": np.ones(3)}),
+    "weight named by a number": weights(lambda w: {3: np.ones(3)}),
+    "missing weight": lambda s: s.update(_weights={k: v for k, v in s["_weights"].items() if k != FIRST}),
+    "no weights": lambda s: s.update(_weights={}),
+    "weights are a list": lambda s: s.update(_weights=[1, 2]),
+    "order repeats": lambda s: s.update(_order=np.array([0, 0])),
+    "order too long": lambda s: s.update(_order=np.array([0, 1, 2])),
+    "order is a list": lambda s: s.update(_order=[0, 1]),
+    "order of floats": lambda s: s.update(_order=np.array([0.0, 1.0])),
+    "order in two dimensions": lambda s: s.update(_order=np.array([[0], [1]])),
+    "order without dimensions": lambda s: s.update(_order=np.array(0)),
+    "order missing": lambda s: s.pop("_order"),
+    "mean missing": lambda s: s.pop("mean_"),
+    "scale missing": lambda s: s.pop("scale_"),
+    "shift missing": lambda s: s.pop("_shift"),
+    "parts missing": lambda s: s.pop("_parts"),
+    "seed missing": lambda s: s.pop("_seed"),
+    "width missing": lambda s: s.pop("n_features_in_"),
+    "n_components missing": lambda s: s.pop("n_components_"),
+    "scale of zero": lambda s: s.update(scale_=np.zeros(13)),
+    "negative scale": lambda s: s.update(scale_=-s["scale_"]),
+    "scale too short": lambda s: s.update(scale_=s["scale_"][:5]),
+    "mean is NaN": lambda s: s.update(mean_=np.full(13, np.nan)),
+    "seed is a string": lambda s: s.update(_seed="0"),
+    "width is an array": lambda s: s.update(n_features_in_=np.array([13])),
+    "width is negative": lambda s: s.update(n_features_in_=-13),
+    "width is huge": lambda s: s.update(n_features_in_=BIG),
+    "another n_components": lambda s: s.update(n_components_=3, _order=np.arange(3)),
+    "n_components is true": lambda s: s.update(n_components_=True),
+    "n_components is huge": lambda s: s.update(n_components_=10**7),
+    "huge layer": part("encoder", hidden_layer_sizes=(BIG,)),
+    "huge layers": part("encoder", hidden_layer_sizes=(10 * BIG, 10 * BIG)),
+    "huge decoder layer": part("decoder", hidden_layer_sizes=[BIG]),
+    "many layers": part("encoder", hidden_layer_sizes=(8,) * 100),
+    "negative layer": part("encoder", hidden_layer_sizes=(-8,)),
+    "layer is a string": part("encoder", hidden_layer_sizes=("a",)),
+    "layers are a number": part("encoder", hidden_layer_sizes=8),
+    "unknown activation": part("encoder", activation="nope"),
+    "unknown noise": part("likelihood", noise="nope"),
+    "negative noise floor": part("likelihood", noise_floor=-1.0),
+    "other noise": part("likelihood", noise="shared"),
+    "part missing": lambda s: s["_parts"].pop("decoder"),
+    "part of another kind": lambda s: s["_parts"].update(decoder=Gaussian()),
+    "part is a dict": lambda s: s["_parts"].update(encoder={"hidden_layer_sizes": (8,)}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_an_error_and_takes_no_memory(fitted, damage):
+    state = copy.deepcopy(fitted.__getstate__())
+    DAMAGE[damage](state)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"state of this VAETransformer is damaged: .* Load the file again"):
+            loaded(state)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_truncated_file_is_an_error(fitted):
+    for data, load in ((pickle.dumps(fitted), pickle.loads), (skops.io.dumps(fitted), skops.io.loads)):
+        with pytest.raises((ValueError, OSError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)):
+            load(data[: len(data) // 2])
+
+
+def test_skops_checks_what_it_loads(fitted):
+    """skops hands any attributes to a trusted class: ours checks them."""
+    broken = copy.deepcopy(fitted)
+    broken._weights[FIRST][0, 0] = np.nan
+    data = skops.io.dumps(broken)
+    with pytest.raises(ValueError, match=f"{FIRST} is not an array of finite numbers"):
+        skops.io.loads(data, trusted=skops.io.get_untrusted_types(data=data))
+
+
+def test_joblib_reads_a_compressed_file(fitted, wine):
+    file = io.BytesIO()
+    joblib.dump(fitted, file, compress=3)
+    file.seek(0)
+    np.testing.assert_array_equal(joblib.load(file).transform(wine), fitted.transform(wine))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_model_of_a_machine_with_cuda_runs_on_the_cpu_and_says_so_once(fitted, wine):
+    state = {**fitted.__getstate__(), "device": "cuda"}
+    vae = VAETransformer.__new__(VAETransformer)
+    vae.__setstate__(state)
+    with pytest.warns(UserWarning, match="device='cuda' is not available on this machine") as caught:
+        codes = vae.transform(wine)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(codes, fitted.transform(wine))

@@ -1,0 +1,421 @@
+"""The one training loop: players, averaging, early stopping, history."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skvae import ELBO, MLP, Gaussian
+from skvae.data import Rows, column_moments, to_rows
+from skvae.model import Blueprint
+from skvae.objectives import Objective
+from skvae.training import SOLVERS, DivergedError, Plan, Player, held_out_mean, make_players, train
+
+ADAM = partial(SOLVERS["adam"], lr=1e-2)
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def parameters(*shapes, seed=0):
+    rng = seeded(seed)
+    return [nn.Parameter(torch.randn(*shape, generator=rng)) for shape in shapes]
+
+
+def model_and_rows(objective=None, n_rows=60, seed=0, weight=None):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, 2)) @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(n_rows, 4))
+    scale = Gaussian().scale(column_moments(X))
+    network = MLP((6,), "tanh")
+    model = Blueprint(4, 2, Gaussian(), objective or ELBO(), network, network, scale).build(seeded(seed)).float()
+    return model, to_rows(X, scale, weight)
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def plan(max_iter, **kw):
+    return Plan(**{"solver": ADAM, "batch_size": 20, "max_iter": max_iter, **kw})
+
+
+class Scripted(Objective):
+    """Every epoch adds about one to each parameter; the monitored value follows a script, one entry an evaluation."""
+
+    def __init__(self, script, ramp_epochs=0):
+        self.script = list(script)
+        self.ramp_epochs = ramp_epochs
+
+    @property
+    def ramp(self):
+        return self.ramp_epochs
+
+    def __call__(self, model, batch, rng, epoch):
+        return {"loss": -sum(p.sum() for p in model.parameters())}
+
+    def monitor(self, model, batch, rng):
+        return torch.full((len(batch),), float(self.script.pop(0)))
+
+
+def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=False):
+    """The report, the model's states at every epoch and its state at the end."""
+    model, rows = model_and_rows()
+    held_out = Rows(torch.zeros(2000, 4))  # one evaluation an epoch
+    states = [state(model)]
+    report = train(
+        model,
+        Scripted(script, ramp_epochs),
+        rows,
+        Plan(SGD, len(rows), max_iter or len(script) - 1, patience=patience, average=average),
+        seeded(),
+        held_out,
+        lambda epoch: states.append(state(model)) or False,
+    )
+    return report, states, state(model)
+
+
+# Players
+
+
+def test_parameters_and_gradients_are_views_into_one_vector():
+    group = parameters((3, 2), (3,))
+    before = [p.detach().clone() for p in group]
+    player = Player(group, "loss", SGD)
+    assert player.vector.shape == (9,)
+    assert all(torch.equal(p, b) for p, b in zip(group, before, strict=True))
+    with torch.no_grad():
+        player.vector.fill_(7.0)
+    player.vector.grad.fill_(3.0)
+    assert all(bool((p == 7).all()) and bool((p.grad == 3).all()) for p in group)
+
+
+def test_a_step_on_the_vector_is_a_step_on_each_parameter():
+    flat, apart = parameters((3, 2), (3,)), parameters((3, 2), (3,))
+    player, solver = Player(flat, "loss", ADAM), ADAM(apart)
+    for _ in range(5):
+        player.backward(sum(p.pow(4).sum() for p in flat), only=True, retain=False)
+        player.step(1.0)
+        solver.zero_grad()
+        sum(p.pow(4).sum() for p in apart).backward()
+        solver.step()
+    for one, other in zip(flat, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+class Shared(Scripted):
+    def players(self, model):
+        everything = list(model.parameters())
+        return [(everything, "loss"), (everything[:1], "loss")]
+
+
+def test_groups_that_share_a_parameter_are_refused():
+    model, _ = model_and_rows()
+    with pytest.raises(
+        ValueError, match=r"Shared\.players gives one parameter to two players; groups must be disjoint"
+    ):
+        make_players(model, Shared([]), SGD)
+
+
+class Opposed(Objective):
+    """The encoder's player lowers the sum of all weights, the decoder's raises it."""
+
+    def __call__(self, model, batch, rng, epoch):
+        total = sum(p.sum() for net in (model.encoder, model.decoder) for p in net.parameters())
+        return {"loss": total, "rise": -total}
+
+    def players(self, model):
+        return [(list(model.encoder.parameters()), "loss"), (list(model.decoder.parameters()), "rise")]
+
+
+def test_players_with_opposed_losses_move_only_their_own_parameters():
+    model, rows = model_and_rows(Opposed())
+    before = state(model)
+    train(model, Opposed(), rows, Plan(SGD, len(rows), 1, average=False), seeded())
+    for name, value in state(model).items():
+        moved = {"encoder": -0.1, "decoder": 0.1}.get(name.split(".")[0], 0.0)
+        torch.testing.assert_close(value - before[name], torch.full_like(value, moved), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["adam", "adagrad", "rmsprop", "sgd"])
+def test_every_solver_moves_each_player_down_its_own_loss(solver):
+    model, rows = model_and_rows(Opposed())
+    before = state(model)
+    train(model, Opposed(), rows, Plan(partial(SOLVERS[solver], lr=1e-3), len(rows), 1, average=False), seeded())
+    for name, value in state(model).items():
+        if name.startswith(("encoder", "decoder")):
+            assert bool((torch.sign(value - before[name]) == (-1 if name.startswith("encoder") else 1)).all()), name
+
+
+class Selfish(Opposed):
+    """Both players' gradients are non-zero for both groups; only the group's own may arrive."""
+
+    def __call__(self, model, batch, rng, epoch):
+        total = sum(p.square().sum() for net in (model.encoder, model.decoder) for p in net.parameters())
+        return {"loss": total, "rise": -total}
+
+
+def test_two_players_equal_two_separate_optimisers():
+    """One Adam over both groups would add the losses and cancel every gradient."""
+    model, rows = model_and_rows(Selfish())
+    twin, _ = model_and_rows(Selfish())
+    train(model, Selfish(), rows, Plan(ADAM, len(rows), 4, average=False), seeded())
+    for network, sign in [(twin.encoder, 1), (twin.decoder, -1)]:
+        solver = ADAM(list(network.parameters()))
+        for _ in range(4):
+            solver.zero_grad()
+            (sign * sum(p.square().sum() for p in network.parameters())).backward()
+            solver.step()
+    for (name, one), other in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, msg=name)
+
+
+# Averaging
+
+
+def test_average_is_a_power_weighted_mean_of_the_steps():
+    """w_1 = p_1 and w_t = w_{t-1} + 10 / (9 + t) (p_t - w_{t-1})."""
+    model, rows = model_and_rows()
+    twin, _ = model_and_rows()
+    train(model, ELBO(), rows, Plan(ADAM, 20, 3), seeded())
+
+    path = []
+
+    class Recording(torch.optim.Adam):
+        def step(self, closure=None):
+            super().step(closure)
+            path.append(self.param_groups[0]["params"][0].detach().clone())
+
+    train(twin, ELBO(), rows, Plan(lambda p: Recording(p, lr=1e-2, fused=True), 20, 3, average=False), seeded())
+    average = torch.zeros_like(path[0])
+    for t, vector in enumerate(path, start=1):
+        average += min(1.0, 10 / (9 + t)) * (vector - average)
+    found = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    assert len(path) == 9
+    torch.testing.assert_close(found, average, rtol=1e-6, atol=1e-7)
+
+
+def test_averaging_changes_what_is_kept_and_not_the_path():
+    runs = []
+    for average in (True, False):
+        model, rows = model_and_rows()
+        report = train(model, ELBO(), rows, plan(5, average=average), seeded())
+        runs.append((report.history["loss"], state(model)))
+    assert runs[0][0] == runs[1][0]
+    assert not same(runs[0][1], runs[1][1])
+
+
+# Early stopping
+
+
+@pytest.mark.parametrize("best", [0, 1, 3, 4])
+@pytest.mark.parametrize("average", [False, True])
+def test_best_epoch_is_restored_bit_by_bit(best, average):
+    script = [-5.0, -4.0, -6.0, -3.0, -7.0]
+    script[best] = 1.0
+    report, states, final = scripted(script, average=average)
+    assert report.best == best
+    assert report.n_iter == 4
+    assert same(final, states[best])
+    assert best == 4 or not same(final, states[4])
+
+
+def test_held_out_curve_starts_with_the_untrained_model():
+    report, _, _ = scripted([-5.0, -4.0, -6.0])
+    assert report.held_out == [-5.0, -4.0, -6.0]
+
+
+def test_patience_counts_epochs_since_the_best():
+    report, _, _ = scripted([0, 1, 2, 1, 1, 1, 5], patience=3)
+    assert (report.n_iter, report.best) == (5, 2)
+
+
+def test_patience_starts_after_the_ramp():
+    report, _, _ = scripted([9, 1, 1, 1, 1, 1, 1, 1], patience=2, ramp_epochs=4)
+    assert report.n_iter == 6
+
+
+def test_an_equal_value_is_no_improvement():
+    report, _, _ = scripted([1, 1, 1], patience=2)
+    assert (report.n_iter, report.best) == (2, 0)
+
+
+def test_an_undefined_held_out_value_is_never_the_best():
+    report, _, _ = scripted([0, math.nan, math.inf, -1])
+    assert report.best == 0
+    assert report.held_out[1:3] == [-math.inf, -math.inf]
+
+
+def test_without_held_out_rows_the_last_epoch_is_kept():
+    model, rows = model_and_rows()
+    seen = []
+    report = train(model, ELBO(), rows, plan(4), seeded(), on_epoch=lambda epoch: seen.append(state(model)))
+    assert (report.n_iter, report.best, report.held_out) == (4, 4, [])
+    assert same(state(model), seen[-1])
+
+
+def test_on_epoch_stops_training_by_returning_true():
+    model, rows = model_and_rows()
+    numbers = []
+    report = train(
+        model, ELBO(), rows, plan(9), seeded(), on_epoch=lambda epoch: numbers.append(epoch.number) or epoch.number == 3
+    )
+    assert numbers == [1, 2, 3]
+    assert report.n_iter == 3
+
+
+def test_held_out_mean_is_weighted_and_the_same_at_every_call():
+    model, rows = model_and_rows(n_rows=2000)
+    first, again = (held_out_mean(model, ELBO(), rows, 3) for _ in range(2))
+    assert first == again
+    weight = torch.rand(2000, generator=seeded())
+    weighted = Rows(rows.x, weight=weight)
+    with torch.no_grad():
+        values = ELBO().monitor(model, rows, seeded(3)).double()
+    assert held_out_mean(model, ELBO(), weighted, 3) == pytest.approx(float((weight * values).sum() / weight.sum()))
+
+
+# Loss and history
+
+
+class RowLoss(Objective):
+    """A loss of known values: the first column of x, without a slope worth naming."""
+
+    def __call__(self, model, batch, rng, epoch):
+        nothing = 0.0 * sum(p.sum() for p in model.parameters())
+        return {"loss": batch.x[:, 0] + nothing, "scalar": nothing + epoch, "squares": batch.x[:, 0].square()}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_history_holds_the_weighted_mean_of_every_term_over_all_rows(weighted):
+    weight = np.linspace(0.1, 1.9, 57) if weighted else None
+    model, rows = model_and_rows(n_rows=57, weight=weight)
+    report = train(model, RowLoss(), rows, plan(3), seeded())
+    x = rows.x[:, 0].double().numpy()
+    assert report.history.keys() == {"loss", "scalar", "squares"}
+    np.testing.assert_allclose(report.history["loss"], [np.average(x, weights=weight)] * 3, atol=1e-6)
+    np.testing.assert_allclose(report.history["squares"], [np.average(x**2, weights=weight)] * 3, rtol=1e-5)
+    np.testing.assert_allclose(report.history["scalar"], [1, 2, 3], rtol=1e-6)
+
+
+def test_gradient_of_a_weighted_batch_is_that_of_its_weighted_mean():
+    weight = np.array([3.0, 0.5, 0.25, 0.25])
+    model, rows = model_and_rows(n_rows=4, weight=weight)
+    twin, _ = model_and_rows(n_rows=4)
+    repeated = rows.take(torch.tensor([0] * 12 + [1] * 2 + [2, 3]))
+    repeated.weight = None
+    for m, r in [(model, rows), (twin, repeated)]:
+        train(m, Weightless(), r, Plan(SGD, 99, 1, average=False), seeded())
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+class Weightless(Objective):
+    """Reconstruction error of the mean code: no draws, so that batches of other sizes compare."""
+
+    def __call__(self, model, batch, rng, epoch):
+        return {"loss": -model.log_prob(model.encode(batch.x)[0], batch.x).sum(-1)}
+
+
+def test_training_lowers_the_loss():
+    model, rows = model_and_rows()
+    losses = train(model, ELBO(), rows, plan(40), seeded()).history["loss"]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_model_is_left_in_evaluation_mode():
+    model, rows = model_and_rows()
+    train(model, ELBO(), rows, plan(1), seeded())
+    assert not model.training
+
+
+# Failure and continuation
+
+
+class Explosive(Objective):
+    def __init__(self, bad_epoch):
+        self.bad_epoch = bad_epoch
+
+    def __call__(self, model, batch, rng, epoch):
+        total = sum(p.square().sum() for p in model.parameters())
+        return {"loss": total * (math.nan if epoch == self.bad_epoch else 1.0)}
+
+
+def test_a_first_epoch_that_diverges_is_an_error():
+    model, rows = model_and_rows()
+    with pytest.raises(DivergedError):
+        train(model, Explosive(1), rows, plan(3), seeded())
+
+
+def test_a_later_epoch_that_diverges_ends_training_with_the_last_good_weights():
+    model, rows = model_and_rows()
+    seen = []
+    report = train(model, Explosive(3), rows, plan(9), seeded(), on_epoch=lambda epoch: seen.append(state(model)))
+    assert (report.diverged, report.n_iter, report.best) == (3, 2, 2)
+    assert len(report.history["loss"]) == 2
+    assert same(state(model), seen[-1])
+
+
+@pytest.mark.parametrize("solver", ["adam", "adagrad", "rmsprop", "sgd"])
+def test_solver_state_carried_over_equals_an_uninterrupted_run(solver):
+    make = partial(SOLVERS[solver], lr=1e-3)
+    whole, rows = model_and_rows()
+    parts, _ = model_and_rows()
+    one = Plan(make, len(rows), 4, average=False)
+    train(whole, Weightless(), rows, one, seeded())
+    carried = None
+    for _ in range(4):
+        report = train(
+            parts, Weightless(), rows, Plan(make, len(rows), 1, average=False), seeded(), solver_state=carried
+        )
+        carried = report.solver_state
+        assert all(isinstance(v, (np.ndarray, float, int, type(None))) for s in carried for v in s.values())
+    for one_p, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(one_p, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_generator_gives_the_same_model():
+    ends = []
+    for seed in (0, 0, 1):
+        model, rows = model_and_rows()
+        train(model, ELBO(), rows, plan(3), seeded(seed))
+        ends.append(state(model))
+    assert same(ends[0], ends[1])
+    assert not same(ends[0], ends[2])
+
+
+class Buffered(Objective):
+    """A running count kept in a buffer, as batch normalisation keeps its mean."""
+
+    def __init__(self, script=()):
+        self.script = list(script)
+
+    def modules(self, dims):
+        module = nn.Module()
+        module.register_buffer("count", torch.zeros(()))
+        return {"counter": module}
+
+    def __call__(self, model, batch, rng, epoch):
+        model.extras["counter"].count += 1
+        return {"loss": ELBO()(model, batch, rng, epoch)["loss"]}
+
+    def monitor(self, model, batch, rng):
+        return torch.full((len(batch),), float(self.script.pop(0)))
+
+
+def test_buffers_are_restored_with_the_best_weights():
+    script = [0, 1, 9, 1, 1]
+    objective = Buffered(script)
+    model, rows = model_and_rows(objective)
+    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Rows(torch.zeros(2000, 4)))
+    assert model.extras["counter"].count == 2
