@@ -10,7 +10,7 @@ __all__ = ["format_table", "print_table"]
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
     """Columns of equal width, the first flush left and the others flush right."""
     cells = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    widths = [max(2, *(len(row[i]) for row in cells)) for i in range(len(header))]
     lines = []
     for row in cells:
         padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]

@@ -28,7 +28,7 @@ from .data import Array, Rows, Scale, column_moments, to_rows, unpack_container
 from .likelihoods import LIKELIHOODS, Likelihood
 from .model import VAE, Blueprint
 from .networks import ACTIVATIONS, MLP, Network, Supplied
-from .objectives import ELBO, OBJECTIVES, Objective
+from .objectives import OBJECTIVES, Objective
 from .scores import latent_kl
 from .training import SOLVERS, DivergedError, Epoch, Plan, Report, held_out_mean, train
 
@@ -382,10 +382,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        elif self._parts["objective"].density and not (report.held_out and self._started):
+        elif self._parts["objective"].is_bound and not (report.held_out and self._started):
             rows = next(rows.blocks(DIAGNOSTIC_ROWS))
             baseline = model.likelihood.baseline(rows, cov, _most_latents(self.n_components_, cov))
-            reached = held_out_mean(model, ELBO(n_draws=8), rows, self._seed)
+            reached = held_out_mean(model, self._parts["objective"], rows, self._seed, evaluations=50_000)
             if reached < baseline - 0.05 - 0.01 * abs(baseline):
                 warnings.warn(
                     f"{name} stopped at {reached:.3f} nats a row, below the {baseline:.3f} of {linear}. Raise max_iter "

@@ -20,6 +20,8 @@ __all__ = ["build_seeded", "make_generator", "resolve_device", "thread_limit", "
 # Below this many multiply-adds in a layer's product, a second thread costs more than it brings.
 SINGLE_THREAD_PRODUCT = 4_000_000
 
+# Functions that take a shape from a tensor and, in older versions of torch, no generator.
+_LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
 _RANDOM_FUNCTIONS = {
     torch.Tensor.bernoulli_,
     torch.Tensor.exponential_,
@@ -50,7 +52,9 @@ def resolve_device(name: str) -> torch.device:
         ) from None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device.type not in available:
-        raise ValueError(f"device={name!r} is not a device skvae runs on; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'.")
+        raise ValueError(
+            f"device={name!r} is not a device skvae runs on; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'."
+        )
     if not available[device.type]:
         warnings.warn(f"device={name!r} is not available on this machine: using the CPU.", stacklevel=2)
         return torch.device("cpu")
@@ -75,6 +79,9 @@ class _Seeded(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func in _LIKE:
+            kwargs.setdefault("dtype", args[0].dtype)
+            func, args = _LIKE[func], (args[0].shape, *args[1:])
         # `torch.nn.init` functions come here whole, with a `generator` of None to fill in.
         if (func in _RANDOM_FUNCTIONS or "generator" in kwargs) and kwargs.get("generator") is None:
             kwargs["generator"] = self.generator

@@ -89,12 +89,15 @@ class VAE(nn.Module):
         terms = self.likelihood.log_prob(self.params(z, x), x)
         return terms if mask is None else terms * mask
 
+    def log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
+        return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z).sum(-1)
+
     def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
         """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J): (S, N)."""
         mu, log_var = self.encode(x, mask)
         z = mu + torch.exp(0.5 * log_var) * eps
-        latent = (self.prior.log_prob(z) - log_normal(eps, log_var)).sum(-1)
-        return self.log_prob(z, x, mask).sum(-1) + latent
+        return self.log_joint(z, x, mask) - log_normal(eps, log_var).sum(-1)
 
     @torch.no_grad()
     def check_widths(self) -> None:

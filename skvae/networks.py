@@ -32,16 +32,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-class Network(Part, ABC):
-    """Hyperparameters of an encoder and a decoder."""
+class Network(Part):
+    """Hyperparameters of an encoder, a decoder, or both."""
 
-    @abstractmethod
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
         """A module from (N, n_in) to (N, n_out): posterior means, then log variances."""
+        raise TypeError(f"{type(self).__name__} has no encoder; pass it as decoder=.")
 
-    @abstractmethod
     def build_decoder(self, n_in: int, n_out: int) -> nn.Module:
         """A module from (N, n_in) to (N, n_out): the likelihood's parameters."""
+        raise TypeError(f"{type(self).__name__} has no decoder; pass it as encoder=.")
 
 
 class LinearPath(nn.Module):

@@ -38,6 +38,11 @@ class Objective(Part, ABC):
     uses_target: ClassVar[bool] = False
 
     @property
+    def is_bound(self) -> bool:
+        """Whether `monitor` is a lower bound on log p(x), to be held beside other models' likelihoods."""
+        return False
+
+    @property
     def ramp(self) -> int:
         """Epochs before the loss takes its final form; early stopping is patient until then."""
         return 0
@@ -52,13 +57,17 @@ class Objective(Part, ABC):
 
     @abstractmethod
     def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
-        """Named terms, each (N,) or a scalar, one of them "loss"; all are logged, the players' are minimised."""
+        """Named terms, each (N,) or a scalar. All are logged, the players' are minimised, "loss" is `loss_curve_`."""
 
     def players(self, model: VAE) -> list[tuple[list[nn.Parameter], str]]:
-        """Disjoint groups of parameters and the term each one minimises."""
+        """Disjoint groups of parameters and the term each one minimises.
+
+        Parameters in no group stay as they started, the likelihood's noise among them.
+        """
         return [([p for p in model.parameters() if p.requires_grad], "loss")]
 
-    # What early stopping watches, (N,), higher is better, at the loss' final form; None where nothing can be watched.
+    # What early stopping watches: monitor(model, batch, rng) -> (N,), higher is better, at the loss' final form. It is
+    # called with gradients off (an objective that needs them opens torch.enable_grad()). None: nothing to watch.
     monitor = None
 
 
@@ -106,6 +115,10 @@ class ELBO(Objective):
         self.beta = beta
         self.warmup = warmup
         self.free_bits = free_bits
+
+    @property
+    def is_bound(self) -> bool:
+        return self.beta == 1
 
     @property
     def ramp(self) -> int:
@@ -161,6 +174,10 @@ class IWAE(Objective):
 
     def __init__(self, n_draws=5):
         self.n_draws = n_draws
+
+    @property
+    def is_bound(self) -> bool:
+        return True
 
     def bound(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:
         """log 1/S sum_s w(x, z_s), (N,), in nats."""

@@ -3,48 +3,184 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.special import ndtri
+from scipy.special import ndtri, roots_hermitenorm
 from scipy.stats import qmc
 from torch import Tensor
 
 from .data import Rows
 from .model import VAE
+from .priors import log_normal
 
-__all__ = ["block_rows", "conditional_mean", "latent_kl", "log_likelihood", "quasi_normal"]
+__all__ = [
+    "Posterior",
+    "Rule",
+    "block_rows",
+    "conditional_mean",
+    "latent_kl",
+    "log_likelihood",
+    "normal_rule",
+    "posterior",
+    "quasi_normal",
+]
 
 # Numbers a block may hold in its widest array (32 MB in float64).
 BLOCK_NUMBERS = 4_000_000
+# Quadrature nodes a latent: fewer than this are no better than draws, and more than this bring nothing.
+FEWEST_NODES, MOST_NODES = 5, 128
+# Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
+NEWTON_STEPS = 8
 
 
 def quasi_normal(n_draws: int, n_components: int, seed: int) -> Tensor:
     """(S, J) standard normal points that fill space evenly: a scrambled Sobol sequence through the normal quantile.
 
-    All rows share them, so a row's score depends on no other row and is the same at every call.
+    All rows share them, so a row's score depends on no other row and is the same at every call. It also means that
+    their sampling error does not average out over rows, so their moments are set to the normal's: pairs (eps, -eps),
+    whose mean is 0, and, where there are enough of them, a covariance of exactly I.
     """
+    half = -(-n_draws // 2)
     sobol = qmc.Sobol(n_components, scramble=True, rng=np.random.default_rng(seed))
-    points = sobol.random_base2(max(0, math.ceil(math.log2(n_draws))))[:n_draws]
+    points = sobol.random_base2(math.ceil(math.log2(half)))[:half]
     tiny = np.finfo(np.float64).eps
-    return torch.tensor(ndtri(points.clip(tiny, 1 - tiny)), dtype=torch.float64, device="cpu")
+    eps = ndtri(points.clip(tiny, 1 - tiny))
+    if half > n_components:
+        eps = np.linalg.solve(np.linalg.cholesky(eps.T @ eps / half), eps.T).T
+    pairs = np.stack([eps, -eps], axis=1).reshape(2 * half, n_components)
+    return torch.tensor(pairs[:n_draws], dtype=torch.float64, device="cpu")
 
 
-def log_likelihood(model: VAE, rows: Rows, eps: Tensor) -> Tensor:
-    """log p(x) >= log 1/S sum_s w(x, z_s), in nats of data units: (N,) (Burda et al. 2016, eq. 8).
+class Rule(NamedTuple):
+    """Points and weights for expectations under N(0, I): E[f(eps)] is about sum_s exp(log_weight_s) f(eps_s).
 
-    A row so far out that its weights are not numbers gets -inf: nothing is less likely.
+    Attributes
+    ----------
+    eps : Tensor of shape (S, 1, J)
+    log_weight : Tensor of shape (S, 1)
+        Logarithms of weights that sum to 1.
     """
-    bound = torch.logsumexp(model.log_weights(rows.x, eps[:, None], rows.mask), dim=0) - math.log(len(eps))
-    return bound.nan_to_num(nan=-math.inf, neginf=-math.inf)
+
+    eps: Tensor
+    log_weight: Tensor
+
+    def to(self, device: torch.device) -> Rule:
+        """The same rule on `device`."""
+        return Rule(self.eps.to(device), self.log_weight.to(device))
 
 
-def conditional_mean(model: VAE, rows: Rows, eps: Tensor) -> Tensor:
-    """E[x | the present cells], in model units: (N, D). Draws of z are weighted by w(x, z) (Mattei & Frellsen 2019)."""
+def normal_rule(n_draws: int, n_components: int, seed: int) -> Rule:
+    """At most `n_draws` points: Gauss-Hermite quadrature for one or two latents, quasi-random draws for more.
+
+    Quadrature centred and scaled by each row's q(z|x) (Liu & Pierce 1994) reaches into the tails that draws from q
+    miss, and needs few points; their number is a power of J, so beyond two latents draws do better.
+    """
+    nodes = min(round(n_draws ** (1 / n_components) - 0.5 + 1e-9), MOST_NODES)
+    if n_components > 2 or nodes < FEWEST_NODES:
+        eps = quasi_normal(n_draws, n_components, seed)
+        log_weight = torch.full((n_draws,), -math.log(n_draws), dtype=torch.float64, device="cpu")
+    else:
+        points, weights = roots_hermitenorm(nodes)
+        grid = np.stack(np.meshgrid(*[points] * n_components, indexing="ij"), axis=-1).reshape(-1, n_components)
+        with np.errstate(divide="ignore"):
+            logs = np.log(weights / weights.sum())
+        total = np.stack(np.meshgrid(*[logs] * n_components, indexing="ij"), axis=-1).sum(-1).ravel()
+        eps = torch.tensor(grid, dtype=torch.float64, device="cpu")
+        log_weight = torch.tensor(total, dtype=torch.float64, device="cpu")
+    return Rule(eps[:, None], log_weight[:, None])
+
+
+class Posterior(NamedTuple):
+    """q(z|x) of every row: z = mean + factor eps.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (N, J)
+    factor : Tensor of shape (N, J, J)
+        Lower triangular.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of each latent: (N, J)."""
+        return self.factor.square().sum(-1).sqrt()
+
+
+def posterior(model: VAE, rows: Rows) -> Posterior:
+    """The encoder's q(z|x); for a row with gaps, Laplace's approximation to p(z | the present cells).
+
+    The encoder was trained on rows as they come and cannot know how much less a row with gaps says of z: its q would be
+    off-centre and too narrow. Newton's steps on log p(x_present, z) ask the decoder instead, and are exact where it is
+    linear.
+    """
     mu, log_var = model.encode(rows.x, rows.mask)
-    z = mu + torch.exp(0.5 * log_var) * eps[:, None]
-    weight = torch.softmax(model.log_weights(rows.x, eps[:, None], rows.mask), dim=0)
-    return torch.einsum("sn,snd->nd", weight, model.mean(z))
+    factor = torch.diag_embed(torch.exp(0.5 * log_var))
+    if rows.mask is None:
+        return Posterior(mu, factor)
+    gaps = (rows.mask == 0).any(dim=1).nonzero()[:, 0]
+    if len(gaps):
+        mean, gap_factor = _laplace(model, rows.take(gaps), mu[gaps])
+        mu, factor = mu.index_copy(0, gaps, mean), factor.index_copy(0, gaps, gap_factor)
+    return Posterior(mu, factor)
+
+
+def _laplace(model: VAE, rows: Rows, z: Tensor) -> Posterior:
+    """The mode of p(z | the present cells), by Newton's method from `z`, and the curvature there."""
+    value, step, factor = _newton_step(model, rows, z)
+    length = torch.ones_like(value)
+    for _ in range(NEWTON_STEPS):
+        tried = z + length[:, None] * step
+        new_value, new_step, new_factor = _newton_step(model, rows, tried)
+        better = new_value > value
+        value = torch.where(better, new_value, value)
+        z, step = (torch.where(better[:, None], new, old) for new, old in ((tried, z), (new_step, step)))
+        factor = torch.where(better[:, None, None], new_factor, factor)
+        length = torch.where(better, 1.0, length / 4)
+    return Posterior(z, factor)
+
+
+def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x, z), Newton's step from z, and a factor of the inverse curvature: (N,), (N, J), (N, J, J)."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = model.log_joint(z, rows.x, rows.mask)
+        (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
+        columns = [torch.autograd.grad(s.sum(), z, retain_graph=True)[0] for s in slope.unbind(dim=1)]
+    curvature = -torch.stack(columns, dim=1).nan_to_num()
+    # The prior alone curves by 1; less than that is where the likelihood is not log-concave.
+    values, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
+    covariance = (vectors / values.clamp_min(1.0)[:, None]) @ vectors.mT
+    step = (covariance @ slope.detach().nan_to_num()[..., None])[..., 0]
+    return value.detach(), step, torch.linalg.cholesky(covariance)
+
+
+def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Points z (S, N, J) of q(z|x), and log (rule's weight * w(x, z)), (S, N)."""
+    mean, factor = posterior(model, rows)
+    z = mean + (factor @ rule.eps[..., None])[..., 0]
+    log_q = log_normal(rule.eps).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+    return z, model.log_joint(z, rows.x, rows.mask) - log_q + rule.log_weight
+
+
+def log_likelihood(model: VAE, rows: Rows, rule: Rule) -> Tensor:
+    """log p(x) = log E_q[w(x, z)], the expectation by `rule`, in nats of data units: (N,).
+
+    With draws it is a lower bound in expectation (Burda et al. 2016, eq. 8). A row so far out that its weights are not
+    numbers gets -inf: nothing is less likely.
+    """
+    _, log_weight = _weighted_points(model, rows, rule)
+    return torch.logsumexp(log_weight, dim=0).nan_to_num(nan=-math.inf, neginf=-math.inf)
+
+
+def conditional_mean(model: VAE, rows: Rows, rule: Rule) -> Tensor:
+    """E[x | the present cells], in model units: (N, D). Points are weighted by w(x, z) (Mattei & Frellsen 2019)."""
+    z, log_weight = _weighted_points(model, rows, rule)
+    return torch.einsum("sn,snd->nd", torch.softmax(log_weight, dim=0), model.mean(z))
 
 
 def latent_kl(model: VAE, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from ._torch import make_generator, torch_scope
 from .data import Array, Rows, Scale, to_rows
 from .model import VAE
 from .objectives import OBJECTIVES
-from .scores import block_rows, conditional_mean, log_likelihood, quasi_normal
+from .scores import Rule, block_rows, conditional_mean, log_likelihood, normal_rule, posterior
 
 __all__ = ["VAETransformer"]
 
@@ -80,7 +80,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Draws of z a row in `score_samples`, `score` and `impute`.
+        Points z a row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
@@ -193,6 +193,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     def transform(self, X):
         """Posterior mean of the latents, most informative first.
 
+        The encoder's; for a row with gaps the most likely latents given its other cells, found with the decoder.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -223,13 +225,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        codes = self._by_blocks(X, lambda model, rows: torch.stack(model.encode(rows.x, rows.mask), dim=1))
-        mean, log_var = codes[:, 0], codes[:, 1]
+        codes = self._by_blocks(X, _mean_and_std)
+        mean, std = codes[:, 0], codes[:, 1]
         if not np.isfinite(mean).all():
             row = int(np.argwhere(~np.isfinite(mean))[0, 0])
             raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
         order = self._order
-        return mean[:, order].astype(X.dtype), np.exp(0.5 * log_var[:, order]).astype(X.dtype)
+        return mean[:, order].astype(X.dtype), std[:, order].astype(X.dtype)
 
     def inverse_transform(self, X):
         """Mean of p(x|z), in data units.
@@ -287,8 +289,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         gaps = np.isnan(X)
         rows = gaps.any(axis=1)
         if rows.any():
-            eps = self._eps()
-            means = self._by_blocks(X[rows], lambda model, block: conditional_mean(model, block, eps), self.n_draws)
+            rule = self._rule()
+            means = self._by_blocks(X[rows], lambda model, block: conditional_mean(model, block, rule), self.n_draws)
             X[gaps] = self._scale().to_data(means)[gaps[rows]]
         return X
 
@@ -321,8 +323,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     def score_samples(self, X):
         """Log-likelihood of every row, in nats and in the units of X.
 
-        A lower bound that tightens with `n_draws`: the logarithm of the mean importance weight p(x, z) / q(z|x)
-        (Burda et al. 2016, eq. 8). The draws are quasi-random, fixed by the fit and shared by all rows, so a row's
+        The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
+        Gauss-Hermite quadrature around q(z|x), with more quasi-random draws, where it is a lower bound that tightens
+        with `n_draws` (Burda et al. 2016, eq. 8). The points are fixed by the fit and shared by all rows, so a row's
         score depends on nothing else. With missing cells it is the likelihood of the present ones.
 
         Parameters
@@ -336,8 +339,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             float64; -inf for a row too far out to be scored.
         """
         check_is_fitted(self)
-        eps = self._eps()
-        return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, eps), self.n_draws)
+        rule = self._rule()
+        return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
 
     @available_if(_has_density)
     def score(self, X, y=None):
@@ -362,9 +365,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     def _scale(self) -> Scale:
         return Scale(self._shift, self.scale_)
 
-    def _eps(self) -> Tensor:
-        """The draws all rows share, (n_draws, J)."""
-        return quasi_normal(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
+    def _rule(self) -> Rule:
+        """The points all rows share."""
+        return normal_rule(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
 
     def _by_blocks(self, X: Array, function: Callable[[VAE, Rows], Tensor], n_draws: int = 1) -> np.ndarray:
         """`function` of the rows of X, block by block: memory follows the block and the result, not X."""
@@ -385,6 +388,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
                 z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
                 results.append(self._scale().to_data(function(model, z).cpu().numpy()))
         return np.concatenate(results)
+
+
+def _mean_and_std(model: VAE, rows: Rows) -> Tensor:
+    q = posterior(model, rows)
+    return torch.stack([q.mean, q.std], dim=1)
 
 
 def _slices(n: int, size: int) -> list[slice]:
