@@ -7,6 +7,7 @@ that W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -36,31 +37,55 @@ class Covariance:
     weight : array of shape (N,) or None
     """
 
-    def __init__(self, x: Array, present: Array | None = None, weight: Array | None = None):
-        root = 1.0 if weight is None else np.sqrt(weight)[:, None]
+    def __init__(self, x: np.ndarray, present: np.ndarray | None = None, weight: np.ndarray | None = None):
+        self.x, self.present = x, present
+        self.root = None if weight is None else np.sqrt(weight, dtype=np.float64)[:, None]
         self.n_rows, self.n_columns = x.shape
-        rows, mass = x * root, None if present is None else present * root
-        total = float(self.n_rows) if weight is None else float(weight.sum())
-        count = total if mass is None else np.maximum((mass**2).sum(axis=0), np.finfo(float).tiny)
-        self.diagonal = (rows**2).sum(axis=0) / count
-        self.matrix: Array | None = None
-        if self.n_columns <= EXACT_COLUMNS:
-            pairs = total if mass is None else np.maximum(mass.T @ mass, np.finfo(float).tiny)
-            self.matrix = (rows.T @ rows) / pairs
-        else:
-            self.rows = rows / np.sqrt(count)
+        self.total = float(len(x)) if weight is None else float(weight.sum(dtype=np.float64))
+
+    # Computed when first asked for: a random start of a large table needs none of it.
+
+    @cached_property
+    def rows(self) -> Array:
+        """Rows times the square root of their weight."""
+        rows = self.x.astype(np.float64)
+        return rows if self.root is None else rows * self.root
+
+    @cached_property
+    def mass(self) -> Array | None:
+        """Present cells times the square root of their row's weight."""
+        if self.present is None:
+            return None
+        present = self.present.astype(np.float64)
+        return present if self.root is None else present * self.root
+
+    @cached_property
+    def count(self) -> Array | float:
+        """Weight of the rows that hold each column."""
+        return self.total if self.mass is None else np.maximum((self.mass**2).sum(axis=0), np.finfo(float).tiny)
+
+    @cached_property
+    def diagonal(self) -> Array:
+        """Variance of each column."""
+        return (self.rows**2).sum(axis=0) / self.count
+
+    @cached_property
+    def matrix(self) -> Array:
+        """The covariance, (D, D)."""
+        pairs = self.total if self.mass is None else np.maximum(self.mass.T @ self.mass, np.finfo(float).tiny)
+        return (self.rows.T @ self.rows) / pairs
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
         if k == 0:
             return np.empty(0), np.empty((self.n_columns, 0))
-        if self.matrix is not None:
+        if self.n_columns <= EXACT_COLUMNS:
             scaled = self.matrix / scale / scale[:, None]
             last = self.n_columns - 1
             values, vectors = linalg.eigh(scaled, subset_by_index=(last - k + 1, last))
             values, vectors = values[::-1], vectors[:, ::-1]
         else:
-            _, singular, vt = randomized_svd(self.rows / scale, k, random_state=0)
+            _, singular, vt = randomized_svd(self.rows / np.sqrt(self.count) / scale, k, random_state=0)
             values, vectors = singular**2, vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -229,7 +229,7 @@ class _GaussianDensity(Density):
         eps = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
         return mean + torch.exp(0.5 * log_var) * eps
 
-    def start(self, cov: Covariance, n_components: int) -> LinearStart | None:
+    def start(self, cov: Covariance, n_components: int) -> LinearStart:
         linear = self.linear_model(cov, n_components)
         self.set_noise(torch.tensor(np.log(linear.noise)))
         pad = self.n_params - self.n_features
@@ -268,13 +268,19 @@ class _FeatureNoise(_GaussianDensity):
 
 
 class _SharedNoise(_GaussianDensity):
-    """One learnt variance for all columns. Its floor follows the smallest column and so stays below PCA's noise."""
+    """One learnt variance for all columns. Its floor follows the smallest column and so stays below PCA's noise.
+
+    The decoder speaks in units of the starting noise's standard deviation: on a raw table that is a thousandth of the
+    largest column, and steps measured in the column would throw the start away.
+    """
 
     shared_noise = True
+    unit: Tensor
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):
         super().__init__(n_features, scale, noise_floor)
         self.log_noise = nn.Parameter(torch.zeros(1, dtype=torch.float32))
+        self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
     def fit(self, rows: Rows) -> None:
         var = rows.x.double().square().mean(dim=0)
@@ -282,10 +288,15 @@ class _SharedNoise(_GaussianDensity):
         self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs, _LowerBound.apply(self.log_noise, self.log_floor[:1])
+        return self.unit * outputs, _LowerBound.apply(self.log_noise, self.log_floor[:1])
+
+    def start(self, cov: Covariance, n_components: int) -> LinearStart:
+        start = super().start(cov, n_components)
+        return replace(start, decoder_weight=start.decoder_weight / float(self.unit))
 
     def set_noise(self, log_noise: Tensor) -> None:
         self.log_noise.data.copy_(log_noise[:1])
+        self.unit.copy_(torch.exp(0.5 * log_noise[:1]))
 
     def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian:
         return probabilistic_pca(cov, n_components, float(self.log_floor[0].exp()))

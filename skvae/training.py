@@ -235,12 +235,14 @@ def _one_epoch(
 
 
 @torch.no_grad()
-def held_out_mean(model: VAE, objective: Objective, rows: Rows, seed: int, evaluations: int = HELD_OUT_DRAWS) -> float:
+def held_out_mean(
+    model: VAE, objective: Objective, rows: Rows, seed: int, most_repeats: int = HELD_OUT_REPEATS
+) -> float:
     """The monitored mean over `rows`, with the same draws at every call; few rows are looked at several times."""
     assert objective.monitor is not None
     rng = make_generator(seed, rows.x.device)
     total, mass = 0.0, 0.0
-    for _ in range(min(HELD_OUT_REPEATS, max(1, evaluations // len(rows)))):
+    for _ in range(min(most_repeats, max(1, HELD_OUT_DRAWS // len(rows)))):
         for block in rows.blocks(BLOCK):
             values = objective.monitor(model, block, rng).double()
             weight = torch.ones_like(values) if block.weight is None else block.weight.double()

@@ -73,7 +73,8 @@ def trained(name, n_components, noise="shared"):
 def affine_maps(vae):
     """Weight and bias of a linear model's decoder and encoder, as numpy arrays."""
     decoder, encoder = vae.module_.decoder.linear, vae.module_.encoder.linear
-    return [p.numpy() for p in (decoder.weight, decoder.bias, encoder.weight, encoder.bias)]
+    unit = getattr(vae.module_.likelihood, "unit", torch.ones(1))
+    return [p.numpy() for p in (unit * decoder.weight, unit * decoder.bias, encoder.weight, encoder.bias)]
 
 
 def exact_bound_and_likelihood(vae, X):
@@ -275,7 +276,8 @@ def decoded_log_prob(vae, X, z):
             .numpy()
         )
     n_features = X.shape[1]
-    mean = outputs[:, :n_features] * vae.scale_ + vae._shift
+    unit = getattr(vae.module_.likelihood, "unit", torch.ones(1)).numpy()
+    mean = unit * outputs[:, :n_features] * vae.scale_ + vae._shift
     if vae.likelihood.noise == "decoder":
         variance = np.maximum(np.exp(outputs[:, n_features:]), vae.likelihood.noise_floor) * vae.scale_**2
     else:
@@ -315,7 +317,7 @@ class TestQuadrature:
         assert abs(curve_errors(n_components, index)[512].mean()) < 0.01
 
     def test_score_with_the_default_draws_equals_the_integral(self, n_components, index):
-        assert abs(curve_errors(n_components, index)[64].mean()) < 0.05
+        assert abs(curve_errors(n_components, index)[64].mean()) < 0.01
 
     def test_more_draws_come_closer(self, n_components, index):
         errors = curve_errors(n_components, index)

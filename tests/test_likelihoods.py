@@ -311,6 +311,11 @@ def test_floor_binds_in_a_fitted_model(noise):
 # The start and the baseline
 
 
+def unit_of(density):
+    """What the decoder's means are multiplied by, in model units."""
+    return float(getattr(density, "unit", 1.0))
+
+
 def covariance(density, rows):
     with torch.no_grad():
         return Covariance(density.encode_input(rows.x).numpy())
@@ -323,7 +328,7 @@ def test_start_is_the_linear_models_posterior(name):
     density, _, rows = density_of(name, X)
     start = density.start(covariance(density, rows), 1)
     noise = density.log_noise.detach().exp().numpy() if name != "decoder" else np.exp(start.decoder_bias[D:])
-    W, psi = start.decoder_weight[:D], np.broadcast_to(noise, (D,))
+    W, psi = unit_of(density) * start.decoder_weight[:D], np.broadcast_to(noise, (D,))
     precision = np.eye(1) + W.T @ (W / psi[:, None])
     np.testing.assert_allclose(start.encoder_weight, np.linalg.solve(precision, (W / psi[:, None]).T), rtol=1e-5)
     np.testing.assert_allclose(start.posterior_var, 1 / np.diag(precision), rtol=1e-5)
@@ -357,7 +362,7 @@ def test_baseline_of_a_gaussian_is_the_linear_models_density(name, weighted):
     density, scale, rows = density_of(name, X, weight)
     cov = Covariance(rows.x.numpy(), weight=weight)
     start = density.start(cov, 1)
-    W = start.decoder_weight[:D]
+    W = unit_of(density) * start.decoder_weight[:D]
     noise = np.broadcast_to(density.log_noise.detach().exp().numpy(), (D,))
     model = stats.multivariate_normal(scale.shift, (W @ W.T + np.diag(noise)) * np.outer(scale.scale, scale.scale))
     expected = np.average(model.logpdf(X), weights=weight)

@@ -191,8 +191,6 @@ def test_many_columns_take_the_randomised_path_to_the_same_model(monkeypatch, we
     exact = Covariance(X, weight=weight)
     monkeypatch.setattr(_linear, "EXACT_COLUMNS", 10)
     randomised = Covariance(X, weight=weight)
-    assert exact.matrix is not None
-    assert randomised.matrix is None
     np.testing.assert_allclose(randomised.diagonal, exact.diagonal)
     one = np.ones(64)
     values, vectors = exact.leading(5, one)

@@ -55,7 +55,8 @@ def oracle(name, model, outputs):
     if name == "bernoulli":
         return TorchBernoulli(logits=outputs)
     log_var = outputs[..., D:].clamp_min(np.log(1e-3)) if name == "decoder" else model.likelihood.log_noise
-    return Normal(outputs[..., :D], torch.exp(log_var / 2))
+    unit = getattr(model.likelihood, "unit", 1.0)
+    return Normal(unit * outputs[..., :D], torch.exp(log_var / 2))
 
 
 @every_member

@@ -34,9 +34,10 @@ def rows_of(vae, X):
 
 def moments_in_model_units(vae):
     """Mean and covariance of p(x)."""
-    W = vae.module_.decoder.linear.weight.numpy()
+    unit = getattr(vae.module_.likelihood, "unit", torch.ones(1)).numpy()
+    W = unit[:, None] * vae.module_.decoder.linear.weight.numpy()
     noise = np.broadcast_to(vae.noise_variance_, (D,)) / vae.scale_**2
-    return vae.module_.decoder.linear.bias.numpy(), W @ W.T + np.diag(noise)
+    return unit * vae.module_.decoder.linear.bias.numpy(), W @ W.T + np.diag(noise)
 
 
 # Draws
