@@ -26,7 +26,7 @@ from ._params import Count, named
 from ._torch import make_generator, resolve_device, thread_limit, torch_scope
 from .data import Array, Rows, Scale, column_moments, to_rows, unpack_container
 from .likelihoods import LIKELIHOODS, Likelihood
-from .model import VAE, Blueprint
+from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
 from .scores import latent_kl
@@ -105,7 +105,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 model, rows, cov = self._begin(table, target, weight)
                 rng = make_generator(self._seed, device)
                 training, held_out = self._split(rows.to(device), rng)
-                with thread_limit(Blueprint.largest_product(model, self._batch_size(len(training)))):
+                with thread_limit(model.largest_product(self._batch_size(len(training)))):
                     report = self._train(model.to(device), training, held_out, rng, self._callbacks(X, y))
                     self._publish(model.cpu(), rows, report)
                     self._warn_if_poor(model, report, rows if held_out is None else held_out.to(rows.x.device), cov)
@@ -152,7 +152,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     model, rows = _state.rebuild(self, torch.float32), to_rows(table, _scale(self), weight, target)
                 rng = make_generator(self._seed + self.__dict__.get("n_iter_", 0), device)
                 before = self.__dict__.get("_solver_state")
-                with thread_limit(Blueprint.largest_product(model, self._batch_size(len(rows)))):
+                with thread_limit(model.largest_product(self._batch_size(len(rows)))):
                     report = self._train(model.to(device), rows.to(device), None, rng, solver_state=before, epochs=1)
                     self._publish(model.cpu(), rows, report, continued=not first)
                 self._solver_state = report.solver_state
@@ -258,7 +258,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         density.fit(rows)
         cov = _covariance(density, rows)
         self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
-        model = Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
+        model = _state.Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
         model.likelihood.load_state_dict(density.state_dict())
         model.check_widths()
         model.float()

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,15 +18,27 @@ import numpy as np
 import sklearn
 import torch
 from sklearn.exceptions import InconsistentVersionWarning
+from torch import nn
 
-from ._torch import make_generator, torch_scope
+from ._torch import build_seeded, make_generator, torch_scope
 from .data import Scale
 from .likelihoods import Likelihood
-from .model import VAE, Blueprint
-from .networks import Network, Supplied
+from .model import VAE, AutoregressiveVAE, Dims
+from .networks import AutoregressiveDecoder, Network, Supplied
 from .objectives import Objective
+from .priors import StandardNormal
 
-__all__ = ["SavedModelWarning", "atomic", "blueprint_of", "module_of", "pack", "stamp", "unstamp", "validate"]
+__all__ = [
+    "Blueprint",
+    "SavedModelWarning",
+    "atomic",
+    "blueprint_of",
+    "module_of",
+    "pack",
+    "stamp",
+    "unstamp",
+    "validate",
+]
 
 FORMAT = 1
 
@@ -55,6 +68,40 @@ def atomic(estimator: Any) -> Iterator[None]:
         estimator.__dict__.clear()
         estimator.__dict__.update(before | kept)
         raise
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything a model is built from, so that a saved one is built the same way as a new one."""
+
+    n_features: int
+    n_components: int
+    likelihood: Likelihood
+    objective: Objective
+    encoder: Network
+    decoder: Network
+    scale: Scale
+
+    def build(self, rng: torch.Generator | None) -> VAE:
+        """A fresh model with weights from `rng`: parameters in float32, on the CPU.
+
+        Without a generator the networks are built on torch's "meta" device: shapes, but no memory.
+        """
+        density = self.likelihood.build(self.n_features, self.scale)
+        dims = Dims(self.n_features, self.n_components, density.n_params)
+
+        def networks() -> nn.Module:
+            return nn.ModuleDict(
+                {
+                    "encoder": self.encoder.build_encoder(self.n_features, 2 * self.n_components),
+                    "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
+                    "extras": nn.ModuleDict(self.objective.modules(dims)),
+                }
+            )
+
+        parts = build_seeded(networks, rng)
+        kind = AutoregressiveVAE if isinstance(parts["decoder"], AutoregressiveDecoder) else VAE
+        return kind(likelihood=density, prior=StandardNormal(self.n_components), **parts)
 
 
 def pack(model: VAE) -> dict[str, np.ndarray]:

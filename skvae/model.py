@@ -7,23 +7,17 @@ Shape letters: S draws, N rows, D features, J latents. x is in the model's units
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._torch import build_seeded
-from .data import Scale
-from .likelihoods import Density, Likelihood, LinearStart
-from .networks import AutoregressiveDecoder, LinearPath, Network
+from .likelihoods import Density, LinearStart
+from .networks import LinearPath
 from .priors import StandardNormal, log_normal
 
-if TYPE_CHECKING:
-    from .objectives import Objective
-
-__all__ = ["VAE", "AutoregressiveVAE", "Blueprint", "Dims"]
+__all__ = ["VAE", "AutoregressiveVAE", "Dims"]
 
 # Log variances of q(z|x) are kept where float32 can square and exponentiate them.
 LOG_VAR_RANGE = (-30.0, 20.0)
@@ -117,6 +111,10 @@ class VAE(nn.Module):
             if width != n_out:
                 raise ValueError(f"{rule}; it gave {width}.")
 
+    def largest_product(self, n_rows: int) -> int:
+        """Multiply-adds of the widest layer on a batch of `n_rows`."""
+        return n_rows * max((p.numel() for p in self.parameters() if p.dim() > 1), default=1)
+
     @property
     def has_linear_path(self) -> bool:
         """Whether both networks can be set to a linear map."""
@@ -169,42 +167,3 @@ class AutoregressiveVAE(VAE):
         for feature in range(n_features):
             x[..., feature] = choose(self.params(z, x))[..., feature]
         return x
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """Everything a model is built from, so that a saved one is built the same way as a new one."""
-
-    n_features: int
-    n_components: int
-    likelihood: Likelihood
-    objective: Objective
-    encoder: Network
-    decoder: Network
-    scale: Scale
-
-    def build(self, rng: torch.Generator | None) -> VAE:
-        """A fresh model with weights from `rng`: parameters in float32, on the CPU.
-
-        Without a generator the networks are built on torch's "meta" device: shapes, but no memory.
-        """
-        density = self.likelihood.build(self.n_features, self.scale)
-        dims = Dims(self.n_features, self.n_components, density.n_params)
-
-        def networks() -> nn.Module:
-            return nn.ModuleDict(
-                {
-                    "encoder": self.encoder.build_encoder(self.n_features, 2 * self.n_components),
-                    "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
-                    "extras": nn.ModuleDict(self.objective.modules(dims)),
-                }
-            )
-
-        parts = build_seeded(networks, rng)
-        kind = AutoregressiveVAE if isinstance(parts["decoder"], AutoregressiveDecoder) else VAE
-        return kind(likelihood=density, prior=StandardNormal(self.n_components), **parts)
-
-    @staticmethod
-    def largest_product(model: VAE, n_rows: int) -> int:
-        """Multiply-adds of the model's widest layer on a batch of `n_rows`."""
-        return n_rows * max((p.numel() for p in model.parameters() if p.dim() > 1), default=1)

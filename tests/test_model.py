@@ -11,9 +11,10 @@ from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Normal
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer
+from skvae._state import Blueprint
 from skvae.data import Scale, to_rows
 from skvae.likelihoods import LinearStart
-from skvae.model import LOG_VAR_RANGE, Blueprint, Dims
+from skvae.model import LOG_VAR_RANGE, Dims
 
 D, J = 5, 2
 MEMBERS = {
@@ -227,4 +228,4 @@ def test_without_a_generator_networks_have_shapes_and_no_memory():
 
 
 def test_largest_product_is_the_widest_layers():
-    assert Blueprint.largest_product(fresh(J, (50, 40)), 10) == 10 * 50 * 40
+    assert fresh(J, (50, 40)).largest_product(10) == 10 * 50 * 40

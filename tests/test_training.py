@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from skvae import ELBO, MLP, Gaussian
+from skvae._state import Blueprint
 from skvae.data import Rows, column_moments, to_rows
-from skvae.model import Blueprint
 from skvae.objectives import Objective
 from skvae.training import SOLVERS, DivergedError, Plan, Player, held_out_mean, make_players, train
 
