@@ -24,7 +24,7 @@ from . import _state
 from ._linear import Covariance
 from ._params import Count, named
 from ._torch import make_generator, resolve_device, thread_limit, torch_scope
-from .data import Array, Rows, Scale, column_moments, to_rows, unpack_container
+from .data import Array, Rows, Scale, column_moments, name_the_string, to_rows, unpack_container
 from .likelihoods import LIKELIHOODS, Likelihood
 from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
@@ -105,8 +105,12 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 model, rows, cov = self._begin(table, target, weight)
                 rng = make_generator(self._seed, device)
                 training, held_out = self._split(rows.to(device), rng)
+                watched = self._parts["objective"].monitor is not None
+                keep_start = self._started and watched and held_out is None and self.early_stopping == "auto"
                 with thread_limit(model.largest_product(self._batch_size(len(training)))):
-                    report = self._train(model.to(device), training, held_out, rng, self._callbacks(X, y))
+                    report = self._train(
+                        model.to(device), training, held_out, rng, self._callbacks(X, y), keep_start=keep_start
+                    )
                     self._publish(model.cpu(), rows, report)
                     self._warn_if_poor(model, report, rows if held_out is None else held_out.to(rows.x.device), cov)
                 self._solver_state = []
@@ -153,7 +157,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 rng = make_generator(self._seed + self.__dict__.get("n_iter_", 0), device)
                 before = self.__dict__.get("_solver_state")
                 with thread_limit(model.largest_product(self._batch_size(len(rows)))):
-                    report = self._train(model.to(device), rows.to(device), None, rng, solver_state=before, epochs=1)
+                    report = self._train(
+                        model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch=True
+                    )
                     self._publish(model.cpu(), rows, report, continued=not first)
                 self._solver_state = report.solver_state
         return self
@@ -171,7 +177,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.input_tags.positive_only = named(self.likelihood, LIKELIHOODS).positive_only
+        tags.input_tags.positive_only = getattr(named(self.likelihood, LIKELIHOODS), "positive_only", False)
         return tags
 
     def __getstate__(self):
@@ -187,7 +193,12 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _check_rows(self, X, reset: bool = False) -> Array:
         """X as a float64 array, NaN where a cell is missing, within the likelihood's support."""
         X = unpack_container(X)
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
+        try:
+            X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
+        except ValueError as error:
+            if "could not convert string" in str(error):
+                raise name_the_string(X, error) from None
+            raise
         labels = self._column_labels(X)
         infinite = np.isinf(X)
         if infinite.any():
@@ -299,15 +310,17 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         rng: torch.Generator,
         on_epoch: Callable[[VAE, Epoch], bool] = lambda model, epoch: False,
         solver_state: list | None = None,
-        epochs: int | None = None,
+        one_epoch: bool = False,
+        keep_start: bool = False,
     ) -> Report:
         solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
         plan = Plan(
             solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
             batch_size=self._batch_size(len(rows)),
-            max_iter=epochs or self.max_iter,
+            max_iter=1 if one_epoch or keep_start else self.max_iter,
             patience=math.inf if held_out is None else self.n_iter_no_change,
-            average=epochs is None,
+            average=not one_epoch,
+            keep_start=keep_start,
         )
         try:
             return train(
@@ -384,7 +397,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        elif self._parts["objective"].is_bound and not (report.held_out and self._started):
+        elif self._parts["objective"].is_bound and not (self._started and (report.held_out or report.best == 0)):
             rows = next(rows.blocks(DIAGNOSTIC_ROWS))
             baseline = model.likelihood.baseline(rows, cov, _most_latents(self.n_components_, cov))
             reached = held_out_mean(model, self._parts["objective"], rows, self._seed, most_repeats=100)

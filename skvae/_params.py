@@ -29,5 +29,5 @@ class Part(BaseEstimator):
 
 
 def named(value: Any, family: dict[str, Any]) -> Any:
-    """The member of a family that a parameter names, or the instance it is."""
-    return family[value]() if isinstance(value, str) else value
+    """The member of a family that a parameter names, or the value itself; an unknown name is for fit to refuse."""
+    return family[value]() if isinstance(value, str) and value in family else value

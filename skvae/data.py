@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "Moments", "Rows", "Scale", "column_moments", "to_rows", "unpack_container"]
+__all__ = ["Array", "Moments", "Rows", "Scale", "column_moments", "name_the_string", "to_rows", "unpack_container"]
 
 Array = NDArray[np.float64]
 
@@ -32,6 +32,31 @@ def unpack_container(X: Any) -> Any:
     if "M" in kinds or "m" in kinds:
         raise ValueError("X holds dates or time spans; turn them into numbers first (days since a date, say).")
     return X
+
+
+def name_the_string(X: Any, error: ValueError) -> ValueError:
+    """The error for a cell that is no number, naming its column and the way out; `error` itself where there is none."""
+    columns = getattr(X, "columns", None)
+    cells = np.asarray(X, dtype=object)
+    if cells.ndim != 2:
+        return error
+    for i, column in enumerate(cells.T):
+        for value in column:
+            if isinstance(value, str) and not _is_number(value):
+                name = i if columns is None else columns[i]
+                return ValueError(
+                    f"could not convert string to float: column {name!r} holds {value!r}. Encode categories as numbers "
+                    "(OneHotEncoder, say), drop the column, or mark the cell as missing (NaN)."
+                )
+    return error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Moments(NamedTuple):

@@ -53,6 +53,8 @@ class Plan:
         Epochs without a better held-out value before training stops.
     average : bool
         Evaluate and keep the averaged weights rather than the last ones.
+    keep_start : bool
+        Keep the weights of the start, whatever training finds.
     """
 
     solver: Solver
@@ -60,6 +62,7 @@ class Plan:
     max_iter: int
     patience: float = math.inf
     average: bool = True
+    keep_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,12 +192,12 @@ def train(
             report.diverged = number
             break
         _log(report, terms)
-        if held_out is None:
-            report.best, kept = number, _snapshot(model, players)
-        else:
+        better = not plan.keep_start
+        if held_out is not None:
             report.held_out.append(held_out_mean(model, objective, held_out, seed))
-            if report.held_out[-1] > report.held_out[report.best]:
-                report.best, kept = number, _snapshot(model, players)
+            better = report.held_out[-1] > report.held_out[report.best]
+        if better:
+            report.best, kept = number, _snapshot(model, players)
         watched = report.held_out[-1] if held_out is not None else None
         stop = on_epoch(Epoch(number, terms, watched, report.best))
         if plan.average:

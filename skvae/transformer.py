@@ -27,7 +27,7 @@ __all__ = ["VAETransformer"]
 
 def _has_density(estimator: Any) -> bool:
     """Whether the objective makes the model a density; without one there is no score."""
-    if named(estimator.objective, OBJECTIVES).density:
+    if getattr(named(estimator.objective, OBJECTIVES), "density", True):
         return True
     raise AttributeError(
         f"objective={estimator.objective!r} trains no density of X, so there is no likelihood to score."
@@ -74,7 +74,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Step size; a callable solver sets its own.
     early_stopping : bool or "auto", default="auto"
         Hold rows out, stop when their bound no longer rises, and keep the best weights, the start included. "auto":
-        from 20 rows on.
+        from 20 rows on. With fewer nothing could tell learning from overfitting, so "auto" keeps the linear start,
+        where there is one; False trains all the same.
     validation_fraction : float, default=0.1
         Share of the rows held out.
     n_iter_no_change : int or np.inf, default=30

@@ -596,3 +596,29 @@ def test_the_same_call_gives_the_same_bits(wine):
     vae = make().fit(wine)
     np.testing.assert_array_equal(vae.score_samples(wine), vae.score_samples(wine))
     np.testing.assert_array_equal(vae.transform(wine), vae.transform(wine))
+
+
+def test_too_few_rows_to_hold_out_keep_the_linear_start():
+    X = np.random.default_rng(0).normal(size=(19, 4)) @ np.random.default_rng(1).normal(size=(4, 6))
+    few = VAETransformer(2, random_state=0).fit(X)
+    assert (few.n_iter_, few.best_iter_, few.validation_curve_) == (1, 0, [])
+    start = VAETransformer(2, random_state=0, early_stopping=False, max_iter=1, learning_rate_init=1e-12).fit(X)
+    np.testing.assert_allclose(few.score_samples(X), start.score_samples(X), rtol=1e-5)
+    assert VAETransformer(2, random_state=0, early_stopping=False, max_iter=7).fit(X).best_iter_ == 7
+
+
+@pytest.mark.parametrize("as_frame", [True, False])
+def test_a_string_cell_is_named_with_the_way_out(iris, as_frame):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(iris[:, :3], columns=["a", "b", "c"]).assign(species="setosa")
+    X, name = (frame, "'species'") if as_frame else (frame.to_numpy(dtype=object), "3")
+    with pytest.raises(ValueError, match=f"column {name} holds 'setosa'.*OneHotEncoder"):
+        VAETransformer(2).fit(X)
+
+
+def test_an_unknown_name_is_refused_in_fit_and_breaks_nothing_before(iris):
+    vae = VAETransformer(2, likelihood="gausian", objective="elboo")
+    assert "gausian" in repr(vae)
+    assert hasattr(vae, "score")
+    with pytest.raises(ValueError, match="'likelihood' parameter"):
+        vae.fit(iris)
