@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import nn
 
 from . import _state
@@ -44,6 +44,17 @@ ACTIVE_VARIANCE = 0.01
 WORTH_A_WARNING = 0.2
 # Rows the final diagnostics look at, at most.
 DIAGNOSTIC_ROWS = 10_000
+
+
+class _Begun(NamedTuple):
+    """A new model at its start: `rows` are all rows, `cov` the training rows' covariance as the encoder sees them."""
+
+    model: VAE
+    rows: Rows
+    training: Rows
+    held_out: Rows | None
+    cov: Covariance
+    started: bool
 
 
 class BaseVAE(CallbackSupportMixin, BaseEstimator):
@@ -102,17 +113,22 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             table, target, weight = self._check_training_rows(X, y, sample_weight, reset=True)
             _forget(self)
             with torch_scope(device, grad=True):
-                model, rows, cov = self._begin(table, target, weight)
-                rng = make_generator(self._seed, device)
-                training, held_out = self._split(rows.to(device), rng)
-                watched = self._parts["objective"].monitor is not None
-                keep_start = self._started and watched and held_out is None and self.early_stopping == "auto"
-                with thread_limit(model.largest_product(self._batch_size(len(training)))):
+                begun = self._begin(table, target, weight, hold_out=True)
+                model, held_out = begun.model.to(device), begun.held_out
+                with thread_limit(model.largest_product(self._batch_size(len(begun.training)))):
                     report = self._train(
-                        model.to(device), training, held_out, rng, self._callbacks(X, y), keep_start=keep_start
+                        model,
+                        begun.training.to(device),
+                        None if held_out is None else held_out.to(device),
+                        make_generator(self._seed, device),
+                        self._callbacks(X, y),
+                        keep_start=begun.started and held_out is None and self._may_keep_start(),
                     )
-                    self._publish(model.cpu(), rows, report)
-                    self._warn_if_poor(model, report, rows if held_out is None else held_out.to(rows.x.device), cov)
+                    model.cpu()
+                    if report.best == 0 and begun.started and held_out is not None:
+                        self._start(model, begun.rows, _covariance(model.likelihood, begun.rows))
+                    self._publish(model, begun.rows, report)
+                    self._warn_if_poor(begun, report)
                 self._solver_state = []
             self._end_callbacks(X, y)
         return self
@@ -150,15 +166,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             table, target, weight = self._check_training_rows(X, y, sample_weight, reset=first)
             with torch_scope(device, grad=True):
                 if first:
-                    model, rows, _ = self._begin(table, target, weight)
+                    begun = self._begin(table, target, weight, hold_out=False)
+                    model, rows = begun.model, begun.rows
                 else:
                     self._check_same_parts()
                     model, rows = _state.rebuild(self, torch.float32), to_rows(table, _scale(self), weight, target)
-                rng = make_generator(self._seed + self.__dict__.get("n_iter_", 0), device)
-                before = self.__dict__.get("_solver_state")
+                done, before = (0, None) if first else (self.n_iter_, self._solver_state)
+                rng = make_generator(self._seed + done, device)
                 with thread_limit(model.largest_product(self._batch_size(len(rows)))):
                     report = self._train(
-                        model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch=True
+                        model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch_after=done
                     )
                     self._publish(model.cpu(), rows, report, continued=not first)
                 self._solver_state = report.solver_state
@@ -218,6 +235,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         target = None
         if named(self.objective, OBJECTIVES).uses_target:
             target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+            check_consistent_length(X, target)
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
@@ -256,8 +274,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 "or set the parameter back."
             )
 
-    def _begin(self, X: Array, target: Array | None, weight: Array | None) -> tuple[VAE, Rows, Covariance]:
-        """A new model at its start, its rows, and their covariance as the encoder sees them."""
+    def _begin(self, X: Array, target: Array | None, weight: Array | None, hold_out: bool) -> _Begun:
+        """A new model at its start, and its rows."""
         self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         self._parts = parts = self._parts_now()
         moments = column_moments(X, weight)
@@ -265,22 +283,32 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self.mean_, self.scale_, self._shift = moments.mean, scale.scale, scale.shift
         rows = to_rows(X, scale, weight, target)
         rng = make_generator(self._seed)
+        training, held_out = self._split(rows, rng) if hold_out else (rows, None)
         density = parts["likelihood"].build(X.shape[1], scale)
         density.fit(rows)
-        cov = _covariance(density, rows)
+        cov = _covariance(density, training)
         self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
         model = _state.Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
         model.likelihood.load_state_dict(density.state_dict())
-        model.check_widths()
-        model.float()
-        self._started = False
-        if self.init == "pca" and model.has_linear_path:
-            start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
-            self._started = start is not None
-            if start is not None:
-                model.start_at(start, rng)
-        parts["objective"].start(model, rows, rng)
-        return model, rows, cov
+        model.to("cpu", torch.float32).check_widths()
+        started = self.init == "pca" and model.has_linear_path and self._start(model, training, cov)
+        parts["objective"].start(model, training, rng)
+        return _Begun(model, rows, training, held_out, cov, started)
+
+    def _start(self, model: VAE, rows: Rows, cov: Covariance) -> bool:
+        """Set the model to the linear model of `rows`; False where its likelihood has none.
+
+        Training starts at the linear model of the training rows, so that the held-out rows judge every epoch alike. If
+        none is better, the start itself is kept, and then it may know all rows.
+        """
+        start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
+        if start is not None:
+            model.start_at(start, make_generator(self._seed))
+        return start is not None
+
+    def _may_keep_start(self) -> bool:
+        """Whether "auto" leaves a table too small to hold rows out at its linear start."""
+        return self.early_stopping == "auto" and self._parts["objective"].monitor is not None
 
     def _split(self, rows: Rows, rng: torch.Generator) -> tuple[Rows, Rows | None]:
         """Rows to train on and rows held out for early stopping."""
@@ -310,16 +338,17 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         rng: torch.Generator,
         on_epoch: Callable[[VAE, Epoch], bool] = lambda model, epoch: False,
         solver_state: list | None = None,
-        one_epoch: bool = False,
+        one_epoch_after: int | None = None,
         keep_start: bool = False,
     ) -> Report:
         solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
         plan = Plan(
             solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
             batch_size=self._batch_size(len(rows)),
-            max_iter=1 if one_epoch or keep_start else self.max_iter,
+            max_iter=self.max_iter if one_epoch_after is None and not keep_start else 1,
+            done=one_epoch_after or 0,
             patience=math.inf if held_out is None else self.n_iter_no_change,
-            average=not one_epoch,
+            average=one_epoch_after is None,
             keep_start=keep_start,
         )
         try:
@@ -361,19 +390,20 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     @torch.no_grad()
     def _publish(self, model: VAE, rows: Rows, report: Report, continued: bool = False) -> None:
         """Set the fitted attributes."""
-        some = next(rows.blocks(DIAGNOSTIC_ROWS))
+        some = _thinned(rows)
         kl, mu = latent_kl(model, some)
-        information = kl.double().mean(0).numpy()
+        information = some.mean(kl).double().numpy()
+        spread = some.mean((mu - some.mean(mu)).square())
         if not continued:
             self._order = np.argsort(-information, kind="stable")
             self.n_iter_ = 0
             self.history_: dict[str, list[float]] = {}
         self.latent_information_ = information[self._order]
-        self.active_components_ = (mu.double().var(0, correction=0).numpy() > ACTIVE_VARIANCE)[self._order]
+        self.active_components_ = (spread.numpy() > ACTIVE_VARIANCE)[self._order]
         variance = model.likelihood.variance(model.params(mu, some.x))
         if variance is not None:
             with np.errstate(over="ignore"):
-                noise = variance.double().mean(0).numpy() * self.scale_**2
+                noise = some.mean(variance).double().numpy() * self.scale_**2
             self.noise_variance_ = float(noise[0]) if model.likelihood.shared_noise else noise
         self.best_iter_ = self.n_iter_ + report.best
         self.n_iter_ += report.n_iter
@@ -387,7 +417,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         device = resolve_device(self.device)
         return torch.device("cpu") if device.type == "mps" else device
 
-    def _warn_if_poor(self, model: VAE, report: Report, rows: Rows, cov: Covariance) -> None:
+    def _warn_if_poor(self, begun: _Begun, report: Report) -> None:
         """Warn when training broke off, or ended below the linear model of the same family."""
         name, linear = type(self).__name__, "the linear model of the same likelihood"
         if report.diverged is not None:
@@ -397,10 +427,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        elif self._parts["objective"].is_bound and not (self._started and (report.held_out or report.best == 0)):
-            rows = next(rows.blocks(DIAGNOSTIC_ROWS))
-            baseline = model.likelihood.baseline(rows, cov, _most_latents(self.n_components_, cov))
-            reached = held_out_mean(model, self._parts["objective"], rows, self._seed, most_repeats=100)
+        elif self._parts["objective"].is_bound and not (begun.started and (report.held_out or report.best == 0)):
+            rows = _thinned(begun.training if begun.held_out is None else begun.held_out)
+            most = _most_latents(self.n_components_, begun.cov)
+            baseline = begun.model.likelihood.baseline(rows, begun.cov, most)
+            reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
             if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
                 warnings.warn(
                     f"{name} stopped at {reached:.3f} nats a row, below the {baseline:.3f} of {linear}. Raise max_iter "
@@ -435,6 +466,11 @@ def _covariance(density: Any, rows: Rows) -> Covariance:
         None if rows.mask is None else rows.mask.numpy(),
         None if rows.weight is None else rows.weight.numpy(),
     )
+
+
+def _thinned(rows: Rows) -> Rows:
+    """Every so many rows, `DIAGNOSTIC_ROWS` at most: the first ones of a sorted table would not stand for it."""
+    return rows.take(torch.arange(0, len(rows), -(-len(rows) // DIAGNOSTIC_ROWS)))
 
 
 def _most_latents(n_components: int, cov: Covariance) -> int:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
+from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
 from .data import Array
@@ -20,13 +21,15 @@ __all__ = ["Covariance", "LinearGaussian", "factor_analysis", "probabilistic_pca
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
+# Numbers a block of rows with gaps may hold.
+BLOCK_NUMBERS = 4_000_000
 
 
 class Covariance:
     """The weighted covariance of centred rows with gaps, and its leading eigenvectors after a rescaling.
 
     Gaps: every pair of columns is averaged over the rows that hold both, which is unbiased when cells are missing
-    completely at random.
+    completely at random. With more than `EXACT_COLUMNS` columns a gap counts as the column's mean instead.
 
     Parameters
     ----------
@@ -122,15 +125,29 @@ class LinearGaussian(NamedTuple):
 
     def score_samples(self, x: Array, present: Array) -> Array:
         """log p of the present cells of rows (N, D), in nats; x holds 0 and `present` 0 in missing cells."""
+        projected = x @ (self.loadings / self.noise[:, None])
+        if present.all():
+            explained = (projected**2 / self.precision).sum(axis=1)
+            log_det = np.full(len(x), np.log(self.precision).sum())
+        else:
+            explained, log_det = self._gap_terms(projected, present)
+        distance = (x**2 / self.noise).sum(axis=1) - explained
+        log_det += present @ np.log(self.noise)
+        return -0.5 * (present.sum(axis=1) * np.log(2 * np.pi) + log_det + distance)
+
+    def _gap_terms(self, projected: Array, present: Array) -> tuple[Array, Array]:
+        """What z explains of each row, and the log determinant of z's precision, which varies with the gaps."""
         n_components = self.loadings.shape[1]
         scaled = self.loadings / self.noise[:, None]
         outer = (self.loadings[:, :, None] * scaled[:, None, :]).reshape(len(self.noise), n_components**2)
-        precision = np.eye(n_components) + (present @ outer).reshape(len(x), n_components, n_components)
-        projected = x @ scaled
-        solved = np.linalg.solve(precision, projected[:, :, None])[:, :, 0]
-        distance = (x**2 / self.noise).sum(axis=1) - (projected * solved).sum(axis=1)
-        log_det = present @ np.log(self.noise) + np.linalg.slogdet(precision)[1]
-        return -0.5 * (present.sum(axis=1) * np.log(2 * np.pi) + log_det + distance)
+        parts = []
+        for rows in gen_batches(len(present), max(1, BLOCK_NUMBERS // max(1, n_components**2))):
+            spread = (present[rows] @ outer).reshape(-1, n_components, n_components)
+            precision = np.eye(n_components) + spread
+            solved = np.linalg.solve(precision, projected[rows, :, None])[:, :, 0]
+            parts.append(((projected[rows] * solved).sum(axis=1), np.linalg.slogdet(precision)[1]))
+        explained, log_det = map(np.concatenate, zip(*parts, strict=True))
+        return explained, log_det
 
 
 def probabilistic_pca(cov: Covariance, n_components: int, floor: float) -> LinearGaussian:

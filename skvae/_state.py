@@ -42,8 +42,9 @@ __all__ = [
 
 FORMAT = 1
 
-_modules: WeakKeyDictionary[Any, tuple[dict, VAE]] = WeakKeyDictionary()
-_lock = threading.Lock()
+_modules: WeakKeyDictionary[Any, tuple[dict, torch.device, VAE]] = WeakKeyDictionary()
+# Reentrant: a user's network may be built from another fitted model.
+_lock = threading.RLock()
 
 
 class SavedModelWarning(InconsistentVersionWarning):
@@ -125,11 +126,11 @@ def rebuild(estimator: Any, dtype: torch.dtype) -> VAE:
 def module_of(estimator: Any, device: torch.device) -> VAE:
     """The fitted model for inference: float64, in evaluation mode, cached until the weights change."""
     with _lock:
-        weights, model = _modules.get(estimator, (None, None))
-        if model is None or weights is not estimator._weights:
+        weights, place, model = _modules.get(estimator, (None, None, None))
+        if model is None or weights is not estimator._weights or place != device:
             with torch_scope(device, grad=False):
                 model = rebuild(estimator, torch.float64).to(device).eval().requires_grad_(False)
-            _modules[estimator] = (estimator._weights, model)
+            _modules[estimator] = (estimator._weights, device, model)
         return model
 
 
@@ -197,9 +198,6 @@ def _fault(state: dict[str, Any]) -> str | None:
     weights, parts = state["_weights"], state.get("_parts")
     if not isinstance(weights, dict):
         return "_weights is no dict"
-    for key, value in weights.items():
-        if not _is_finite_array(value):
-            return f"{key} is not an array of finite numbers"
     kinds = {"likelihood": Likelihood, "objective": Objective, "encoder": Network, "decoder": Network}
     if not isinstance(parts, dict) or parts.keys() != kinds.keys():
         return f"_parts are not {sorted(kinds)}"
@@ -212,7 +210,10 @@ def _fault(state: dict[str, Any]) -> str | None:
             return f"the {key}'s parameters break a rule ({error})"
     networks = [parts["encoder"], parts["decoder"]]
     if any(isinstance(network, Supplied) for network in networks):
-        return None  # a user's module cannot be sized without building it, and only pickle can have carried it
+        return None  # a user's module may hold anything, and only pickle can have carried it
+    for key, value in weights.items():
+        if not _is_finite_array(value):
+            return f"{key} is not an array of finite numbers"
     if any(np.size(getattr(network, "hidden_layer_sizes", ())) > len(weights) for network in networks):
         return "its networks ask for more layers than it holds arrays"
     scale = Scale(state["_shift"], state["scale_"])

@@ -157,6 +157,12 @@ class Rows:
         for index in order.tensor_split(-(-len(self) // batch_size)):
             yield self.take(index)
 
+    @property
+    def mass(self) -> Tensor:
+        """Weight of every present cell, 0 where one is missing: (N, D), float64."""
+        mass = torch.ones_like(self.x, dtype=torch.float64) if self.mask is None else self.mask.double()
+        return mass if self.weight is None else mass * self.weight[:, None]
+
     def mean(self, values: Tensor) -> Tensor:
         """Mean over rows of `values` (N, ...), weighted where the rows are; a scalar passes through."""
         if values.dim() == 0:

@@ -283,7 +283,7 @@ class _SharedNoise(_GaussianDensity):
         self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
     def fit(self, rows: Rows) -> None:
-        var = rows.x.double().square().mean(dim=0)
+        var = (rows.mass * rows.x.square()).sum(dim=0) / rows.mass.sum(dim=0)
         smallest = var[var > 0].min() if bool((var > 0).any()) else var.new_ones(())
         self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
 
@@ -362,8 +362,7 @@ class _BernoulliDensity(Density):
 
     def fit(self, rows: Rows) -> None:
         """Smoothed column means: half a one and half a zero are added to every column."""
-        mass = torch.ones_like(rows.x) if rows.mask is None else rows.mask
-        mass = (mass if rows.weight is None else mass * rows.weight[:, None]).double()
+        mass = rows.mass
         mean = ((mass * rows.x).sum(0) + 0.5) / (mass.sum(0) + 1.0)
         var = (mass * (rows.x - mean).square()).sum() / mass.sum()
         self.column_mean.copy_(mean)

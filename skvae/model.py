@@ -145,7 +145,16 @@ class VAE(nn.Module):
 
 
 class AutoregressiveVAE(VAE):
-    """A VAE whose decoder also reads the features before the one it predicts. Means and draws take D passes."""
+    """A VAE whose decoder also reads the features before the one it predicts. Means and draws take D passes.
+
+    `mean` feeds each feature's mean to the next: a plug-in, not E[x|z]. Rows must be complete: what the decoder would
+    read in a gap is unknown.
+    """
+
+    def log_prob(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None and bool((mask == 0).any()):
+            raise ValueError("An autoregressive decoder needs complete rows; X has missing cells. Fill them first.")
+        return super().log_prob(z, x)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         if x is None:

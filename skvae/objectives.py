@@ -118,7 +118,7 @@ class ELBO(Objective):
 
     @property
     def is_bound(self) -> bool:
-        return self.beta == 1
+        return self.beta == 1 and self.free_bits == 0
 
     @property
     def ramp(self) -> int:
@@ -137,14 +137,18 @@ class ELBO(Objective):
     def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
         beta = self.beta * min(1.0, epoch / self.warmup) if self.warmup else self.beta
         reconstruction, kl = self.terms(model, batch, rng)
-        penalty = kl.sum(-1)
+        loss = beta * kl.sum(-1) - reconstruction
         if self.free_bits:
-            penalty = batch.mean(kl).clamp_min(self.free_bits).sum()
-        return {"loss": beta * penalty - reconstruction, "reconstruction": reconstruction, "kl": kl.sum(-1)}
+            loss = batch.mean(loss) + beta * self.uncharged(batch, kl)
+        return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1)}
+
+    def uncharged(self, batch: Rows, kl: Tensor) -> Tensor:
+        """What free bits add to the batch's mean KL: sum_j max(free_bits - KL_j, 0)."""
+        return (self.free_bits - batch.mean(kl)).clamp_min(0.0).sum()
 
     def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
         reconstruction, kl = self.terms(model, batch, rng)
-        return reconstruction - self.beta * kl.sum(-1)
+        return reconstruction - self.beta * (kl.sum(-1) + self.uncharged(batch, kl))
 
 
 class IWAE(Objective):

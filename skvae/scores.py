@@ -32,7 +32,9 @@ BLOCK_NUMBERS = 4_000_000
 # Quadrature nodes a latent: fewer than this are no better than draws, and more than this bring nothing.
 FEWEST_NODES, MOST_NODES = 5, 128
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
-NEWTON_STEPS = 8
+NEWTON_STEPS, NEWTON_TOLERANCE = 8, 1e-9
+# The largest precision of a latent given a row.
+MOST_CURVATURE = 1e12
 
 
 def quasi_normal(n_draws: int, n_components: int, seed: int) -> Tensor:
@@ -134,6 +136,8 @@ def _laplace(model: VAE, rows: Rows, z: Tensor) -> Posterior:
     value, step, factor = _newton_step(model, rows, z)
     length = torch.ones_like(value)
     for _ in range(NEWTON_STEPS):
+        if float((length[:, None] * step).abs().max()) < NEWTON_TOLERANCE:
+            break
         tried = z + length[:, None] * step
         new_value, new_step, new_factor = _newton_step(model, rows, tried)
         better = new_value > value
@@ -151,18 +155,21 @@ def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Ten
         value = model.log_joint(z, rows.x, rows.mask)
         (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
         columns = [torch.autograd.grad(s.sum(), z, retain_graph=True)[0] for s in slope.unbind(dim=1)]
-    curvature = -torch.stack(columns, dim=1).nan_to_num()
-    # The prior alone curves by 1; less than that is where the likelihood is not log-concave.
+    curvature = -torch.stack(columns, dim=1).nan_to_num().clamp(-1e150, 1e150)
+    # The prior alone curves by 1; less than that is where the likelihood is not log-concave. The upper bound is for
+    # rows so far out that no number stands for them: they get a likelihood of -inf, not an error.
     values, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
-    covariance = (vectors / values.clamp_min(1.0)[:, None]) @ vectors.mT
-    step = (covariance @ slope.detach().nan_to_num()[..., None])[..., 0]
-    return value.detach(), step, torch.linalg.cholesky(covariance)
+    half = vectors / values.clamp(1.0, MOST_CURVATURE).sqrt()[:, None]
+    step = (half @ (half.mT @ slope.detach().nan_to_num()[..., None]))[..., 0]
+    factor = torch.linalg.qr(half.mT).R.mT
+    signs = torch.where(factor.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
+    return value.detach(), step, factor * signs[:, None]
 
 
 def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor]:
     """Points z (S, N, J) of q(z|x), and log (rule's weight * w(x, z)), (S, N)."""
     mean, factor = posterior(model, rows)
-    z = mean + (factor @ rule.eps[..., None])[..., 0]
+    z = mean + torch.einsum("njk,sk->snj", factor, rule.eps[:, 0])
     log_q = log_normal(rule.eps).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
     return z, model.log_joint(z, rows.x, rows.mask) - log_q + rule.log_weight
 
@@ -170,8 +177,8 @@ def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor
 def log_likelihood(model: VAE, rows: Rows, rule: Rule) -> Tensor:
     """log p(x) = log E_q[w(x, z)], the expectation by `rule`, in nats of data units: (N,).
 
-    With draws it is a lower bound in expectation (Burda et al. 2016, eq. 8). A row so far out that its weights are not
-    numbers gets -inf: nothing is less likely.
+    With independent draws it is a lower bound in expectation (Burda et al. 2016, eq. 8). A row so far out that its
+    weights are not numbers gets -inf: nothing is less likely.
     """
     _, log_weight = _weighted_points(model, rows, rule)
     return torch.logsumexp(log_weight, dim=0).nan_to_num(nan=-math.inf, neginf=-math.inf)
@@ -192,4 +199,4 @@ def latent_kl(model: VAE, rows: Rows) -> tuple[Tensor, Tensor]:
 def block_rows(model: VAE, n_draws: int) -> int:
     """How many rows to look at in one go, so that no array holds more than `BLOCK_NUMBERS` numbers."""
     widest = max([model.likelihood.n_params, *(p.shape[0] for p in model.parameters() if p.dim() > 1)])
-    return max(1, BLOCK_NUMBERS // (widest * n_draws))
+    return max(1, BLOCK_NUMBERS // max(widest * n_draws, model.prior.n_components**2))

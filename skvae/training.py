@@ -53,6 +53,8 @@ class Plan:
         Epochs without a better held-out value before training stops.
     average : bool
         Evaluate and keep the averaged weights rather than the last ones.
+    done : int
+        Epochs trained in earlier calls: objectives that change with time count on from there.
     keep_start : bool
         Keep the weights of the start, whatever training finds.
     """
@@ -62,6 +64,7 @@ class Plan:
     max_iter: int
     patience: float = math.inf
     average: bool = True
+    done: int = 0
     keep_start: bool = False
 
 
@@ -131,11 +134,15 @@ class Player:
         self.average.copy_(held)
 
     def state(self) -> dict[str, Any]:
-        """The optimiser's state as numpy arrays and numbers."""
-        state = self.solver.state_dict()["state"].get(0, {})
+        """The optimiser's name, and its state as numpy arrays and numbers."""
+        state = {"solver": type(self.solver).__name__, **self.solver.state_dict()["state"].get(0, {})}
         return {k: v.cpu().numpy().copy() if isinstance(v, Tensor) else v for k, v in state.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned; another optimiser starts afresh."""
+        state = dict(state)
+        if state.pop("solver", None) != type(self.solver).__name__:
+            return
         values = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
         if values:
             groups = self.solver.state_dict()["param_groups"]
@@ -183,7 +190,7 @@ def train(
         report.held_out.append(held_out_mean(model, objective, held_out, seed))
     step = 0
     for number in range(1, plan.max_iter + 1):
-        terms, step = _one_epoch(model, objective, rows, players, plan, rng, number, step)
+        terms, step = _one_epoch(model, objective, rows, players, plan, rng, plan.done + number, step)
         if plan.average:
             _swap(players)
         if not _finite(players, terms):
@@ -247,8 +254,8 @@ def held_out_mean(
     total, mass = 0.0, 0.0
     for _ in range(min(most_repeats, max(1, HELD_OUT_DRAWS // len(rows)))):
         for block in rows.blocks(BLOCK):
-            values = objective.monitor(model, block, rng).double()
-            weight = torch.ones_like(values) if block.weight is None else block.weight.double()
+            values = objective.monitor(model, block, rng).cpu().double()
+            weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
             total += float((weight * values).sum())
             mass += float(weight.sum())
     mean = total / mass

@@ -113,7 +113,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Noise variance in data units squared: a number for shared noise, one a column otherwise (with
         noise from the decoder, its mean over the rows). Gaussian likelihoods only.
     latent_information_ : ndarray of shape (n_components_,)
-        Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling.
+        Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling; after
+        further calls of `partial_fit` the latents keep the order of the first.
     active_components_ : ndarray of bool of shape (n_components_,)
         Latents whose posterior mean varies by more than 0.01 over the rows (Burda et al. 2016).
     module_ : torch.nn.Module
@@ -228,9 +229,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         X = self._check_rows(X)
         codes = self._by_blocks(X, _mean_and_std)
         mean, std = codes[:, 0], codes[:, 1]
-        if not np.isfinite(mean).all():
-            row = int(np.argwhere(~np.isfinite(mean))[0, 0])
-            raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
+        _refuse_far_rows(mean, np.arange(len(X)))
         order = self._order
         return mean[:, order].astype(X.dtype), std[:, order].astype(X.dtype)
 
@@ -284,6 +283,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_filled : ndarray of shape (n_samples, n_features)
             X, with present cells untouched.
+
+        Raises
+        ------
+        ValueError
+            If a row with gaps lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         X = self._check_rows(X).copy()
@@ -292,6 +296,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         if rows.any():
             rule = self._rule()
             means = self._by_blocks(X[rows], lambda model, block: conditional_mean(model, block, rule), self.n_draws)
+            _refuse_far_rows(means, np.flatnonzero(rows))
             X[gaps] = self._scale().to_data(means)[gaps[rows]]
         return X
 
@@ -389,6 +394,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
                 z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
                 results.append(self._scale().to_data(function(model, z).cpu().numpy()))
         return np.concatenate(results)
+
+
+def _refuse_far_rows(values: np.ndarray, row_numbers: np.ndarray) -> None:
+    far = ~np.isfinite(values).all(axis=1)
+    if far.any():
+        row = row_numbers[far.argmax()]
+        raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
 
 
 def _mean_and_std(model: VAE, rows: Rows) -> Tensor:

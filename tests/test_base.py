@@ -1,7 +1,10 @@
 """fit and partial_fit: determinism, stopping, warnings, and the text of every error at the door."""
 
+import copy
 import datetime
+import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -604,7 +607,9 @@ def test_too_few_rows_to_hold_out_keep_the_linear_start():
     assert (few.n_iter_, few.best_iter_, few.validation_curve_) == (1, 0, [])
     start = VAETransformer(2, random_state=0, early_stopping=False, max_iter=1, learning_rate_init=1e-12).fit(X)
     np.testing.assert_allclose(few.score_samples(X), start.score_samples(X), rtol=1e-5)
-    assert VAETransformer(2, random_state=0, early_stopping=False, max_iter=7).fit(X).best_iter_ == 7
+    with pytest.warns(ConvergenceWarning, match="below the .* of the linear model"):
+        trained = VAETransformer(2, random_state=0, early_stopping=False, max_iter=7).fit(X)
+    assert trained.best_iter_ == 7
 
 
 @pytest.mark.parametrize("as_frame", [True, False])
@@ -622,3 +627,78 @@ def test_an_unknown_name_is_refused_in_fit_and_breaks_nothing_before(iris):
     assert hasattr(vae, "score")
     with pytest.raises(ValueError, match="'likelihood' parameter"):
         vae.fit(iris)
+
+
+def test_partial_fit_counts_epochs_on_for_an_objective_that_changes_with_them(iris):
+    vae = VAETransformer(1, objective=ELBO(beta=2.0, warmup=4), random_state=0)
+    for _ in range(5):
+        vae.partial_fit(iris)
+    terms = {name: np.array(values) for name, values in vae.history_.items()}
+    beta = (terms["loss"] + terms["reconstruction"]) / terms["kl"]
+    np.testing.assert_allclose(beta, [0.5, 1.0, 1.5, 2.0, 2.0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("before", "after"), [("adam", "rmsprop"), ("sgd", "adam"), ("adam", "sgd")])
+def test_another_solver_may_follow_in_partial_fit(iris, before, after):
+    vae = VAETransformer(1, solver=before, learning_rate_init=1e-6, random_state=0).partial_fit(iris)
+    vae.set_params(solver=after).partial_fit(iris)
+    assert vae.n_iter_ == 2
+    assert np.isfinite(vae.score(iris))
+
+
+class _WithMask(nn.Module):
+    """A layer with a buffer of booleans and one of infinities, as attention masks are."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.layer = nn.Linear(n_in, n_out)
+        self.register_buffer("mask", torch.ones(n_out, dtype=torch.bool))
+        self.register_buffer("far", torch.full((1,), -np.inf))
+
+    def forward(self, x):
+        return self.layer(x) * self.mask
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_network_may_hold_masks(iris):
+    vae = VAETransformer(1, encoder=_WithMask, max_iter=2, random_state=0).fit(iris)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(vae)).transform(iris), vae.transform(iris))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_float64_network_is_taken(iris):
+    network = partial(nn.Linear, dtype=torch.float64)
+    assert VAETransformer(1, encoder=network, max_iter=2, random_state=0).fit(iris).transform(iris).shape == (150, 1)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_network_may_be_made_from_another_fitted_model(iris):
+    first = VAETransformer(1, max_iter=2, random_state=0).fit(iris)
+    again = VAETransformer(
+        1, decoder=lambda n_in, n_out: copy.deepcopy(first.module_.decoder).float(), max_iter=2, random_state=0
+    )
+    assert again.fit(iris).inverse_transform(again.transform(iris)).shape == iris.shape
+
+
+def test_diagnostics_stand_for_the_whole_of_a_sorted_table(monkeypatch):
+    monkeypatch.setattr("skvae._base.DIAGNOSTIC_ROWS", 50)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 1)) @ rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(400, 5))
+    X = X[np.argsort(X[:, 0])]
+    vae = VAETransformer(1, max_iter=2, random_state=0).fit(X)
+    shuffled = VAETransformer(1, max_iter=2, random_state=0).fit(rng.permutation(X))
+    np.testing.assert_allclose(vae.latent_information_, shuffled.latent_information_, rtol=0.1)
+    assert vae.active_components_.tolist() == [True]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("likelihood", [Gaussian(), Gaussian("decoder")])
+def test_rows_with_gaps_too_far_out_are_refused_or_least_likely(iris, likelihood):
+    vae = VAETransformer(
+        2, likelihood=likelihood, max_iter=5, early_stopping=False, learning_rate_init=1e-2, random_state=0
+    ).fit(iris)
+    far = iris[:3].copy()
+    far[1, :2] = np.nan, 1e200
+    assert vae.score_samples(far)[1] == -np.inf
+    with pytest.raises(ValueError, match="Row 1 of X is too far"):
+        vae.impute(far)

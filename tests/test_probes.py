@@ -222,9 +222,13 @@ def test_partial_fit_continues(name):
 
 
 @every_probe
-def test_missing_cells_are_accepted(name):
+def test_missing_cells_are_accepted_but_by_a_decoder_that_reads_its_own_rows(name):
     X = digits(name, 60).copy()
     X[::3, 20:24] = np.nan
+    if name == "pixelcnn":
+        with pytest.raises(ValueError, match="needs complete rows"):
+            estimator(name, max_iter=2).fit(X)
+        return
     vae = estimator(name, max_iter=2).fit(X)
     assert np.isfinite(vae.transform(X)).all()
 

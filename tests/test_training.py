@@ -379,7 +379,7 @@ def test_solver_state_carried_over_equals_an_uninterrupted_run(solver):
             parts, Weightless(), rows, Plan(make, len(rows), 1, average=False), seeded(), solver_state=carried
         )
         carried = report.solver_state
-        assert all(isinstance(v, (np.ndarray, float, int, type(None))) for s in carried for v in s.values())
+        assert all(isinstance(v, (np.ndarray, float, int, str, type(None))) for s in carried for v in s.values())
     for one_p, other in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(one_p, other, rtol=1e-5, atol=1e-6)
 
