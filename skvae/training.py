@@ -20,11 +20,29 @@ __all__ = ["SOLVERS", "DivergedError", "Epoch", "Plan", "Report", "held_out_mean
 
 Solver = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
+# Largest gradient norm that plain gradient descent follows.
+LARGEST_SGD_GRADIENT = 1.0
+
+
+class BoundedSGD(torch.optim.SGD):
+    """Gradient descent with Nesterov momentum, the gradient's norm bounded.
+
+    At a good start with little noise a log-likelihood is steep, and an unbounded step of the usual size leaves it.
+    """
+
+    def __init__(self, params: list[nn.Parameter], lr: float):
+        super().__init__(params, lr=lr, momentum=0.9, nesterov=True)
+
+    def step(self, closure: Any = None) -> Any:
+        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], LARGEST_SGD_GRADIENT)
+        return super().step(closure)
+
+
 SOLVERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True),
     "rmsprop": torch.optim.RMSprop,
-    "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9, nesterov=True),
+    "sgd": BoundedSGD,
 }
 
 # The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.

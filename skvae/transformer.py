@@ -69,7 +69,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     batch_size : int or "auto", default="auto"
         Rows a step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
-        The optimiser, or a callable that takes a list of parameters and returns a `torch.optim.Optimizer`.
+        The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
+        and returns a `torch.optim.Optimizer`.
     learning_rate_init : float, default=1e-3
         Step size; a callable solver sets its own.
     early_stopping : bool or "auto", default="auto"

@@ -640,7 +640,7 @@ def test_partial_fit_counts_epochs_on_for_an_objective_that_changes_with_them(ir
 
 @pytest.mark.parametrize(("before", "after"), [("adam", "rmsprop"), ("sgd", "adam"), ("adam", "sgd")])
 def test_another_solver_may_follow_in_partial_fit(iris, before, after):
-    vae = VAETransformer(1, solver=before, learning_rate_init=1e-6, random_state=0).partial_fit(iris)
+    vae = VAETransformer(1, solver=before, random_state=0).partial_fit(iris)
     vae.set_params(solver=after).partial_fit(iris)
     assert vae.n_iter_ == 2
     assert np.isfinite(vae.score(iris))
@@ -702,3 +702,11 @@ def test_rows_with_gaps_too_far_out_are_refused_or_least_likely(iris, likelihood
     assert vae.score_samples(far)[1] == -np.inf
     with pytest.raises(ValueError, match="Row 1 of X is too far"):
         vae.impute(far)
+
+
+@pytest.mark.parametrize("solver", sorted(SOLVERS))
+@pytest.mark.parametrize("noise", ["feature", "shared"])
+def test_every_solver_works_at_its_defaults(iris, solver, noise):
+    vae = VAETransformer(2, solver=solver, likelihood=Gaussian(noise), max_iter=5, random_state=0).fit(iris)
+    assert max(vae.validation_curve_) < 10
+    assert np.isfinite(vae.loss_curve_).all()
