@@ -126,7 +126,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     )
                     model.cpu()
                     if report.best == 0 and begun.started and held_out is not None:
-                        self._start(model, begun.rows, _covariance(model.likelihood, begun.rows))
+                        self._start(model, begun.rows, model.likelihood.covariance(begun.rows))
                     self._publish(model, begun.rows, report)
                     self._warn_if_poor(begun, report)
                 self._solver_state = []
@@ -286,7 +286,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         training, held_out = self._split(rows, rng) if hold_out else (rows, None)
         density = parts["likelihood"].build(X.shape[1], scale)
         density.fit(rows)
-        cov = _covariance(density, training)
+        cov = density.covariance(training)
         self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
         model = _state.Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
         model.likelihood.load_state_dict(density.state_dict())
@@ -390,7 +390,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     @torch.no_grad()
     def _publish(self, model: VAE, rows: Rows, report: Report, continued: bool = False) -> None:
         """Set the fitted attributes."""
-        some = _thinned(rows)
+        some = rows.thinned(DIAGNOSTIC_ROWS)
         kl, mu = latent_kl(model, some)
         information = some.mean(kl).double().numpy()
         spread = some.mean((mu - some.mean(mu)).square())
@@ -428,7 +428,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 stacklevel=4,
             )
         elif self._parts["objective"].is_bound and not (begun.started and (report.held_out or report.best == 0)):
-            rows = _thinned(begun.training if begun.held_out is None else begun.held_out)
+            rows = (begun.training if begun.held_out is None else begun.held_out).thinned(DIAGNOSTIC_ROWS)
             most = _most_latents(self.n_components_, begun.cov)
             baseline = begun.model.likelihood.baseline(rows, begun.cov, most)
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
@@ -456,21 +456,6 @@ def _forget(estimator: BaseVAE) -> None:
     for name in [n for n in vars(estimator) if n.endswith("_") or n in ("_weights", "_order", "_parts", "_shift")]:
         if name not in ("n_features_in_", "feature_names_in_"):
             delattr(estimator, name)
-
-
-@torch.no_grad()
-def _covariance(density: Any, rows: Rows) -> Covariance:
-    x = density.encode_input(rows.x)
-    return Covariance(
-        (x if rows.mask is None else x * rows.mask).numpy(),
-        None if rows.mask is None else rows.mask.numpy(),
-        None if rows.weight is None else rows.weight.numpy(),
-    )
-
-
-def _thinned(rows: Rows) -> Rows:
-    """Every so many rows, `DIAGNOSTIC_ROWS` at most: the first ones of a sorted table would not stand for it."""
-    return rows.take(torch.arange(0, len(rows), -(-len(rows) // DIAGNOSTIC_ROWS)))
 
 
 def _most_latents(n_components: int, cov: Covariance) -> int:

@@ -140,6 +140,10 @@ class Rows:
         """The rows at `index`."""
         return self._map(lambda value: value.index_select(0, index))
 
+    def thinned(self, most: int) -> Rows:
+        """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
+        return self.take(torch.arange(0, len(self), -(-len(self) // most)))
+
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
         return self._map(lambda value: value.to(device))

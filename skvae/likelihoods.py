@@ -117,6 +117,16 @@ class Density(nn.Module, ABC):
         """Var[x|z] in model units where it is a noise the model has learnt; None elsewhere."""
         return None
 
+    @torch.no_grad()
+    def covariance(self, rows: Rows) -> Covariance:
+        """The covariance of `rows` as the encoder sees them."""
+        x = self.encode_input(rows.x)
+        return Covariance(
+            (x if rows.mask is None else x * rows.mask).numpy(),
+            None if rows.mask is None else rows.mask.numpy(),
+            None if rows.weight is None else rows.weight.numpy(),
+        )
+
     def start(self, cov: Covariance, n_components: int) -> LinearStart | None:
         """Set the noise to the linear model's and return its maps; None where the link allows no such start."""
         return None
