@@ -147,14 +147,15 @@ class DecayingAdam(torch.optim.Adam):
             group["lr"] *= self.decay
 
 
-@pytest.mark.parametrize(
-    ("name", "n_components"),
-    [("digits", 5), ("wine", 2), ("wine", 10), ("cancer", 5)],
-)
-def test_training_from_random_weights_reaches_the_maximum(name, n_components):
+# Breast cancer's columns are nearly collinear, so its last latents take long to find.
+FROM_RANDOM = [(*case, 8000 if case == ("cancer", 20) else 3000) for case in MAXIMA]
+
+
+@pytest.mark.parametrize(("name", "n_components", "n_steps"), FROM_RANDOM)
+def test_training_from_random_weights_reaches_the_maximum(name, n_components, n_steps):
     X = table(name)
-    n_epochs = -(-1500 // -(-len(X) // 200))
-    solver = partial(DecayingAdam, lr=0.1, n_steps=1500)
+    n_epochs = -(-n_steps // -(-len(X) // 200))
+    solver = partial(DecayingAdam, lr=0.1, n_steps=n_steps)
     vae = linear(n_components, init="random", batch_size=200, max_iter=n_epochs, solver=solver).fit(X)
     bound, likelihood = exact_bound_and_likelihood(vae, X)
     maximum = MAXIMA[name, n_components]
