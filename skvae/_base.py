@@ -170,7 +170,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     model, rows = begun.model, begun.rows
                 else:
                     self._check_same_parts()
-                    model, rows = _state.rebuild(self, torch.float32), to_rows(table, _scale(self), weight, target)
+                    model, rows = _state.rebuild(self, torch.float32), to_rows(table, self._scale(), weight, target)
                 done, before = (0, None) if first else (self.n_iter_, self._solver_state)
                 rng = make_generator(self._seed + done, device)
                 with thread_limit(model.largest_product(self._batch_size(len(rows)))):
@@ -412,6 +412,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self.validation_curve_ = report.held_out
         self._weights = _state.pack(model)
 
+    def _scale(self) -> Scale:
+        """The map between data units and the fitted model's."""
+        return Scale(self._shift, self.scale_)
+
     def _inference_device(self) -> torch.device:
         """Inference is in float64, which Apple's GPUs lack."""
         device = resolve_device(self.device)
@@ -445,10 +449,6 @@ def _network(value: Any, default: Network) -> Network:
     if value is None:
         return default
     return clone(value) if isinstance(value, Network) else Supplied(value)
-
-
-def _scale(estimator: BaseVAE) -> Scale:
-    return Scale(estimator._shift, estimator.scale_)
 
 
 def _forget(estimator: BaseVAE) -> None:

@@ -112,8 +112,7 @@ def pack(model: VAE) -> dict[str, np.ndarray]:
 
 def blueprint_of(estimator: Any) -> Blueprint:
     """What the fitted estimator's model was built from."""
-    scale = Scale(np.asarray(estimator._shift), np.asarray(estimator.scale_))
-    return Blueprint(estimator.n_features_in_, estimator.n_components_, scale=scale, **estimator._parts)
+    return Blueprint(estimator.n_features_in_, estimator.n_components_, scale=estimator._scale(), **estimator._parts)
 
 
 def rebuild(estimator: Any, dtype: torch.dtype) -> VAE:

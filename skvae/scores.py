@@ -77,21 +77,24 @@ def normal_rule(n_draws: int, n_components: int, seed: int) -> Rule:
     """At most `n_draws` points: Gauss-Hermite quadrature for one or two latents, quasi-random draws for more.
 
     Quadrature centred and scaled by each row's q(z|x) (Liu & Pierce 1994) reaches into the tails that draws from q
-    miss, and needs few points; their number is a power of J, so beyond two latents draws do better.
+    miss, and needs few points; their number grows as nodes^J, so beyond two latents draws do better.
     """
-    nodes = min(round(n_draws ** (1 / n_components) - 0.5 + 1e-9), MOST_NODES)
+    nodes = min(int(n_draws ** (1 / n_components) + 1e-9), MOST_NODES)
     if n_components > 2 or nodes < FEWEST_NODES:
         eps = quasi_normal(n_draws, n_components, seed)
         log_weight = torch.full((n_draws,), -math.log(n_draws), dtype=torch.float64, device="cpu")
     else:
         points, weights = roots_hermitenorm(nodes)
-        grid = np.stack(np.meshgrid(*[points] * n_components, indexing="ij"), axis=-1).reshape(-1, n_components)
         with np.errstate(divide="ignore"):
             logs = np.log(weights / weights.sum())
-        total = np.stack(np.meshgrid(*[logs] * n_components, indexing="ij"), axis=-1).sum(-1).ravel()
-        eps = torch.tensor(grid, dtype=torch.float64, device="cpu")
-        log_weight = torch.tensor(total, dtype=torch.float64, device="cpu")
+        eps = torch.tensor(_grid(points, n_components), dtype=torch.float64, device="cpu")
+        log_weight = torch.tensor(_grid(logs, n_components).sum(axis=1), dtype=torch.float64, device="cpu")
     return Rule(eps[:, None], log_weight[:, None])
+
+
+def _grid(values: np.ndarray, n_axes: int) -> np.ndarray:
+    """Every combination of `values` on `n_axes` axes: (len(values)^n_axes, n_axes)."""
+    return np.stack(np.meshgrid(*[values] * n_axes, indexing="ij"), axis=-1).reshape(-1, n_axes)
 
 
 class Posterior(NamedTuple):

@@ -17,7 +17,7 @@ from . import _state
 from ._base import BaseVAE
 from ._params import named
 from ._torch import make_generator, torch_scope
-from .data import Array, Rows, Scale, to_rows
+from .data import Array, Rows, to_rows
 from .model import VAE
 from .objectives import OBJECTIVES
 from .scores import Rule, block_rows, conditional_mean, log_likelihood, normal_rule, posterior
@@ -368,9 +368,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
-
-    def _scale(self) -> Scale:
-        return Scale(self._shift, self.scale_)
 
     def _rule(self) -> Rule:
         """The points all rows share."""
