@@ -1,9 +1,10 @@
 """skvae: the variational autoencoder as a scikit-learn estimator."""
 
 from .likelihoods import Bernoulli, Gaussian
+from .model_selection import VAETransformerCV
 from .networks import MLP
 from .objectives import ELBO, IWAE
 from .transformer import VAETransformer
 
-__all__ = ["ELBO", "IWAE", "MLP", "Bernoulli", "Gaussian", "VAETransformer"]
+__all__ = ["ELBO", "IWAE", "MLP", "Bernoulli", "Gaussian", "VAETransformer", "VAETransformerCV"]
 __version__ = "0.1.0"

@@ -20,19 +20,20 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import nn
 
-from . import _state
+from . import _dense, _state
 from ._linear import Covariance
 from ._params import Count, named
-from ._torch import make_generator, resolve_device, thread_limit, torch_scope
-from .data import Array, Rows, Scale, column_moments, name_the_string, to_rows, unpack_container
-from .likelihoods import LIKELIHOODS, Likelihood
+from ._solvers import SOLVERS
+from ._torch import blas_limit, make_generator, resolve_device, thread_limit, torch_scope
+from .data import Array, Moments, Rows, Scale, column_moments, name_the_string, to_rows, unpack_container
+from .likelihoods import LIKELIHOODS, Density, Likelihood
 from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
 from .scores import latent_kl
-from .training import SOLVERS, DivergedError, Epoch, Plan, Report, held_out_mean, train
+from .training import DivergedError, Epoch, Plan, Report, held_out_mean, train
 
-__all__ = ["BaseVAE"]
+__all__ = ["BaseVAE", "forget"]
 
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
@@ -46,14 +47,27 @@ WORTH_A_WARNING = 0.2
 DIAGNOSTIC_ROWS = 10_000
 
 
-class _Begun(NamedTuple):
-    """A new model at its start: `rows` are all rows, `cov` the training rows' covariance as the encoder sees them."""
+class Split(NamedTuple):
+    """A table in the model's units, and what was learnt of it before there is a model.
 
-    model: VAE
+    `rows` are all rows, `cov` is the training rows' covariance as the encoder sees them.
+    """
+
+    seed: int
+    moments: Moments
+    scale: Scale
+    density: Density
     rows: Rows
     training: Rows
     held_out: Rows | None
     cov: Covariance
+
+
+class Begun(NamedTuple):
+    """A new model at its start, which is a linear model if `started`."""
+
+    model: VAE
+    split: Split
     started: bool
 
 
@@ -110,26 +124,22 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """
         with _state.atomic(self):
             device = resolve_device(self.device)
-            table, target, weight = self._check_training_rows(X, y, sample_weight, reset=True)
-            _forget(self)
+            table = self._check_training_rows(X, y, sample_weight, reset=True)
+            forget(self)
             with torch_scope(device, grad=True):
-                begun = self._begin(table, target, weight, hold_out=True)
-                model, held_out = begun.model.to(device), begun.held_out
-                with thread_limit(model.largest_product(self._batch_size(len(begun.training)))):
+                begun = self._begin(self._split(*table, hold_out=True))
+                model, split = begun.model.to(device), begun.split
+                with self._threads(model, len(split.training)):
                     report = self._train(
                         model,
-                        begun.training.to(device),
-                        None if held_out is None else held_out.to(device),
+                        split.training.to(device),
+                        None if split.held_out is None else split.held_out.to(device),
                         make_generator(self._seed, device),
                         self._callbacks(X, y),
-                        keep_start=begun.started and held_out is None and self._may_keep_start(),
+                        keep_start=self._keeps_start(begun),
                     )
-                    model.cpu()
-                    if report.best == 0 and begun.started and held_out is not None:
-                        self._start(model, begun.rows, model.likelihood.covariance(begun.rows))
-                    self._publish(model, begun.rows, report)
+                    self._finish(begun, report)
                     self._warn_if_poor(begun, report)
-                self._solver_state = []
             self._end_callbacks(X, y)
         return self
 
@@ -166,20 +176,22 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             table, target, weight = self._check_training_rows(X, y, sample_weight, reset=first)
             with torch_scope(device, grad=True):
                 if first:
-                    begun = self._begin(table, target, weight, hold_out=False)
-                    model, rows = begun.model, begun.rows
+                    begun = self._begin(self._split(table, target, weight, hold_out=False))
+                    model, rows = begun.model, begun.split.rows
                 else:
                     self._check_same_parts()
                     model, rows = _state.rebuild(self, torch.float32), to_rows(table, self._scale(), weight, target)
                 done, before = (0, None) if first else (self.n_iter_, self._solver_state)
                 rng = make_generator(self._seed + done, device)
-                with thread_limit(model.largest_product(self._batch_size(len(rows)))):
+                with self._threads(model, len(rows)):
                     report = self._train(
                         model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch_after=done
                     )
                     self._publish(model.cpu(), rows, report, continued=not first)
                 self._solver_state = report.solver_state
         return self
+
+    _solver_state: list[dict[str, Any]]
 
     @property
     def module_(self) -> VAE:
@@ -223,7 +235,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             raise ValueError(
                 f"Input X contains infinity: {labels[column]}, row {row}. Remove it, or mark it as missing (NaN)."
             )
-        named(self.likelihood, LIKELIHOODS).check(X, labels)
+        likelihood = named(self.likelihood, LIKELIHOODS) if reset else self._parts["likelihood"]
+        likelihood.check(X, labels)
         return X
 
     def _column_labels(self, X: Array) -> list[str]:
@@ -274,43 +287,64 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 "or set the parameter back."
             )
 
-    def _begin(self, X: Array, target: Array | None, weight: Array | None, hold_out: bool) -> _Begun:
-        """A new model at its start, and its rows."""
-        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        self._parts = parts = self._parts_now()
+    def _split(self, X: Array, target: Array | None, weight: Array | None, hold_out: bool) -> Split:
+        """The rows in the model's units, in two parts, and their moments."""
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        self._parts = self._parts_now()
+        likelihood: Likelihood = self._parts["likelihood"]
         moments = column_moments(X, weight)
-        scale = parts["likelihood"].scale(moments)
-        self.mean_, self.scale_, self._shift = moments.mean, scale.scale, scale.shift
+        scale = likelihood.scale(moments)
         rows = to_rows(X, scale, weight, target)
-        rng = make_generator(self._seed)
-        training, held_out = self._split(rows, rng) if hold_out else (rows, None)
-        density = parts["likelihood"].build(X.shape[1], scale)
+        training, held_out = self._hold_out(rows, make_generator(seed)) if hold_out else (rows, None)
+        density = likelihood.build(X.shape[1], scale)
         density.fit(rows)
-        cov = density.covariance(training)
-        self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
-        model = _state.Blueprint(X.shape[1], self.n_components_, scale=scale, **parts).build(rng)
-        model.likelihood.load_state_dict(density.state_dict())
-        model.to("cpu", torch.float32).check_widths()
-        started = self.init == "pca" and model.has_linear_path and self._start(model, training, cov)
-        parts["objective"].start(model, training, rng)
-        return _Begun(model, rows, training, held_out, cov, started)
+        return Split(seed, moments, scale, density, rows, training, held_out, density.covariance(training))
 
-    def _start(self, model: VAE, rows: Rows, cov: Covariance) -> bool:
-        """Set the model to the linear model of `rows`; False where its likelihood has none.
+    def _begin(self, split: Split) -> Begun:
+        """A new model at its start."""
+        self._seed, self._parts = split.seed, self._parts_now()
+        self.n_features_in_ = split.rows.x.shape[1]
+        self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
+        cov, n_features = split.cov, len(self.mean_)
+        self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
+        rng = make_generator(self._seed)
+        model = _state.Blueprint(n_features, self.n_components_, scale=split.scale, **self._parts).build(rng)
+        model.likelihood.load_state_dict(split.density.state_dict())
+        model.to("cpu", torch.float32).check_widths()
+        started = self.init == "pca" and model.has_linear_path and self._start(model, cov)
+        self._parts["objective"].start(model, split.training, rng)
+        return Begun(model, split, started)
+
+    def _finish(self, begun: Begun, report: Report) -> None:
+        """Publish the trained model, or the linear start of all rows where training found nothing better."""
+        model, rows = begun.model.cpu(), begun.split.rows
+        if report.best == 0 and begun.started and begun.split.held_out is not None:
+            self._start(model, model.likelihood.covariance(rows))
+        self._publish(model, rows, report)
+        self._solver_state = []
+
+    def _threads(self, model: VAE, n_rows: int) -> Any:
+        """A scope with as many threads as a step on a batch of `n_rows` repays."""
+        return thread_limit(model.largest_product(self._batch_size(n_rows)))
+
+    def _start(self, model: VAE, cov: Covariance) -> bool:
+        """Set the model to the linear model of these rows; False where its likelihood has none.
 
         Training starts at the linear model of the training rows, so that the held-out rows judge every epoch alike. If
         none is better, the start itself is kept, and then it may know all rows.
         """
-        start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
+        with blas_limit(1):
+            start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
         if start is not None:
             model.start_at(start, make_generator(self._seed))
         return start is not None
 
-    def _may_keep_start(self) -> bool:
+    def _keeps_start(self, begun: Begun) -> bool:
         """Whether "auto" leaves a table too small to hold rows out at its linear start."""
-        return self.early_stopping == "auto" and self._parts["objective"].monitor is not None
+        watched = self._parts["objective"].monitor is not None
+        return begun.started and begun.split.held_out is None and self.early_stopping == "auto" and watched
 
-    def _split(self, rows: Rows, rng: torch.Generator) -> tuple[Rows, Rows | None]:
+    def _hold_out(self, rows: Rows, rng: torch.Generator) -> tuple[Rows, Rows | None]:
         """Rows to train on and rows held out for early stopping."""
         possible = self._parts["objective"].monitor is not None
         wanted = self.early_stopping is True or (self.early_stopping == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
@@ -341,16 +375,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         one_epoch_after: int | None = None,
         keep_start: bool = False,
     ) -> Report:
-        solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
-        plan = Plan(
-            solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
-            batch_size=self._batch_size(len(rows)),
-            max_iter=self.max_iter if one_epoch_after is None and not keep_start else 1,
-            done=one_epoch_after or 0,
-            patience=math.inf if held_out is None else self.n_iter_no_change,
-            average=one_epoch_after is None,
-            keep_start=keep_start,
-        )
+        plan = self._plan(len(rows), held_out is not None, one_epoch_after, keep_start)
+        if self.verbose:
+            step = "dense engine" if _dense.understands(model, self._parts["objective"]) else "autograd"
+            print(f"[{type(self).__name__}] {len(rows)} training rows, gradients by {step}")
         try:
             return train(
                 model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
@@ -360,6 +388,20 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is "
                 "not finite. Lower the learning rate; if X holds extreme values, clip or transform them."
             ) from None
+
+    def _plan(
+        self, n_rows: int, early_stopping: bool, one_epoch_after: int | None = None, keep_start: bool = False
+    ) -> Plan:
+        solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
+        return Plan(
+            solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
+            batch_size=self._batch_size(n_rows),
+            max_iter=self.max_iter if one_epoch_after is None and not keep_start else 1,
+            done=one_epoch_after or 0,
+            patience=self.n_iter_no_change if early_stopping else math.inf,
+            average=one_epoch_after is None,
+            keep_start=keep_start,
+        )
 
     def _batch_size(self, n_rows: int) -> int:
         if self.batch_size != "auto":
@@ -421,7 +463,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         device = resolve_device(self.device)
         return torch.device("cpu") if device.type == "mps" else device
 
-    def _warn_if_poor(self, begun: _Begun, report: Report) -> None:
+    def _warn_if_poor(self, begun: Begun, report: Report) -> None:
         """Warn when training broke off, or ended below the linear model of the same family."""
         name, linear = type(self).__name__, "the linear model of the same likelihood"
         if report.diverged is not None:
@@ -432,9 +474,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 stacklevel=4,
             )
         elif self._parts["objective"].is_bound and not (begun.started and (report.held_out or report.best == 0)):
-            rows = (begun.training if begun.held_out is None else begun.held_out).thinned(DIAGNOSTIC_ROWS)
-            most = _most_latents(self.n_components_, begun.cov)
-            baseline = begun.model.likelihood.baseline(rows, begun.cov, most)
+            split = begun.split
+            rows = (split.training if split.held_out is None else split.held_out).thinned(DIAGNOSTIC_ROWS)
+            most = _most_latents(self.n_components_, split.cov)
+            baseline = begun.model.likelihood.baseline(rows, split.cov, most)
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
             if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
                 warnings.warn(
@@ -451,7 +494,7 @@ def _network(value: Any, default: Network) -> Network:
     return clone(value) if isinstance(value, Network) else Supplied(value)
 
 
-def _forget(estimator: BaseVAE) -> None:
+def forget(estimator: BaseVAE) -> None:
     """Drop what the last fit left, so that no half-new state can be mistaken for a fitted one."""
     for name in [n for n in vars(estimator) if n.endswith("_") or n in ("_weights", "_order", "_parts", "_shift")]:
         if name not in ("n_features_in_", "feature_names_in_"):

@@ -5,6 +5,7 @@ Every setting is changed inside a scope that ends, and only for the calling thre
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["build_seeded", "make_generator", "resolve_device", "thread_limit", "torch_scope"]
+__all__ = ["blas_limit", "build_seeded", "make_generator", "resolve_device", "thread_limit", "torch_scope"]
 
 # Below this many multiply-adds in a layer's product, a second thread costs more than it brings.
 SINGLE_THREAD_PRODUCT = 4_000_000
@@ -112,6 +113,33 @@ def torch_scope(device: torch.device, grad: bool) -> Iterator[None]:
         nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"),
     ):
         yield
+
+
+class blas_limit:  # noqa: N801 - used like a function, as threadpool_limits is
+    """A scope with at most `limit` threads in numpy's and scipy's BLAS, restored when the last scope has ended.
+
+    That setting belongs to the process: scopes of several Python threads that each restored what they had found would
+    leave it changed.
+    """
+
+    _lock = threading.Lock()
+    _scopes = 0
+    _limits: Any = None
+
+    def __init__(self, limit: int):
+        self.limit = limit
+
+    def __enter__(self) -> None:
+        with blas_limit._lock:
+            if not blas_limit._scopes:
+                blas_limit._limits = threadpool_limits(self.limit, user_api="blas")
+            blas_limit._scopes += 1
+
+    def __exit__(self, *error: object) -> None:
+        with blas_limit._lock:
+            blas_limit._scopes -= 1
+            if not blas_limit._scopes:
+                blas_limit._limits.restore_original_limits()
 
 
 def thread_limit(largest_product: int) -> Any:

@@ -140,6 +140,10 @@ class Rows:
         """The rows at `index`."""
         return self._map(lambda value: value.index_select(0, index))
 
+    def narrow(self, dim: int, first: int, length: int) -> Rows:
+        """Views of `length` rows from `first` on, where rows are axis `dim`."""
+        return self._map(partial(torch.narrow, dim=dim, start=first, length=length))
+
     def thinned(self, most: int) -> Rows:
         """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
         return self.take(torch.arange(0, len(self), -(-len(self) // most)))
@@ -151,7 +155,7 @@ class Rows:
     def blocks(self, size: int) -> Iterator[Rows]:
         """The rows in order, at most `size` at a time."""
         for first in range(0, len(self), size):
-            yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, len(self) - first)))
+            yield self.narrow(0, first, min(size, len(self) - first))
 
     def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
         """One epoch: shuffled rows in even batches of about `batch_size`, none dropped, no small rest."""

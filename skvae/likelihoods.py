@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,9 +23,24 @@ from torch.nn.functional import softplus
 from ._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
 from ._params import Part
 from .data import Array, Moments, Rows, Scale
-from .priors import log_normal
+from .priors import LOG_2PI, log_normal
 
 __all__ = ["LIKELIHOODS", "Bernoulli", "Density", "Gaussian", "Likelihood", "LinearStart"]
+
+
+class Cells(NamedTuple):
+    """What every cell of a batch counts in a mean.
+
+    Attributes
+    ----------
+    mass : Tensor of shape (..., N or 1, D or 1)
+        0 where a cell is missing; 1 in place of N where all rows count alike.
+    total : Tensor of shape (..., 1, D or 1)
+        Its sum over the rows.
+    """
+
+    mass: Tensor
+    total: Tensor
 
 
 @dataclass
@@ -84,9 +99,13 @@ class Density(nn.Module, ABC):
     ----------
     shared_noise : bool
         Whether `variance` is one number for the whole table.
+    stackable : bool
+        Whether the formulas hold as they stand for many models side by side, whose rows have a leading axis and whose
+        parameters and buffers have the shape (M, 1, ...).
     """
 
     shared_noise: ClassVar[bool] = False
+    stackable: ClassVar[bool] = False
 
     def __init__(self, n_features: int, n_params: int):
         super().__init__()
@@ -104,6 +123,33 @@ class Density(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         """log p(x_d|z) in nats of data units, one a row and feature: (..., N, D)."""
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """The total of -cells.mass * log_prob, and its gradient with respect to the outputs.
+
+        Sets the `.grad` of this module's own parameters to the same gradient. Members of the family whose gradient is
+        a formula override this; it must agree with `log_prob`. `outputs` may be overwritten.
+
+        Parameters
+        ----------
+        outputs, x : Tensors of shape (..., N, n_params) and (..., N, D)
+        cells : Cells
+
+        Returns
+        -------
+        nll : Tensor of shape (...)
+        gradient : Tensor of the shape of outputs
+        """
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
+            wanted = [outputs, *parameters]
+            grads = torch.autograd.grad(nll.sum(), wanted, materialize_grads=True, allow_unused=True)
+        for parameter, grad in zip(parameters, grads[1:], strict=True):
+            assert parameter.grad is not None
+            parameter.grad.copy_(grad)
+        return nll.detach(), grads[0]
 
     @abstractmethod
     def mean(self, outputs: Tensor) -> Tensor:
@@ -136,6 +182,11 @@ class Density(nn.Module, ABC):
         """Mean log-likelihood of `rows`, in nats of data units, under the family's linear model of `cov`."""
 
 
+def _above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
+    """The gradient that passes `_LowerBound`."""
+    return torch.where(value >= bound, grad, grad.clamp_max(0.0))
+
+
 class _LowerBound(torch.autograd.Function):
     """max(value, bound), whose gradient passes wherever a step against it would not go below the bound.
 
@@ -144,14 +195,12 @@ class _LowerBound(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, bound: Tensor) -> Tensor:
-        ctx.save_for_backward(value >= bound)
+        ctx.save_for_backward(value, bound)
         return torch.maximum(value, bound)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (inside,) = ctx.saved_tensors
-        (grad,) = grads
-        return grad * (inside | (grad < 0)), None
+        return _above(*ctx.saved_tensors, *grads), None
 
 
 class Gaussian(Likelihood):
@@ -205,13 +254,16 @@ class Gaussian(Likelihood):
 class _GaussianDensity(Density):
     """What the three noises share. Subclasses say where the log variance comes from."""
 
+    stackable = True
     log_scale: Tensor
+    log_unit: Tensor  # what -log p holds whatever z is
     log_floor: Tensor
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float, params_per_feature: int = 1):
         super().__init__(n_features, params_per_feature * n_features)
         self.noise_floor = noise_floor
         self.register_buffer("log_scale", torch.tensor(np.log(scale.scale)), persistent=False)
+        self.register_buffer("log_unit", self.log_scale + 0.5 * LOG_2PI, persistent=False)
         floor = torch.full((n_features,), math.log(noise_floor))
         self.register_buffer("log_floor", floor)
 
@@ -263,21 +315,57 @@ class _GaussianDensity(Density):
         return float(np.average(total, weights=None if rows.weight is None else rows.weight.cpu().numpy()))
 
 
-class _FeatureNoise(_GaussianDensity):
+class _LearntNoise(_GaussianDensity):
+    """A noise that is a parameter of its own: `log_noise` holds one number a column, or one for all."""
+
+    def __init__(self, n_features: int, scale: Scale, noise_floor: float, n_noises: int):
+        super().__init__(n_features, scale, noise_floor)
+        self.log_noise = nn.Parameter(torch.zeros(n_noises, dtype=torch.float32))
+
+    def bound(self) -> Tensor:
+        """The lower bound of `log_noise`."""
+        return self.log_floor
+
+    def decoded(self, outputs: Tensor) -> Tensor:
+        """The mean that the decoder's numbers stand for."""
+        return outputs
+
+    def decoded_gradient(self, grad: Tensor) -> Tensor:
+        """The outputs' gradient, from the mean's."""
+        return grad
+
+    def noise_gradient(self, grad: Tensor) -> Tensor:
+        """The gradient of `log_noise`, from that of every column's log variance."""
+        return grad
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoded(outputs), _LowerBound.apply(self.log_noise, self.bound())
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        log_noise, bound = self.log_noise, self.bound()
+        log_var = torch.maximum(log_noise, bound)
+        residual = self.decoded(outputs).sub_(x)
+        slope = torch.exp(-log_var) * cells.mass * residual
+        squares = residual.mul_(slope).sum(-2, keepdim=True)
+        log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
+        nll = torch.addcmul(0.5 * squares, cells.total, log_norm).sum((-2, -1))
+        grad = 0.5 * (cells.total - squares)
+        assert log_noise.grad is not None
+        log_noise.grad.copy_(_above(log_noise, bound, self.noise_gradient(grad).view_as(log_noise)))
+        return nll, self.decoded_gradient(slope)
+
+    def set_noise(self, log_noise: Tensor) -> None:
+        self.log_noise.data.copy_(log_noise[: len(self.log_noise)])
+
+
+class _FeatureNoise(_LearntNoise):
     """One learnt variance a column."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):
-        super().__init__(n_features, scale, noise_floor)
-        self.log_noise = nn.Parameter(torch.zeros(n_features, dtype=torch.float32))
-
-    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs, _LowerBound.apply(self.log_noise, self.log_floor)
-
-    def set_noise(self, log_noise: Tensor) -> None:
-        self.log_noise.data.copy_(log_noise)
+        super().__init__(n_features, scale, noise_floor, n_features)
 
 
-class _SharedNoise(_GaussianDensity):
+class _SharedNoise(_LearntNoise):
     """One learnt variance for all columns. Its floor follows the smallest column and so stays below PCA's noise.
 
     The decoder speaks in units of the starting noise's standard deviation: on a raw table that is a thousandth of the
@@ -288,8 +376,7 @@ class _SharedNoise(_GaussianDensity):
     unit: Tensor
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):
-        super().__init__(n_features, scale, noise_floor)
-        self.log_noise = nn.Parameter(torch.zeros(1, dtype=torch.float32))
+        super().__init__(n_features, scale, noise_floor, 1)
         self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
     def fit(self, rows: Rows) -> None:
@@ -297,15 +384,24 @@ class _SharedNoise(_GaussianDensity):
         smallest = var[var > 0].min() if bool((var > 0).any()) else var.new_ones(())
         self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
 
-    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return self.unit * outputs, _LowerBound.apply(self.log_noise, self.log_floor[:1])
+    def bound(self) -> Tensor:
+        return self.log_floor[..., :1]
+
+    def noise_gradient(self, grad: Tensor) -> Tensor:
+        return grad.sum(-1, keepdim=True)
+
+    def decoded(self, outputs: Tensor) -> Tensor:
+        return self.unit * outputs
+
+    def decoded_gradient(self, grad: Tensor) -> Tensor:
+        return self.unit * grad
 
     def start(self, cov: Covariance, n_components: int) -> LinearStart:
         start = super().start(cov, n_components)
         return replace(start, decoder_weight=start.decoder_weight / float(self.unit))
 
     def set_noise(self, log_noise: Tensor) -> None:
-        self.log_noise.data.copy_(log_noise[:1])
+        super().set_noise(log_noise)
         self.unit.copy_(torch.exp(0.5 * log_noise[:1]))
 
     def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian:
@@ -321,6 +417,16 @@ class _DecoderNoise(_GaussianDensity):
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_var = outputs.chunk(2, dim=-1)
         return mean, _LowerBound.apply(log_var, self.log_floor)
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        mean, raw = outputs.chunk(2, dim=-1)
+        log_var = torch.maximum(raw, self.log_floor)
+        residual = mean - x
+        slope = torch.exp(-log_var) * cells.mass * residual
+        squares = residual.mul_(slope)
+        log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
+        nll = torch.addcmul(0.5 * squares, cells.mass, log_norm).sum((-2, -1))
+        return nll, torch.cat([slope, _above(raw, self.log_floor, 0.5 * (cells.mass - squares))], dim=-1)
 
 
 class Bernoulli(Likelihood):
@@ -362,6 +468,7 @@ class Bernoulli(Likelihood):
 class _BernoulliDensity(Density):
     """The encoder sees centred columns divided by one number, the pooled standard deviation."""
 
+    stackable = True
     column_mean: Tensor
     pooled_std: Tensor
 
@@ -383,6 +490,10 @@ class _BernoulliDensity(Density):
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - softplus(outputs)
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
+        return nll, outputs.sigmoid_().sub_(x).mul_(cells.mass)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()

@@ -58,8 +58,12 @@ class LinearPath(nn.Module):
 
     def __init__(self, linear: nn.Linear, body: nn.Sequential | None):
         super().__init__()
-        self.linear = linear
+        # In this order, and stored inputs by outputs, a layer's weights and biases lie side by side in a flat vector.
         self.body = body
+        self.linear = linear
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.data = layer.weight.data.t().contiguous().t()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) if self.body is None else self.linear(x) + self.body(x)

@@ -135,20 +135,24 @@ class ELBO(Objective):
         return reconstruction, (log_normal(eps, log_var) - model.prior.log_prob(z)).mean(0)
 
     def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
-        beta = self.beta * min(1.0, epoch / self.warmup) if self.warmup else self.beta
+        beta = self.beta_at(epoch)
         reconstruction, kl = self.terms(model, batch, rng)
         loss = beta * kl.sum(-1) - reconstruction
         if self.free_bits:
-            loss = batch.mean(loss) + beta * self.uncharged(batch, kl)
+            loss = batch.mean(loss) + beta * self.uncharged(batch.mean(kl))
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1)}
 
-    def uncharged(self, batch: Rows, kl: Tensor) -> Tensor:
-        """What free bits add to the batch's mean KL: sum_j max(free_bits - KL_j, 0)."""
-        return (self.free_bits - batch.mean(kl)).clamp_min(0.0).sum()
+    def beta_at(self, epoch: int) -> float:
+        """The KL's weight in `epoch`."""
+        return self.beta * min(1.0, epoch / self.warmup) if self.warmup else self.beta
+
+    def uncharged(self, kl: Tensor) -> Tensor | float:
+        """What free bits add to a batch's mean KL of each latent, (..., J): sum_j max(free_bits - KL_j, 0)."""
+        return (self.free_bits - kl).clamp_min(0.0).sum(-1) if self.free_bits else 0.0
 
     def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
         reconstruction, kl = self.terms(model, batch, rng)
-        return reconstruction - self.beta * (kl.sum(-1) + self.uncharged(batch, kl))
+        return reconstruction - self.beta * (kl.sum(-1) + self.uncharged(batch.mean(kl)))
 
 
 class IWAE(Objective):

@@ -26,13 +26,20 @@ class StandardNormal(nn.Module):
         J, the number of latents.
     """
 
+    minus_half: Tensor
+
     def __init__(self, n_components: int):
         super().__init__()
         self.n_components = n_components
+        self.register_buffer("minus_half", torch.tensor(-0.5, dtype=torch.float32), persistent=False)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z_j) in nats, one a latent: (..., J)."""
         return log_normal(z)
+
+    def log_prob_gradient(self, z: Tensor) -> Tensor:
+        """d log p(z) / dz: (..., J)."""
+        return -z
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor:
         """KL(N(mu, sigma^2) || p) in nats, one a latent (Kingma & Welling 2013, appendix B): (..., J).
@@ -40,6 +47,12 @@ class StandardNormal(nn.Module):
         1/2 (mu^2 + sigma^2 - 1 - log sigma^2)
         """
         return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
+
+    def kl_gradient(self, mu: Tensor, log_var: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """KL, d KL / d mu = mu and d KL / d log_var = (sigma^2 - 1) / 2: three (..., J)."""
+        slope = torch.addcmul(self.minus_half, std, std, value=0.5)
+        kl = torch.sub(slope, log_var, alpha=0.5).addcmul_(mu, mu, value=0.5)
+        return kl, mu, slope
 
     def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw (n_samples, J) latents."""

@@ -5,45 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from . import _dense
+from ._solvers import Solver
 from ._torch import make_generator
 from .data import Rows
 from .model import VAE
 from .objectives import Objective
 
-__all__ = ["SOLVERS", "DivergedError", "Epoch", "Plan", "Report", "held_out_mean", "train"]
-
-Solver = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-# Largest gradient norm that plain gradient descent follows.
-LARGEST_SGD_GRADIENT = 1.0
-
-
-class BoundedSGD(torch.optim.SGD):
-    """Gradient descent with Nesterov momentum, the gradient's norm bounded.
-
-    At a good start with little noise a log-likelihood is steep, and an unbounded step of the usual size leaves it.
-    """
-
-    def __init__(self, params: list[nn.Parameter], lr: float):
-        super().__init__(params, lr=lr, momentum=0.9, nesterov=True)
-
-    def step(self, closure: Any = None) -> Any:
-        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], LARGEST_SGD_GRADIENT)
-        return super().step(closure)
-
-
-SOLVERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adagrad": torch.optim.Adagrad,
-    "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, fused=True),
-    "rmsprop": torch.optim.RMSprop,
-    "sgd": BoundedSGD,
-}
+__all__ = ["DivergedError", "Epoch", "Plan", "Report", "held_out_mean", "train"]
 
 # The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.
 AVERAGE_POWER = 9
@@ -55,6 +30,17 @@ BLOCK = 4096
 
 class DivergedError(ArithmeticError):
     """The loss or the weights became infinite or undefined in the first epoch."""
+
+
+class Step(Protocol):
+    """One way to get the gradients of an objective."""
+
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
+        """Set the gradient of every parameter that some player moves."""
+
+    def take_means(self) -> dict[str, Tensor]:
+        """The terms' means over the rows of all steps since the last call."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,16 +103,17 @@ class Player:
 
     def __init__(self, parameters: list[nn.Parameter], term: str, solver: Solver):
         self.parameters, self.term = parameters, term
-        self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
+        self.vector = nn.Parameter(torch.cat([_in_memory(p.detach()).reshape(-1) for p in parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
         self.average = self.vector.detach().clone()
-        first = 0
-        for p in parameters:
-            last = first + p.numel()
-            p.data = self.vector.data[first:last].view_as(p)
-            p.grad = self.vector.grad[first:last].view_as(p)
-            first = last
+        for p, data, grad in zip(parameters, self._views(self.vector.data), self._views(self.vector.grad), strict=True):
+            p.data, p.grad = data, grad
         self.solver = solver([self.vector])
+
+    def _views(self, vector: Tensor) -> list[Tensor]:
+        """The vector's pieces in the shapes and memory orders of the parameters."""
+        pieces = vector.split([p.numel() for p in self.parameters])
+        return [_like(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
 
     def backward(self, loss: Tensor, only: bool, retain: bool) -> None:
         """Set the gradients of this player's parameters, and of nobody else's."""
@@ -140,10 +127,9 @@ class Player:
             if grad is not None and parameter.grad is not None:
                 parameter.grad.copy_(grad)
 
-    @torch.no_grad()
     def step(self, average_weight: float) -> None:
         self.solver.step()
-        self.average.lerp_(self.vector, average_weight)
+        self.average.lerp_(self.vector.data, average_weight)
 
     def swap_average(self) -> None:
         """Exchange the weights and their average."""
@@ -163,8 +149,18 @@ class Player:
             return
         values = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
         if values:
-            groups = self.solver.state_dict()["param_groups"]
-            self.solver.load_state_dict({"state": {0: values}, "param_groups": groups})
+            self.solver.load_state_dict({**self.solver.state_dict(), "state": {0: values}})
+
+
+def _in_memory(value: Tensor) -> Tensor:
+    """A matrix as its memory has it: transposed where it is stored column by column."""
+    return value.t() if value.dim() == 2 and not value.is_contiguous() and value.t().is_contiguous() else value
+
+
+def _like(piece: Tensor, value: Tensor) -> Tensor:
+    """A view of `piece` in the shape and memory order of `value`."""
+    stored = _in_memory(value)
+    return piece.view_as(stored) if stored is value else piece.view_as(stored).t()
 
 
 def make_players(model: VAE, objective: Objective, solver: Solver) -> list[Player]:
@@ -206,9 +202,9 @@ def train(
     report, kept = Report(), _snapshot(model, players)
     if held_out is not None:
         report.held_out.append(held_out_mean(model, objective, held_out, seed))
-    step = 0
+    step, done = make_step(model, objective, players), 0
     for number in range(1, plan.max_iter + 1):
-        terms, step = _one_epoch(model, objective, rows, players, plan, rng, plan.done + number, step)
+        terms, done = _one_epoch(model, step, rows, players, plan, rng, plan.done + number, done)
         if plan.average:
             _swap(players)
         if not _finite(players, terms):
@@ -235,31 +231,51 @@ def train(
     return report
 
 
+class AutogradStep:
+    """The gradient of every player's term by automatic differentiation: any model, any objective."""
+
+    def __init__(self, model: VAE, objective: Objective, players: list[Player]):
+        self.model, self.objective, self.players = model, objective, players
+        self.sums: dict[str, Tensor] = {}
+        self.n_rows = 0
+
+    @torch.enable_grad()
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
+        terms = {k: batch.mean(term) for k, term in self.objective(self.model, batch, rng, epoch).items()}
+        for i, player in enumerate(self.players):
+            player.backward(terms[player.term], only=len(self.players) == 1, retain=i < len(self.players) - 1)
+        self.n_rows += len(batch)
+        for name, term in terms.items():
+            self.sums[name] = self.sums.get(name, 0.0) + len(batch) * term.detach()
+
+    def take_means(self) -> dict[str, Tensor]:
+        means = {name: total / self.n_rows for name, total in self.sums.items()}
+        self.sums, self.n_rows = {}, 0
+        return means
+
+
+def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
+    """The dense engine where it knows the model's pieces, autograd elsewhere."""
+    if _dense.understands(model, objective):
+        (player,) = players
+        assert player.vector.grad is not None
+        return _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+    return AutogradStep(model, objective, players)
+
+
+@torch.no_grad()
 def _one_epoch(
-    model: VAE,
-    objective: Objective,
-    rows: Rows,
-    players: list[Player],
-    plan: Plan,
-    rng: torch.Generator,
-    number: int,
-    step: int,
+    model: VAE, step: Step, rows: Rows, players: list[Player], plan: Plan, rng: torch.Generator, number: int, done: int
 ) -> tuple[dict[str, float], int]:
     """Take one step a batch; return the mean of every term over the rows, and the number of steps so far."""
     model.train()
-    sums: dict[str, Tensor] = {}
     for batch in rows.batches(plan.batch_size, rng):
-        terms = {name: batch.mean(term) for name, term in objective(model, batch, rng, number).items()}
-        for i, player in enumerate(players):
-            player.backward(terms[player.term], only=len(players) == 1, retain=i < len(players) - 1)
-        step += 1
+        step(batch, rng, number)
+        done += 1
         for player in players:
-            player.step(min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + step)))
-        share = len(batch) / len(rows)
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + share * term.detach()
+            player.step(min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + done)))
     model.eval()
-    return {name: float(total) for name, total in sums.items()}, step
+    return {name: float(mean) for name, mean in step.take_means().items()}, done
 
 
 @torch.no_grad()

@@ -27,11 +27,10 @@ __all__ = ["VAETransformer"]
 
 def _has_density(estimator: Any) -> bool:
     """Whether the objective makes the model a density; without one there is no score."""
-    if getattr(named(estimator.objective, OBJECTIVES), "density", True):
+    objective = estimator._parts["objective"] if estimator.__sklearn_is_fitted__() else estimator.objective
+    if getattr(named(objective, OBJECTIVES), "density", True):
         return True
-    raise AttributeError(
-        f"objective={estimator.objective!r} trains no density of X, so there is no likelihood to score."
-    )
+    raise AttributeError(f"objective={objective!r} trains no density of X, so there is no likelihood to score.")
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):

@@ -16,8 +16,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian, VAETransformer
+from skvae._solvers import SOLVERS
 from skvae.objectives import Objective
-from skvae.training import SOLVERS
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"  # few epochs from random weights
 METHODS = ["transform", "posterior", "reconstruct", "impute", "score_samples", "score"]
@@ -135,9 +135,10 @@ def test_a_callable_solver_gets_the_parameters_and_sets_its_own_rate(iris):
 def test_verbose_prints_a_line_an_epoch(iris, capsys):
     vae = make(verbose=1, max_iter=3).fit(iris)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == vae.n_iter_ == 3
-    assert lines[0].startswith("[VAETransformer] epoch 1/3  loss ")
-    assert "held-out" in lines[0]
+    assert lines[0] == "[VAETransformer] 135 training rows, gradients by dense engine"
+    assert len(lines) - 1 == vae.n_iter_ == 3
+    assert lines[1].startswith("[VAETransformer] epoch 1/3  loss ")
+    assert "held-out" in lines[1]
     make(max_iter=3).fit(iris)
     assert capsys.readouterr().out == ""
 

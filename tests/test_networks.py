@@ -82,7 +82,7 @@ def test_start_at_makes_the_network_exactly_linear(sizes, activation):
     bias = torch.randn(4, generator=seeded(2))
     network.start_at(weight, bias)
     x = 5 * torch.randn(20, 6, generator=seeded(3))
-    assert torch.equal(network(x), nn.functional.linear(x, weight, bias))
+    torch.testing.assert_close(network(x), nn.functional.linear(x, weight, bias))
 
 
 @pytest.mark.parametrize("sizes", [(5,), (7, 3)])

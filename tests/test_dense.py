@@ -1,0 +1,229 @@
+"""The dense engine against autograd: the same terms and the same gradients, for everything it understands."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian, VAETransformer, _dense
+from skvae._state import Blueprint
+from skvae.data import Rows, Scale
+from skvae.likelihoods import Density
+from skvae.networks import ACTIVATIONS, Supplied
+from skvae.training import AutogradStep, make_players, make_step
+
+D, J = 5, 3
+LIKELIHOODS = {
+    "feature": Gaussian(),
+    "shared": Gaussian("shared"),
+    "decoder": Gaussian("decoder"),
+    "bernoulli": Bernoulli(),
+}
+DEPTHS = [(), (6,), (6, 4), (6, 5, 4)]
+OBJECTIVES = {
+    "elbo": ELBO(),
+    "beta": ELBO(beta=4.0),
+    "warm-up": ELBO(warmup=4),
+    "free bits": ELBO(free_bits=0.3),
+    "draws": ELBO(n_draws=3),
+    "sampled": ELBO("sampled"),
+    "all": ELBO("sampled", n_draws=3, beta=0.7, warmup=4, free_bits=0.3),
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_model(likelihood, objective, encoder, decoder=None):
+    """A float64 model with weights anywhere, some noises below their floor and some codes out of range."""
+    scale = Scale(np.zeros(D), np.exp(np.arange(D) / 3))
+    model = Blueprint(D, J, likelihood, objective, encoder, decoder or encoder, scale).build(seeded(1))
+    model = model.to(torch.float64)
+    rng = seeded(2)
+    for parameter in model.parameters():
+        parameter.data.normal_(generator=rng).mul_(0.5)
+    if hasattr(model.likelihood, "log_noise"):
+        model.likelihood.log_noise.data[0] = -20.0
+    if hasattr(model.likelihood, "unit"):
+        model.likelihood.unit.fill_(0.3)
+    return model
+
+
+def make_rows(n_rows, missing=False, weighted=False):
+    rng = seeded(n_rows)
+    x = torch.rand(n_rows, D, generator=rng, dtype=torch.float64)
+    mask = (torch.rand(n_rows, D, generator=rng) > 0.3).double() if missing else None
+    weight = torch.rand(n_rows, generator=rng, dtype=torch.float64) if weighted else None
+    return Rows(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
+
+
+def assert_same_step(model, objective, rows, epoch=2):
+    (player,) = make_players(model, objective, lambda parameters: None)
+    reference = AutogradStep(model, objective, [player])
+    engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+    reference(rows, seeded(5), epoch)
+    expected = player.vector.grad.clone()
+    player.vector.grad.fill_(9.0)  # every entry must be set, not added to
+    with torch.no_grad():
+        engine(rows, seeded(5), epoch)
+    torch.testing.assert_close(player.vector.grad, expected, rtol=1e-10, atol=1e-12)
+    terms, wanted = engine.take_means(), reference.take_means()
+    assert terms.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(terms[name], wanted[name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("hidden", DEPTHS, ids=len)
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+def test_every_network_gives_autograds_gradient(likelihood, activation, hidden):
+    model = make_model(LIKELIHOODS[likelihood], ELBO(), MLP(hidden, activation))
+    for missing, weighted in product((False, True), repeat=2):
+        assert_same_step(model, ELBO(), make_rows(7, missing, weighted))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_gives_autograds_gradient(name, likelihood, missing, weighted):
+    objective = OBJECTIVES[name]
+    model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"))
+    for n_rows in (1, 2, 33):
+        assert_same_step(model, objective, make_rows(n_rows, missing, weighted))
+
+
+def test_codes_beyond_the_range_pass_no_gradient():
+    model = make_model(Gaussian(), ELBO(), MLP((6,)))
+    model.encoder.linear.bias.data[J:] = torch.tensor([-40.0, 30.0, 0.0])
+    assert_same_step(model, ELBO(), make_rows(9))
+
+
+class Cubic(nn.Module):
+    """A network of a user's own."""
+
+    def __init__(self, n_in, n_out):
+        super().__init__()
+        self.inner = nn.Linear(n_in, n_out)
+        self.frozen = nn.Parameter(torch.ones(n_out), requires_grad=False)
+
+    def forward(self, x):
+        return self.inner(x).pow(3) * self.frozen
+
+
+@pytest.mark.parametrize("place", ["encoder", "decoder"])
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS))
+def test_a_users_module_is_a_block_inside_the_step(likelihood, place):
+    parts = {"encoder": MLP((6,)), "decoder": MLP((6,)), place: Supplied(Cubic)}
+    model = make_model(LIKELIHOODS[likelihood], ELBO(n_draws=2), parts["encoder"], parts["decoder"])
+    assert_same_step(model, ELBO(n_draws=2), make_rows(8, missing=True))
+
+
+class LaplaceDensity(Density):
+    """A likelihood that states no gradient of its own."""
+
+    def __init__(self, n_features):
+        super().__init__(n_features, n_features)
+        self.log_noise = nn.Parameter(torch.zeros(n_features))
+
+    def log_prob(self, outputs, x):
+        return -(x - outputs).abs() * torch.exp(-self.log_noise) - self.log_noise - np.log(2)
+
+    def mean(self, outputs):
+        return outputs
+
+    def sample(self, outputs, rng):
+        raise NotImplementedError
+
+    def baseline(self, rows, cov, n_components):
+        raise NotImplementedError
+
+
+class Laplace(Gaussian):
+    def build(self, n_features, scale):
+        return LaplaceDensity(n_features)
+
+
+def test_a_likelihood_without_a_gradient_goes_through_autograd():
+    model = make_model(Laplace(), ELBO(), MLP((6,)))
+    assert_same_step(model, ELBO(), make_rows(8, missing=True, weighted=True))
+
+
+def test_an_epoch_of_uneven_batches_has_the_same_means():
+    model = make_model(Gaussian(), ELBO(), MLP((6,)))
+    (player,) = make_players(model, ELBO(), lambda parameters: None)
+    steps = [AutogradStep(model, ELBO(), [player]), make_step(model, ELBO(), [player])]
+    rows = make_rows(33, weighted=True)
+    means = []
+    for step in steps:
+        rng = seeded(3)
+        with torch.no_grad():
+            for batch in rows.batches(10, rng):
+                step(batch, rng, 1)
+        means.append(step.take_means())
+    for name, value in means[0].items():
+        torch.testing.assert_close(means[1][name], value)
+
+
+# The choice
+
+
+def chosen(objective, encoder, decoder=None):
+    model = make_model(Gaussian(), objective, encoder, decoder)
+    return type(make_step(model, objective, make_players(model, objective, lambda parameters: None)))
+
+
+class OwnELBO(ELBO):
+    """A user's variation: nobody knows its gradient."""
+
+
+@pytest.mark.parametrize(
+    ("objective", "encoder", "decoder", "expected"),
+    [
+        (ELBO(), MLP(), None, _dense.DenseStep),
+        (ELBO(), MLP((3,), "logistic"), None, _dense.DenseStep),
+        (ELBO(), MLP(), Supplied(Cubic), _dense.DenseStep),
+        (ELBO(), Supplied(Cubic), Supplied(Cubic), AutogradStep),
+        (ELBO(), MLP((3,), lambda: nn.ELU(alpha=0.5)), None, AutogradStep),
+        (ELBO(), MLP((3,), nn.Hardtanh), None, AutogradStep),
+        (IWAE(), MLP(), None, AutogradStep),
+        (OwnELBO(), MLP(), None, AutogradStep),
+    ],
+)
+def test_the_engine_takes_what_it_knows(objective, encoder, decoder, expected):
+    assert chosen(objective, encoder, decoder) is expected
+
+
+def test_parts_that_share_a_parameter_go_through_autograd():
+    model = make_model(Gaussian(), ELBO(), MLP(()))
+    model.decoder.linear.bias = nn.Parameter(model.decoder.linear.bias.data)
+    assert _dense.understands(model, ELBO())
+    model.likelihood.log_noise = model.decoder.linear.bias
+    assert not _dense.understands(model, ELBO())
+
+
+def test_verbose_names_the_step(capsys):
+    X = np.random.default_rng(0).standard_normal((40, 3))
+    for objective, word in ((ELBO(), "dense engine"), (IWAE(2), "autograd")):
+        VAETransformer(1, objective=objective, max_iter=1, verbose=1, random_state=0).fit(X)
+        assert word in capsys.readouterr().out.splitlines()[0]
+
+
+# Whole fits
+
+
+@pytest.mark.parametrize("noise", ["feature", "shared", "decoder"])
+def test_a_fit_by_autograd_ends_at_the_same_model(noise, monkeypatch):
+    """Both steps see the same batches and the same draws; float32 rounding is all that differs."""
+    X = np.random.default_rng(0).standard_normal((120, 4)) @ np.random.default_rng(1).standard_normal((4, 4))
+    vae = VAETransformer(2, likelihood=Gaussian(noise), max_iter=4, early_stopping=False, random_state=0)
+    dense = vae.fit(X).score_samples(X)
+    losses = vae.loss_curve_
+    monkeypatch.setattr(_dense, "understands", lambda model, objective: False)
+    np.testing.assert_allclose(vae.fit(X).score_samples(X), dense, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(vae.loss_curve_, losses, rtol=1e-4)
