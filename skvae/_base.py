@@ -25,7 +25,19 @@ from ._linear import Covariance
 from ._params import Count, named
 from ._solvers import SOLVERS
 from ._torch import blas_limit, make_generator, resolve_device, thread_limit, torch_scope
-from .data import Array, Moments, Rows, Scale, column_moments, name_the_string, to_rows, unpack_container
+from .data import (
+    SMALL_TABLE,
+    Array,
+    Moments,
+    Rows,
+    Scale,
+    Table,
+    column_moments,
+    name_the_string,
+    row_blocks,
+    to_rows,
+    unpack_container,
+)
 from .likelihoods import LIKELIHOODS, Density, Likelihood
 from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
@@ -57,8 +69,8 @@ class Split(NamedTuple):
     moments: Moments
     scale: Scale
     density: Density
-    rows: Rows
-    training: Rows
+    rows: Rows | Table
+    training: Rows | Table
     held_out: Rows | None
     cov: Covariance
 
@@ -229,22 +241,24 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 raise name_the_string(X, error) from None
             raise
         labels = self._column_labels(X)
-        infinite = np.isinf(X)
-        if infinite.any():
-            row, column = np.argwhere(infinite)[0]
-            raise ValueError(
-                f"Input X contains infinity: {labels[column]}, row {row}. Remove it, or mark it as missing (NaN)."
-            )
         likelihood = named(self.likelihood, LIKELIHOODS) if reset else self._parts["likelihood"]
-        likelihood.check(X, labels)
+        for part in row_blocks(X):
+            infinite = np.isinf(X[part])
+            if infinite.any():
+                row, column = np.argwhere(infinite)[0]
+                raise ValueError(
+                    f"Input X contains infinity: {labels[column]}, row {part.start + row}. Remove it, or mark it as "
+                    "missing (NaN)."
+                )
+            likelihood.check(X[part], labels)
         return X
 
     def _column_labels(self, X: Array) -> list[str]:
         return [f"column {name!r}" for name in getattr(self, "feature_names_in_", range(X.shape[1]))]
 
     def _check_training_rows(self, X, y, sample_weight, reset: bool) -> tuple[Array, Array | None, Array | None]:
-        """X, targets and weights of mean 1 (None: all equal), all in float64, without the rows of weight 0."""
-        X = self._check_rows(X, reset=reset).astype(np.float64, copy=False)
+        """X, targets and weights of mean 1 (None: all equal), without the rows of weight 0."""
+        X = self._check_rows(X, reset=reset)
         target = None
         if named(self.objective, OBJECTIVES).uses_target:
             target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
@@ -253,9 +267,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             used = weight > 0
-            X, target, weight = X[used], None if target is None else target[used], weight[used] / weight.max()
+            X = X if used.all() else X[used]
+            target, weight = None if target is None else target[used], weight[used] / weight.max()
             weight = weight / weight.mean()
-        if reset and (empty := np.isnan(X).all(axis=0)).any():
+        if reset and (empty := _empty_columns(X)).any():
             label = self._column_labels(X)[int(empty.argmax())]
             raise ValueError(f"{label} holds no value in {len(X)} rows; drop it before fitting.")
         return X, target, weight
@@ -294,7 +309,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         likelihood: Likelihood = self._parts["likelihood"]
         moments = column_moments(X, weight)
         scale = likelihood.scale(moments)
-        rows = to_rows(X, scale, weight, target)
+        small = X.size <= SMALL_TABLE
+        rows = to_rows(X, scale, weight, target) if small else Table(X, scale, weight, target)
         training, held_out = self._hold_out(rows, make_generator(seed)) if hold_out else (rows, None)
         density = likelihood.build(X.shape[1], scale)
         density.fit(rows)
@@ -303,7 +319,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _begin(self, split: Split) -> Begun:
         """A new model at its start."""
         self._seed, self._parts = split.seed, self._parts_now()
-        self.n_features_in_ = split.rows.x.shape[1]
+        self.n_features_in_ = split.density.n_features
         self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
         cov, n_features = split.cov, len(self.mean_)
         self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
@@ -312,7 +328,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         model.likelihood.load_state_dict(split.density.state_dict())
         model.to("cpu", torch.float32).check_widths()
         started = self.init == "pca" and model.has_linear_path and self._start(model, cov)
-        self._parts["objective"].start(model, split.training, rng)
+        objective = self._parts["objective"]
+        if type(objective).start is not Objective.start:
+            objective.start(model, split.training.whole(), rng)
         return Begun(model, split, started)
 
     def _finish(self, begun: Begun, report: Report) -> None:
@@ -344,7 +362,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         watched = self._parts["objective"].monitor is not None
         return begun.started and begun.split.held_out is None and self.early_stopping == "auto" and watched
 
-    def _hold_out(self, rows: Rows, rng: torch.Generator) -> tuple[Rows, Rows | None]:
+    def _hold_out(self, rows: Rows | Table, rng: torch.Generator) -> tuple[Rows | Table, Rows | None]:
         """Rows to train on and rows held out for early stopping."""
         possible = self._parts["objective"].monitor is not None
         wanted = self.early_stopping is True or (self.early_stopping == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
@@ -362,12 +380,12 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 f"is {n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
             )
         order = torch.randperm(len(rows), generator=rng, device=rng.device)
-        return rows.take(order[n_held_out:]), rows.take(order[:n_held_out])
+        return rows.part(order[n_held_out:]), rows.part(order[:n_held_out]).whole()
 
     def _train(
         self,
         model: VAE,
-        rows: Rows,
+        rows: Rows | Table,
         held_out: Rows | None,
         rng: torch.Generator,
         on_epoch: Callable[[VAE, Epoch], bool] = lambda model, epoch: False,
@@ -430,7 +448,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         )
 
     @torch.no_grad()
-    def _publish(self, model: VAE, rows: Rows, report: Report, continued: bool = False) -> None:
+    def _publish(self, model: VAE, rows: Rows | Table, report: Report, continued: bool = False) -> None:
         """Set the fitted attributes."""
         some = rows.thinned(DIAGNOSTIC_ROWS)
         kl, mu = latent_kl(model, some)
@@ -486,6 +504,14 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     ConvergenceWarning,
                     stacklevel=4,
                 )
+
+
+def _empty_columns(X: Array) -> np.ndarray:
+    """Which columns hold no value."""
+    empty = np.ones(X.shape[1], dtype=bool)
+    for part in row_blocks(X):
+        empty &= np.isnan(X[part]).all(axis=0)
+    return empty
 
 
 def _network(value: Any, default: Network) -> Network:

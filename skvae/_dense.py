@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Rows
-from .likelihoods import Cells
+from .likelihoods import Cells, Density
 from .model import LOG_VAR_RANGE, VAE
 from .networks import LinearPath
 from .objectives import ELBO, Objective
@@ -255,9 +255,13 @@ class DenseStep:
         self.density = model.likelihood
         self.workspaces: dict[int, _Workspace] = {}
         self.n_rows = 0
+        # Without autograd inside, inference mode saves another sixth of the time.
+        stated = type(model.likelihood).nll_gradient is not Density.nll_gradient
+        self.pure = stated and is_perceptron(model.encoder) and is_perceptron(model.decoder)
+        self.scope: Callable[[], Any] = torch.inference_mode if self.pure else torch.no_grad
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
-        """Set `grad`. To be called with gradients off."""
+        """Set `grad`."""
         x = batch.x
         shape = (self.n_draws * len(x), self.n_components)
         eps = torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
@@ -265,6 +269,10 @@ class DenseStep:
 
     def gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
         """The same for given draws eps (..., S B, J): all rows' first draws, then all rows' second ones."""
+        with self.scope():
+            self._gradient(batch, eps, beta)
+
+    def _gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
         x, n_draws, density = batch.x, self.n_draws, self.density
         work = self._workspace(x.shape[-2])
         mass, cells = self._weights(work, batch)
@@ -297,6 +305,10 @@ class DenseStep:
 
     def bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
         """E_q[log p(x|z)] - beta KL of every row (..., B), the expectation over draws, each (..., B, J)."""
+        with self.scope():
+            return self._bounds(rows, draws)
+
+    def _bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
         work = self._workspace(rows.x.shape[-2])
         log_var, std = self._encode(work, rows)
         total = torch.zeros_like(rows.x[..., 0])

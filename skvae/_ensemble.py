@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ._dense import DenseStep, is_perceptron, understands
 from ._solvers import Adam
 from ._torch import make_generator
-from .data import Rows
+from .data import Rows, Table
 from .model import VAE
 from .objectives import ELBO, Objective
 from .training import AVERAGE_POWER, HELD_OUT_DRAWS, HELD_OUT_REPEATS, Plan, Report, make_players
@@ -37,7 +37,7 @@ class Member:
     """One model to train, at its start. Members of one table share its `rows` and `held_out`, as objects."""
 
     model: VAE
-    rows: Rows
+    rows: Rows | Table
     held_out: Rows | None
 
     def to(self, device: torch.device) -> Member:
@@ -157,10 +157,10 @@ class _Stack:
             self.average.lerp_(self.matrix.data, min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + self.steps)))
         return self.engine.take_means()
 
-    def _deal(self, rows: Rows, n_batches: int) -> tuple[Tensor, ...]:
+    def _deal(self, rows: Rows | Table, n_batches: int) -> tuple[Tensor, ...]:
         """Shuffled row numbers in even batches."""
         order = torch.randperm(len(rows), generator=self.rng, device=self.rng.device)
-        return order.to(rows.x.device).tensor_split(n_batches)
+        return order.to(rows.device).tensor_split(n_batches)
 
     def judge(self, number: int, terms: dict[str, Tensor], plan: Plan) -> None:
         """Note how the averaged weights do after epoch `number`, and keep the best; let the finished ones go."""
@@ -185,7 +185,9 @@ class _Stack:
                 self.kept[member] = self.average[i]
             if number - max(report.best, self.objective.ramp) < plan.patience:
                 stays.append(i)
-        if len(stays) < len(self.running):
+        if not stays:
+            self.running = []
+        elif len(stays) < len(self.running):
             self._keep_only(torch.tensor(stays, dtype=torch.long, device=self.average.device))
 
     def _keep_only(self, index: Tensor) -> None:

@@ -7,6 +7,7 @@ that W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ EXACT_COLUMNS = 2000
 BLOCK_NUMBERS = 4_000_000
 
 
+Block = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
 class Covariance:
     """The weighted covariance of centred rows with gaps, and its leading eigenvectors after a rescaling.
 
@@ -33,50 +37,60 @@ class Covariance:
 
     Parameters
     ----------
-    x : array of shape (N, D)
-        Centred rows, 0 in missing cells.
-    present : array of shape (N, D) or None
-        1 where a cell is present; None when all are.
-    weight : array of shape (N,) or None
+    blocks : callable
+        Returns an iterator over blocks of rows: centred rows (n, D), 0 in missing cells; 1 where a cell is present,
+        (n, D), or None when all are; and weights (n,) or None.
+    n_rows, n_columns : int
     """
 
-    def __init__(self, x: np.ndarray, present: np.ndarray | None = None, weight: np.ndarray | None = None):
-        self.x, self.present = x, present
-        self.root = None if weight is None else np.sqrt(weight, dtype=np.float64)[:, None]
-        self.n_rows, self.n_columns = x.shape
-        self.total = float(len(x)) if weight is None else float(weight.sum(dtype=np.float64))
+    def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int):
+        self.blocks, self.n_rows, self.n_columns = blocks, n_rows, n_columns
+
+    @classmethod
+    def of(cls, x: np.ndarray, present: np.ndarray | None = None, weight: np.ndarray | None = None) -> Covariance:
+        """The covariance of rows in one block."""
+        return cls(lambda: iter([(x, present, weight)]), *x.shape)
 
     # Computed when first asked for: a random start of a large table needs none of it.
 
-    @cached_property
-    def rows(self) -> Array:
-        """Rows times the square root of their weight."""
-        rows = self.x.astype(np.float64)
-        return rows if self.root is None else rows * self.root
+    def _rooted(self) -> Iterator[tuple[Array, Array | None, float]]:
+        """Blocks in float64, times the square root of the rows' weights, with the blocks' total weights."""
+        for x, present, weight in self.blocks():
+            x = x.astype(np.float64)
+            present = None if present is None else present.astype(np.float64)
+            if weight is None:
+                yield x, present, float(len(x))
+                continue
+            root = np.sqrt(weight, dtype=np.float64)[:, None]
+            yield x * root, root * (np.ones_like(x) if present is None else present), float((root**2).sum())
 
     @cached_property
-    def mass(self) -> Array | None:
-        """Present cells times the square root of their row's weight."""
-        if self.present is None:
-            return None
-        present = self.present.astype(np.float64)
-        return present if self.root is None else present * self.root
+    def _sums(self) -> tuple[Array, Array]:
+        """The columns' sums of squares and the weight of the rows that hold each."""
+        squares, count = np.zeros(self.n_columns), np.zeros(1)
+        for x, present, total in self._rooted():
+            squares += (x**2).sum(axis=0)
+            count = count + (total if present is None else (present**2).sum(axis=0))
+        return squares, np.maximum(count, np.finfo(float).tiny)
 
-    @cached_property
-    def count(self) -> Array | float:
-        """Weight of the rows that hold each column."""
-        return self.total if self.mass is None else np.maximum((self.mass**2).sum(axis=0), np.finfo(float).tiny)
+    @property
+    def count(self) -> Array:
+        """Weight of the rows that hold each column: (D,), or (1,) where all hold all."""
+        return self._sums[1]
 
-    @cached_property
+    @property
     def diagonal(self) -> Array:
         """Variance of each column."""
-        return (self.rows**2).sum(axis=0) / self.count
+        return self._sums[0] / self._sums[1]
 
     @cached_property
     def matrix(self) -> Array:
         """The covariance, (D, D)."""
-        pairs = self.total if self.mass is None else np.maximum(self.mass.T @ self.mass, np.finfo(float).tiny)
-        return (self.rows.T @ self.rows) / pairs
+        products, pairs = np.zeros((self.n_columns, self.n_columns)), np.zeros(1)
+        for x, present, total in self._rooted():
+            products += x.T @ x
+            pairs = pairs + (total if present is None else present.T @ present)
+        return products / np.maximum(pairs, np.finfo(float).tiny)
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
@@ -88,7 +102,8 @@ class Covariance:
             values, vectors = linalg.eigh(scaled, subset_by_index=(last - k + 1, last))
             values, vectors = values[::-1], vectors[:, ::-1]
         else:
-            _, singular, vt = randomized_svd(self.rows / np.sqrt(self.count) / scale, k, random_state=0)
+            rows = np.concatenate([x for x, _, _ in self._rooted()])
+            _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
             values, vectors = singular**2, vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
 

@@ -12,7 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "Moments", "Rows", "Scale", "column_moments", "name_the_string", "to_rows", "unpack_container"]
+__all__ = [
+    "Array",
+    "Moments",
+    "Rows",
+    "Scale",
+    "Table",
+    "column_moments",
+    "name_the_string",
+    "row_blocks",
+    "to_rows",
+    "unpack_container",
+]
+
+# Numbers a block of rows holds where a whole table is walked through.
+BLOCK_NUMBERS = 250_000
+# Rows that are gathered at once, for as many batches as they make.
+GATHERED_ROWS = 1024
+# Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
+SMALL_TABLE = 4_000_000
 
 Array = NDArray[np.float64]
 
@@ -91,26 +109,77 @@ def column_moments(X: Array, weight: Array | None = None) -> Moments:
     A column counts as constant where its variance is within rounding of zero: its standard deviation is
     then reported as 0.
     """
-    present = ~np.isnan(X)
-    magnitude = np.max(np.abs(X), axis=0, where=present, initial=0.0)
-    magnitude[magnitude == 0] = 1.0
-    unit = np.divide(X, magnitude, where=present, out=np.zeros_like(X))
-    mass = present if weight is None else present * weight[:, None]
-    total = mass.sum(axis=0, dtype=np.float64)
-    mean = (mass * unit).sum(axis=0) / np.maximum(total, np.finfo(float).tiny)
-    centred = np.where(present, unit - mean, 0.0)
-    var = (mass * centred**2).sum(axis=0) / np.maximum(total, np.finfo(float).tiny)
+    tiny = np.finfo(float).tiny
+    n_columns = X.shape[1]
+    low, high = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
+    for part in row_blocks(X):
+        low, high = np.fmin(low, np.fmin.reduce(X[part])), np.fmax(high, np.fmax.reduce(X[part]))
+    magnitude = np.maximum(np.abs(low), np.abs(high))
+    magnitude[(magnitude == 0) | np.isinf(magnitude)] = 1.0
+
+    def mean_of(function: Callable[[Array], Array]) -> Array:
+        """Weighted mean over present cells of `function` of the columns divided by their magnitude."""
+        total, sums = np.zeros(n_columns), np.zeros(n_columns)
+        for part in row_blocks(X):
+            values = function(X[part] / magnitude)
+            mass = ~np.isnan(values) if weight is None else ~np.isnan(values) * weight[part, None]
+            total += mass.sum(axis=0)
+            sums += (mass * np.nan_to_num(values)).sum(axis=0)
+        return sums / np.maximum(total, tiny)
+
+    mean = mean_of(lambda unit: unit)
+    var = mean_of(lambda unit: (unit - mean) ** 2)
     rounding = len(X) * np.finfo(float).eps
     constant = var <= rounding * var + (rounding * mean) ** 2
     # The mean of equal numbers can miss them by a rounding error, which a scale of 1 would show in data units.
-    low = np.min(unit, axis=0, where=present, initial=np.inf)
-    high = np.max(unit, axis=0, where=present, initial=-np.inf)
-    mean = np.where(low == high, high, mean)
+    mean = np.where(low == high, high / magnitude, mean)
     return Moments(mean * magnitude, np.where(constant, 0.0, np.sqrt(var) * magnitude), constant)
 
 
+def row_blocks(X: np.ndarray, numbers: int = BLOCK_NUMBERS) -> Iterator[slice]:
+    """Slices of consecutive rows that hold about `numbers` numbers each."""
+    size = max(1, numbers // max(1, X.shape[1]))
+    for first in range(0, len(X), size):
+        yield slice(first, min(first + size, len(X)))
+
+
+class _Walk:
+    """Ways through a table, for anything that has a length and can `take` rows."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def take(self, index: Tensor) -> Rows:
+        """The rows at `index`."""
+        raise NotImplementedError
+
+    def thinned(self, most: int) -> Rows:
+        """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
+        return self.take(torch.arange(0, len(self), -(-len(self) // most)))
+
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+        """One epoch: shuffled rows in even batches of about `batch_size`, none dropped, no small rest.
+
+        Rows are gathered for several small batches at once.
+        """
+        order = torch.randperm(len(self), generator=rng, device=rng.device).to(self.device)
+        n_batches = -(-len(self) // batch_size)
+        small, n_large = divmod(len(self), n_batches)
+        sizes = [small + 1] * n_large + [small] * (n_batches - n_large)
+        at_once = max(1, GATHERED_ROWS // batch_size)
+        for first in range(0, n_batches, at_once):
+            group = sizes[first : first + at_once]
+            taken, order = order.split([sum(group), len(order) - sum(group)])
+            yield from self.take(taken).split(group)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows that are taken lie."""
+        return torch.device("cpu")
+
+
 @dataclass
-class Rows:
+class Rows(_Walk):
     """Rows in the model's units. A missing cell holds 0 in `x` and 0 in `mask`.
 
     Attributes
@@ -136,34 +205,39 @@ class Rows:
         mask, weight, y = (None if v is None else change(v) for v in (self.mask, self.weight, self.y))
         return Rows(change(self.x), mask, weight, y)
 
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
     def take(self, index: Tensor) -> Rows:
-        """The rows at `index`."""
         return self._map(lambda value: value.index_select(0, index))
 
     def narrow(self, dim: int, first: int, length: int) -> Rows:
         """Views of `length` rows from `first` on, where rows are axis `dim`."""
         return self._map(partial(torch.narrow, dim=dim, start=first, length=length))
 
-    def thinned(self, most: int) -> Rows:
-        """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
-        return self.take(torch.arange(0, len(self), -(-len(self) // most)))
-
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
         return self._map(lambda value: value.to(device))
 
-    def blocks(self, size: int) -> Iterator[Rows]:
+    def blocks(self, size: int | None = None) -> Iterator[Rows]:
         """The rows in order, at most `size` at a time."""
+        size = size or max(1, BLOCK_NUMBERS // self.x.shape[1])
         for first in range(0, len(self), size):
             yield self.narrow(0, first, min(size, len(self) - first))
 
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
-        """One epoch: shuffled rows in even batches of about `batch_size`, none dropped, no small rest."""
-        order = torch.randperm(len(self), generator=rng, device=rng.device)
-        if order.device != self.x.device:
-            order = order.to(self.x.device)
-        for index in order.tensor_split(-(-len(self) // batch_size)):
-            yield self.take(index)
+    def split(self, sizes: list[int]) -> Iterator[Rows]:
+        """Views of consecutive rows, `sizes` of them."""
+        parts = [[None] * len(sizes) if v is None else v.split(sizes) for v in (self.mask, self.weight, self.y)]
+        return map(Rows, self.x.split(sizes), *parts)
+
+    def part(self, index: Tensor) -> Rows:
+        """The rows at `index`, to train on."""
+        return self.take(index)
+
+    def whole(self) -> Rows:
+        """All rows as tensors."""
+        return self
 
     @property
     def mass(self) -> Tensor:
@@ -178,6 +252,72 @@ class Rows:
         if self.weight is None:
             return values.mean(0)
         return torch.tensordot(self.weight, values, dims=1) / len(self)
+
+
+class Table(_Walk):
+    """The rows of an array in data units, converted to the model's when they are taken: nothing is copied before.
+
+    Parameters
+    ----------
+    X : array of shape (N, D)
+        float32 or float64; NaN marks a missing cell.
+    scale : Scale
+    weight, y : arrays of shape (N,) and (N, ...), or None
+    index : Tensor of int or None
+        The rows this table consists of; None for all.
+    """
+
+    def __init__(
+        self,
+        X: Array,
+        scale: Scale,
+        weight: Array | None = None,
+        y: Array | None = None,
+        index: Tensor | None = None,
+    ):
+        self.X, self.scale, self.weight, self.y, self.index = X, scale, weight, y, index
+
+    def __len__(self) -> int:
+        return len(self.X) if self.index is None else len(self.index)
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.X.shape[1]
+
+    def take(self, index: Tensor) -> Rows:
+        at = (index if self.index is None else self.index[index]).numpy()
+        weight, y = (None if v is None else v[at] for v in (self.weight, self.y))
+        return to_rows(self.X[at], self.scale, weight, y)
+
+    def part(self, index: Tensor) -> Table:
+        """The table of the rows at `index`: no copy."""
+        return Table(self.X, self.scale, self.weight, self.y, index if self.index is None else self.index[index])
+
+    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+        """The rows in order, at most `size` at a time."""
+        for index in torch.arange(len(self)).split(size or max(1, BLOCK_NUMBERS // self.n_features)):
+            yield self.take(index)
+
+    def whole(self) -> Rows:
+        """All rows as tensors."""
+        return _joined(list(self.blocks()))
+
+    def to(self, device: torch.device) -> Table | Rows:
+        """The table itself on the CPU, its rows as tensors on another device."""
+        return self if device.type == "cpu" else self.whole().to(device)
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    """Consecutive blocks as one."""
+    mask = None
+    if any(part.mask is not None for part in parts):
+        mask = torch.cat([torch.ones_like(part.x) if part.mask is None else part.mask for part in parts])
+    weight, y = (
+        None if values[0] is None else torch.cat([v for v in values if v is not None])
+        for values in ([part.weight for part in parts], [part.y for part in parts])
+    )
+    return Rows(torch.cat([part.x for part in parts]), mask, weight, y)
 
 
 def to_rows(X: Array, scale: Scale, weight: Array | None = None, y: Array | None = None, dtype=torch.float32) -> Rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
@@ -20,9 +20,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
+from ._linear import Block, Covariance, LinearGaussian, factor_analysis, probabilistic_pca
 from ._params import Part
-from .data import Array, Moments, Rows, Scale
+from .data import Array, Moments, Rows, Scale, Table
 from .priors import LOG_2PI, log_normal
 
 __all__ = ["LIKELIHOODS", "Bernoulli", "Density", "Gaussian", "Likelihood", "LinearStart"]
@@ -112,8 +112,8 @@ class Density(nn.Module, ABC):
         self.n_features = n_features
         self.n_params = n_params
 
-    def fit(self, rows: Rows) -> None:
-        """Set what depends on the training rows, beyond their scale."""
+    def fit(self, rows: Rows | Table) -> None:
+        """Set what depends on the rows, beyond their scale."""
         return
 
     def encode_input(self, x: Tensor) -> Tensor:
@@ -163,15 +163,20 @@ class Density(nn.Module, ABC):
         """Var[x|z] in model units where it is a noise the model has learnt; None elsewhere."""
         return None
 
-    @torch.no_grad()
-    def covariance(self, rows: Rows) -> Covariance:
+    def covariance(self, rows: Rows | Table) -> Covariance:
         """The covariance of `rows` as the encoder sees them."""
-        x = self.encode_input(rows.x)
-        return Covariance(
-            (x if rows.mask is None else x * rows.mask).numpy(),
-            None if rows.mask is None else rows.mask.numpy(),
-            None if rows.weight is None else rows.weight.numpy(),
-        )
+
+        @torch.no_grad()
+        def blocks() -> Iterator[Block]:
+            for block in rows.blocks():
+                x = self.encode_input(block.x)
+                yield (
+                    (x if block.mask is None else x * block.mask).numpy(),
+                    None if block.mask is None else block.mask.numpy(),
+                    None if block.weight is None else block.weight.numpy(),
+                )
+
+        return Covariance(blocks, len(rows), self.n_features)
 
     def start(self, cov: Covariance, n_components: int) -> LinearStart | None:
         """Set the noise to the linear model's and return its maps; None where the link allows no such start."""
@@ -185,6 +190,17 @@ class Density(nn.Module, ABC):
 def _above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
     """The gradient that passes `_LowerBound`."""
     return torch.where(value >= bound, grad, grad.clamp_max(0.0))
+
+
+def _column_sums(rows: Rows | Table, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Weighted sums over the present cells of each column of `function` of x, and of 1: two (D,), float64."""
+    sums, mass = (sum(parts) for parts in zip(*(_block_sums(b, function) for b in rows.blocks()), strict=True))
+    return sums, mass
+
+
+def _block_sums(block: Rows, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    mass = block.mass
+    return (mass * function(block.x.double())).sum(dim=0), mass.sum(dim=0)
 
 
 class _LowerBound(torch.autograd.Function):
@@ -348,7 +364,7 @@ class _LearntNoise(_GaussianDensity):
         slope = torch.exp(-log_var) * cells.mass * residual
         squares = residual.mul_(slope).sum(-2, keepdim=True)
         log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
-        nll = torch.addcmul(0.5 * squares, cells.total, log_norm).sum((-2, -1))
+        nll = torch.add(cells.total * log_norm, squares, alpha=0.5).sum((-2, -1))
         grad = 0.5 * (cells.total - squares)
         assert log_noise.grad is not None
         log_noise.grad.copy_(_above(log_noise, bound, self.noise_gradient(grad).view_as(log_noise)))
@@ -379,8 +395,9 @@ class _SharedNoise(_LearntNoise):
         super().__init__(n_features, scale, noise_floor, 1)
         self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
-    def fit(self, rows: Rows) -> None:
-        var = (rows.mass * rows.x.square()).sum(dim=0) / rows.mass.sum(dim=0)
+    def fit(self, rows: Rows | Table) -> None:
+        squares, mass = _column_sums(rows, lambda x: x.square())
+        var = squares / mass
         smallest = var[var > 0].min() if bool((var > 0).any()) else var.new_ones(())
         self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
 
@@ -425,7 +442,7 @@ class _DecoderNoise(_GaussianDensity):
         slope = torch.exp(-log_var) * cells.mass * residual
         squares = residual.mul_(slope)
         log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
-        nll = torch.addcmul(0.5 * squares, cells.mass, log_norm).sum((-2, -1))
+        nll = torch.add(cells.mass * log_norm, squares, alpha=0.5).sum((-2, -1))
         return nll, torch.cat([slope, _above(raw, self.log_floor, 0.5 * (cells.mass - squares))], dim=-1)
 
 
@@ -477,11 +494,11 @@ class _BernoulliDensity(Density):
         self.register_buffer("column_mean", torch.full((n_features,), 0.5, dtype=torch.float32))
         self.register_buffer("pooled_std", torch.ones((), dtype=torch.float32))
 
-    def fit(self, rows: Rows) -> None:
+    def fit(self, rows: Rows | Table) -> None:
         """Smoothed column means: half a one and half a zero are added to every column."""
-        mass = rows.mass
-        mean = ((mass * rows.x).sum(0) + 0.5) / (mass.sum(0) + 1.0)
-        var = (mass * (rows.x - mean).square()).sum() / mass.sum()
+        ones, mass = _column_sums(rows, lambda x: x)
+        mean = (ones + 0.5) / (mass + 1.0)
+        var = _column_sums(rows, lambda x: (x - mean).square())[0].sum() / mass.sum()
         self.column_mean.copy_(mean)
         self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
 

@@ -320,7 +320,7 @@ def _fit_and_score_all(
     # A candidate's folds are one stack and one thread's work: larger stacks are no faster, and need padding.
     threads = min(torch.get_num_threads(), shape[0])
     with blas_limit(1):
-        stacks = Parallel(n_jobs=threads, prefer="threads")(
+        stacks = Parallel(n_jobs=threads, require="sharedmem")(
             delayed(_fit_and_score_stack)(group, folds, X, y, weight) for group in by_candidate
         )
     stacked = np.array([values is not None for values in stacks])

@@ -24,11 +24,12 @@ __all__ = [
     "log_likelihood",
     "normal_rule",
     "posterior",
+    "posterior_mean",
     "quasi_normal",
 ]
 
-# Numbers a block may hold in its widest array (32 MB in float64).
-BLOCK_NUMBERS = 4_000_000
+# Numbers a block may hold in its widest array: 4 MB in float64, so that a block stays in the processor's cache.
+BLOCK_NUMBERS = 500_000
 # Quadrature nodes a latent: fewer than this are no better than draws, and more than this bring nothing.
 FEWEST_NODES, MOST_NODES = 5, 128
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
@@ -125,13 +126,25 @@ def posterior(model: VAE, rows: Rows) -> Posterior:
     """
     mu, log_var = model.encode(rows.x, rows.mask)
     factor = torch.diag_embed(torch.exp(0.5 * log_var))
-    if rows.mask is None:
-        return Posterior(mu, factor)
-    gaps = (rows.mask == 0).any(dim=1).nonzero()[:, 0]
+    gaps = _rows_with_gaps(rows)
     if len(gaps):
         mean, gap_factor = _laplace(model, rows.take(gaps), mu[gaps])
         mu, factor = mu.index_copy(0, gaps, mean), factor.index_copy(0, gaps, gap_factor)
     return Posterior(mu, factor)
+
+
+def posterior_mean(model: VAE, rows: Rows) -> Tensor:
+    """`posterior`'s mean alone: (N, J)."""
+    mu, _ = model.encode(rows.x, rows.mask)
+    gaps = _rows_with_gaps(rows)
+    return mu.index_copy(0, gaps, _laplace(model, rows.take(gaps), mu[gaps]).mean) if len(gaps) else mu
+
+
+def _rows_with_gaps(rows: Rows) -> Tensor:
+    """The numbers of the rows that lack a cell."""
+    if rows.mask is None:
+        return torch.empty(0, dtype=torch.long)
+    return (rows.mask == 0).any(dim=1).nonzero()[:, 0]
 
 
 def _laplace(model: VAE, rows: Rows, z: Tensor) -> Posterior:

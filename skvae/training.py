@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _dense
-from ._solvers import Solver
+from ._solvers import Adam, Solver
 from ._torch import make_generator
-from .data import Rows
+from .data import Rows, Table
 from .model import VAE
 from .objectives import Objective
 
@@ -33,7 +33,9 @@ class DivergedError(ArithmeticError):
 
 
 class Step(Protocol):
-    """One way to get the gradients of an objective."""
+    """One way to get the gradients of an objective; `pure` says that no autograd graph is made."""
+
+    pure: bool
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         """Set the gradient of every parameter that some player moves."""
@@ -177,7 +179,7 @@ def make_players(model: VAE, objective: Objective, solver: Solver) -> list[Playe
 def train(
     model: VAE,
     objective: Objective,
-    rows: Rows,
+    rows: Rows | Table,
     plan: Plan,
     rng: torch.Generator,
     held_out: Rows | None = None,
@@ -204,7 +206,8 @@ def train(
         report.held_out.append(held_out_mean(model, objective, held_out, seed))
     step, done = make_step(model, objective, players), 0
     for number in range(1, plan.max_iter + 1):
-        terms, done = _one_epoch(model, step, rows, players, plan, rng, plan.done + number, done)
+        batches = rows.batches(plan.batch_size, rng)
+        terms, done = _one_epoch(model, step, batches, players, rng, plan.done + number, done)
         if plan.average:
             _swap(players)
         if not _finite(players, terms):
@@ -233,6 +236,8 @@ def train(
 
 class AutogradStep:
     """The gradient of every player's term by automatic differentiation: any model, any objective."""
+
+    pure = False
 
     def __init__(self, model: VAE, objective: Objective, players: list[Player]):
         self.model, self.objective, self.players = model, objective, players
@@ -263,17 +268,19 @@ def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
     return AutogradStep(model, objective, players)
 
 
-@torch.no_grad()
 def _one_epoch(
-    model: VAE, step: Step, rows: Rows, players: list[Player], plan: Plan, rng: torch.Generator, number: int, done: int
+    model: VAE, step: Step, batches: Iterable[Rows], players: list[Player], rng: torch.Generator, number: int, done: int
 ) -> tuple[dict[str, float], int]:
     """Take one step a batch; return the mean of every term over the rows, and the number of steps so far."""
     model.train()
-    for batch in rows.batches(plan.batch_size, rng):
-        step(batch, rng, number)
-        done += 1
-        for player in players:
-            player.step(min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + done)))
+    # A solver of the user's may keep tensors that it wants to use with autograd later.
+    pure = step.pure and all(type(player.solver) is Adam for player in players)
+    with torch.inference_mode() if pure else torch.no_grad():
+        for batch in batches:
+            step(batch, rng, number)
+            done += 1
+            for player in players:
+                player.step(min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + done)))
     model.eval()
     return {name: float(mean) for name, mean in step.take_means().items()}, done
 

@@ -17,10 +17,10 @@ from . import _state
 from ._base import BaseVAE
 from ._params import named
 from ._torch import make_generator, torch_scope
-from .data import Array, Rows, to_rows
+from .data import Array, Rows, row_blocks, to_rows
 from .model import VAE
 from .objectives import OBJECTIVES
-from .scores import Rule, block_rows, conditional_mean, log_likelihood, normal_rule, posterior
+from .scores import Rule, block_rows, conditional_mean, log_likelihood, normal_rule, posterior, posterior_mean
 
 __all__ = ["VAETransformer"]
 
@@ -206,7 +206,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         Z : ndarray of shape (n_samples, n_components_)
         """
-        return self.posterior(X)[0]
+        check_is_fitted(self)
+        X = self._check_rows(X)
+        return self._in_order(self._by_blocks(X, posterior_mean), X.dtype)
 
     def posterior(self, X):
         """Mean and standard deviation of q(z|x), most informative latent first.
@@ -228,10 +230,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         check_is_fitted(self)
         X = self._check_rows(X)
         codes = self._by_blocks(X, _mean_and_std)
-        mean, std = codes[:, 0], codes[:, 1]
-        _refuse_far_rows(mean, np.arange(len(X)))
-        order = self._order
-        return mean[:, order].astype(X.dtype), std[:, order].astype(X.dtype)
+        return self._in_order(codes[:, 0], X.dtype), self._in_order(codes[:, 1], X.dtype)
 
     def inverse_transform(self, X):
         """Mean of p(x|z), in data units.
@@ -372,38 +371,61 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """The points all rows share."""
         return normal_rule(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
 
+    def _in_order(self, codes: Array, dtype: Any) -> Array:
+        """Finite codes (N, J) with the most informative latent first."""
+        _refuse_far_rows(codes, np.arange(len(codes)))
+        result = np.empty(codes.shape, dtype=dtype)
+        for column, latent in enumerate(self._order):
+            result[:, column] = codes[:, latent]
+        return result
+
     def _by_blocks(self, X: Array, function: Callable[[VAE, Rows], Tensor], n_draws: int = 1) -> np.ndarray:
         """`function` of the rows of X, block by block: memory follows the block and the result, not X."""
         device = self._inference_device()
-        model, scale, results = _state.module_of(self, device), self._scale(), []
+        model, scale = _state.module_of(self, device), self._scale()
+
+        def of(part: slice) -> Tensor:
+            return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
+
         with torch_scope(device, grad=False):
-            for part in _slices(len(X), block_rows(model, n_draws)):
-                rows = to_rows(X[part].astype(np.float64, copy=False), scale, dtype=torch.float64).to(device)
-                results.append(function(model, rows).cpu().numpy())
-        return np.concatenate(results)
+            return _filled(len(X), block_rows(model, n_draws), of)
 
     def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in public order, block by block, in data units."""
         device = self._inference_device()
-        model, inverse, results = _state.module_of(self, device), np.argsort(self._order), []
+        model, scale, inverse = _state.module_of(self, device), self._scale(), np.argsort(self._order)
+
+        def of(part: slice) -> np.ndarray:
+            z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
+            return scale.to_data(function(model, z).cpu().numpy())
+
         with torch_scope(device, grad=False):
-            for part in _slices(len(Z), block_rows(model, 1)):
-                z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
-                results.append(self._scale().to_data(function(model, z).cpu().numpy()))
-        return np.concatenate(results)
+            return _filled(len(Z), block_rows(model, 1), of)
+
+
+def _filled(n_rows: int, size: int, of: Callable[[slice], Tensor | np.ndarray]) -> np.ndarray:
+    """The rows `of(part)` of every block of `size` rows, in one array."""
+    blocks = [slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size)]
+    result = np.empty(0)
+    for i, part in enumerate(blocks):
+        values = of(part)
+        if isinstance(values, Tensor):
+            values = values.cpu().numpy()
+        if i == 0:
+            result = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype)
+        result[part] = values
+    return result
 
 
 def _refuse_far_rows(values: np.ndarray, row_numbers: np.ndarray) -> None:
-    far = ~np.isfinite(values).all(axis=1)
-    if far.any():
-        row = row_numbers[far.argmax()]
+    for part in row_blocks(values):
+        far = ~np.isfinite(values[part]).all(axis=1)
+        if not far.any():
+            continue
+        row = row_numbers[part][far.argmax()]
         raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
 
 
 def _mean_and_std(model: VAE, rows: Rows) -> Tensor:
     q = posterior(model, rows)
     return torch.stack([q.mean, q.std], dim=1)
-
-
-def _slices(n: int, size: int) -> list[slice]:
-    return [slice(first, first + size) for first in range(0, n, size)]

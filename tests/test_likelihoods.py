@@ -318,7 +318,7 @@ def unit_of(density):
 
 def covariance(density, rows):
     with torch.no_grad():
-        return Covariance(density.encode_input(rows.x).numpy())
+        return Covariance.of(density.encode_input(rows.x).numpy())
 
 
 @every_gaussian
@@ -360,7 +360,7 @@ def test_baseline_of_a_gaussian_is_the_linear_models_density(name, weighted):
     X = table(name)
     weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
     density, scale, rows = density_of(name, X, weight)
-    cov = Covariance(rows.x.numpy(), weight=weight)
+    cov = Covariance.of(rows.x.numpy(), weight=weight)
     start = density.start(cov, 1)
     W = unit_of(density) * start.decoder_weight[:D]
     noise = np.broadcast_to(density.log_noise.detach().exp().numpy(), (D,))
@@ -375,7 +375,7 @@ def test_baseline_of_a_bernoulli_takes_columns_as_independent():
     density, _, rows = density_of("bernoulli", X)
     mean = (np.nansum(X, 0) + 0.5) / ((~np.isnan(X)).sum(0) + 1)
     expected = np.nansum(stats.bernoulli(mean).logpmf(np.nan_to_num(X)) * ~np.isnan(X)) / len(X)
-    cov = Covariance(rows.x.numpy())
+    cov = Covariance.of(rows.x.numpy())
     assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-5)
 
 

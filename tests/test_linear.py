@@ -48,7 +48,7 @@ def test_probabilistic_pca_equals_pca_up_to_its_divisor(table, n_components):
     """PCA divides by n - 1: its covariance is ours times n / (n - 1), which costs it a little likelihood."""
     X = table()
     pca = PCA(n_components, svd_solver="full").fit(X)
-    linear = probabilistic_pca(Covariance(X), n_components, 1e-9)
+    linear = probabilistic_pca(Covariance.of(X), n_components, 1e-9)
     n = len(X)
     np.testing.assert_allclose(linear.noise * n / (n - 1), pca.noise_variance_, rtol=1e-9)
     stretched = LinearGaussian(linear.loadings * np.sqrt(n / (n - 1)), linear.noise * n / (n - 1))
@@ -59,7 +59,7 @@ def test_probabilistic_pca_equals_pca_up_to_its_divisor(table, n_components):
 def test_probabilistic_pca_noise_keeps_to_its_floor():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(50, 1)) @ rng.normal(size=(1, 4))
-    linear = probabilistic_pca(Covariance(X - X.mean(0)), 1, 0.01)
+    linear = probabilistic_pca(Covariance.of(X - X.mean(0)), 1, 0.01)
     np.testing.assert_array_equal(linear.noise, 0.01)
 
 
@@ -76,14 +76,14 @@ def factor_analysis_score(X, n_components):
 @pytest.mark.parametrize("n_components", [1, 2, 5])
 def test_factor_analysis_is_no_worse_than_a_long_run_of_scikit_learns(table, n_components):
     X = table()
-    found = mean_score(factor_analysis(Covariance(X), n_components, FLOOR), X)
+    found = mean_score(factor_analysis(Covariance.of(X), n_components, FLOOR), X)
     assert found >= factor_analysis_score(X, n_components) - 1e-3
 
 
 def test_factor_analysis_equals_scikit_learns_where_the_optimum_is_plain():
     X = wine()
     fa = FactorAnalysis(2, tol=1e-10, max_iter=20_000, svd_method="lapack").fit(X)
-    linear = factor_analysis(Covariance(X), 2, FLOOR)
+    linear = factor_analysis(Covariance.of(X), 2, FLOOR)
     np.testing.assert_allclose(linear.noise, fa.noise_variance_, atol=2e-3)
     theirs = fa.components_.T @ fa.components_
     np.testing.assert_allclose(linear.loadings @ linear.loadings.T, theirs, atol=5e-3)
@@ -92,7 +92,7 @@ def test_factor_analysis_equals_scikit_learns_where_the_optimum_is_plain():
 @pytest.mark.parametrize("table", [wine, cancer, digits])
 def test_factor_analysis_is_no_worse_than_probabilistic_pca_and_keeps_to_its_floor(table):
     X = table()
-    cov = Covariance(X)
+    cov = Covariance.of(X)
     linear = factor_analysis(cov, 4, FLOOR)
     assert mean_score(linear, X) >= mean_score(probabilistic_pca(cov, 4, FLOOR), X) - 1e-6
     assert linear.noise.min() >= FLOOR * (1 - 1e-12)
@@ -100,7 +100,7 @@ def test_factor_analysis_is_no_worse_than_probabilistic_pca_and_keeps_to_its_flo
 
 @pytest.mark.parametrize("fit", [probabilistic_pca, factor_analysis])
 def test_posterior_precision_is_diagonal(fit):
-    linear = fit(Covariance(wine()), 4, FLOOR)
+    linear = fit(Covariance.of(wine()), 4, FLOOR)
     inner = linear.loadings.T @ (linear.loadings / linear.noise[:, None])
     np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-8)
     np.testing.assert_allclose(linear.precision, 1 + np.diag(inner))
@@ -109,7 +109,7 @@ def test_posterior_precision_is_diagonal(fit):
 @pytest.mark.parametrize("fit", [probabilistic_pca, factor_analysis])
 def test_no_latents_is_the_independent_model(fit):
     X = wine()
-    linear = fit(Covariance(X), 0, FLOOR)
+    linear = fit(Covariance.of(X), 0, FLOOR)
     assert linear.loadings.shape == (13, 0)
     np.testing.assert_allclose(linear.noise, 1, rtol=1e-4)
 
@@ -147,7 +147,7 @@ def test_encoder_is_the_posterior_mean():
 
 def test_covariance_of_full_rows_is_numpys():
     X = wine()
-    cov = Covariance(X)
+    cov = Covariance.of(X)
     np.testing.assert_allclose(cov.matrix, np.cov(X.T, bias=True), atol=1e-12)
     np.testing.assert_allclose(cov.diagonal, X.var(0), atol=1e-12)
 
@@ -158,8 +158,8 @@ def test_weights_count_as_repeated_rows(gaps):
     X, copies = rng.normal(size=(20, 4)), rng.integers(1, 5, 20)
     present = (rng.random(X.shape) < 0.7).astype(float) if gaps else None
     X = X * present if gaps else X
-    repeated = Covariance(np.repeat(X, copies, axis=0), np.repeat(present, copies, axis=0) if gaps else None)
-    weighted = Covariance(X, present, copies.astype(float))
+    repeated = Covariance.of(np.repeat(X, copies, axis=0), np.repeat(present, copies, axis=0) if gaps else None)
+    weighted = Covariance.of(X, present, copies.astype(float))
     np.testing.assert_allclose(weighted.matrix, repeated.matrix, atol=1e-12)
     np.testing.assert_allclose(weighted.diagonal, repeated.diagonal, atol=1e-12)
 
@@ -167,7 +167,7 @@ def test_weights_count_as_repeated_rows(gaps):
 def test_pairs_of_columns_are_averaged_over_the_rows_that_hold_both():
     rng = np.random.default_rng(0)
     X, present = rng.normal(size=(50, 3)), rng.random((50, 3)) < 0.5
-    matrix = Covariance(X * present, present.astype(float)).matrix
+    matrix = Covariance.of(X * present, present.astype(float)).matrix
     for i in range(3):
         for j in range(3):
             both = present[:, i] & present[:, j]
@@ -176,7 +176,7 @@ def test_pairs_of_columns_are_averaged_over_the_rows_that_hold_both():
 
 def test_leading_eigenvectors_are_of_the_rescaled_covariance_in_falling_order():
     X, spread = wine(), np.linspace(0.5, 2, 13)
-    values, vectors = Covariance(X).leading(5, spread)
+    values, vectors = Covariance.of(X).leading(5, spread)
     scaled = np.cov((X / spread).T, bias=True)
     np.testing.assert_allclose(values, np.linalg.eigvalsh(scaled)[::-1][:5])
     np.testing.assert_allclose(scaled @ vectors, vectors * values, atol=1e-10)
@@ -188,9 +188,9 @@ def test_leading_eigenvectors_are_of_the_rescaled_covariance_in_falling_order():
 def test_many_columns_take_the_randomised_path_to_the_same_model(monkeypatch, weighted):
     X = digits()
     weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
-    exact = Covariance(X, weight=weight)
+    exact = Covariance.of(X, weight=weight)
     monkeypatch.setattr(_linear, "EXACT_COLUMNS", 10)
-    randomised = Covariance(X, weight=weight)
+    randomised = Covariance.of(X, weight=weight)
     np.testing.assert_allclose(randomised.diagonal, exact.diagonal)
     one = np.ones(64)
     values, vectors = exact.leading(5, one)
@@ -203,7 +203,7 @@ def test_many_columns_take_the_randomised_path_to_the_same_model(monkeypatch, we
 
 def test_randomised_path_is_the_same_at_every_call(monkeypatch):
     monkeypatch.setattr(_linear, "EXACT_COLUMNS", 10)
-    cov = Covariance(digits())
+    cov = Covariance.of(digits())
     first, again = (cov.leading(5, np.ones(64)) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
