@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
@@ -24,7 +25,7 @@ from . import _dense, _state
 from ._linear import Covariance
 from ._params import Count, named
 from ._solvers import SOLVERS
-from ._torch import blas_limit, make_generator, resolve_device, thread_limit, torch_scope
+from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
 from .data import (
     SMALL_TABLE,
     Array,
@@ -141,7 +142,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             with torch_scope(device, grad=True):
                 begun = self._begin(self._split(*table, hold_out=True))
                 model, split = begun.model.to(device), begun.split
-                with self._threads(model, len(split.training)):
+                with self._products(model, len(split.training)):
                     report = self._train(
                         model,
                         split.training.to(device),
@@ -195,7 +196,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     model, rows = _state.rebuild(self, torch.float32), to_rows(table, self._scale(), weight, target)
                 done, before = (0, None) if first else (self.n_iter_, self._solver_state)
                 rng = make_generator(self._seed + done, device)
-                with self._threads(model, len(rows)):
+                with self._products(model, len(rows)):
                     report = self._train(
                         model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch_after=done
                     )
@@ -341,9 +342,12 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self._publish(model, rows, report)
         self._solver_state = []
 
-    def _threads(self, model: VAE, n_rows: int) -> Any:
-        """A scope with as many threads as a step on a batch of `n_rows` repays."""
-        return thread_limit(model.largest_product(self._batch_size(n_rows)))
+    @contextmanager
+    def _products(self, model: VAE, n_rows: int) -> Iterator[None]:
+        """A scope with the threads and the matrix products that suit a step on a batch of `n_rows` rows."""
+        largest = model.largest_product(self._batch_size(n_rows))
+        with thread_limit(largest), large_products(largest):
+            yield
 
     def _start(self, model: VAE, cov: Covariance) -> bool:
         """Set the model to the linear model of these rows; False where its likelihood has none.
@@ -351,7 +355,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         Training starts at the linear model of the training rows, so that the held-out rows judge every epoch alike. If
         none is better, the start itself is kept, and then it may know all rows.
         """
-        with blas_limit(1):
+        with single_blas():
             start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
         if start is not None:
             model.start_at(start, make_generator(self._seed))

@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,10 +17,21 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["blas_limit", "build_seeded", "make_generator", "resolve_device", "thread_limit", "torch_scope"]
+__all__ = [
+    "build_seeded",
+    "large_products",
+    "make_generator",
+    "onednn_is_exact",
+    "resolve_device",
+    "single_blas",
+    "thread_limit",
+    "torch_scope",
+]
 
 # Below this many multiply-adds in a layer's product, a second thread costs more than it brings.
 SINGLE_THREAD_PRODUCT = 4_000_000
+# From this many on, oneDNN's products are about a tenth faster than MKL's.
+ONEDNN_PRODUCT = 40_000_000
 
 # Functions that take a shape from a tensor and, in older versions of torch, no generator.
 _LIKE = {torch.rand_like: torch.rand, torch.randn_like: torch.randn}
@@ -115,34 +127,79 @@ def torch_scope(device: torch.device, grad: bool) -> Iterator[None]:
         yield
 
 
-class blas_limit:  # noqa: N801 - used like a function, as threadpool_limits is
-    """A scope with at most `limit` threads in numpy's and scipy's BLAS, restored when the last scope has ended.
+class _SharedScope:
+    """A scope around a setting of the whole process, undone when the last one has ended.
 
-    That setting belongs to the process: scopes of several Python threads that each restored what they had found would
-    leave it changed.
+    Scopes of several Python threads overlap: if each put back what it had found, the setting could stay changed.
     """
 
-    _lock = threading.Lock()
-    _scopes = 0
-    _limits: Any = None
+    def __init__(self, change: Callable[[], Callable[[], None]]):
+        self.change = change
+        self.lock = threading.Lock()
+        self.scopes = 0
+        self.undo: Callable[[], None] = lambda: None
 
-    def __init__(self, limit: int):
-        self.limit = limit
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if not self.scopes:
+                self.undo = self.change()
+            self.scopes += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.scopes -= 1
+                if not self.scopes:
+                    self.undo()
 
-    def __enter__(self) -> None:
-        with blas_limit._lock:
-            if not blas_limit._scopes:
-                blas_limit._limits = threadpool_limits(self.limit, user_api="blas")
-            blas_limit._scopes += 1
 
-    def __exit__(self, *error: object) -> None:
-        with blas_limit._lock:
-            blas_limit._scopes -= 1
-            if not blas_limit._scopes:
-                blas_limit._limits.restore_original_limits()
+def _limit_blas() -> Callable[[], None]:
+    return threadpool_limits(1, user_api="blas").restore_original_limits
 
 
-def thread_limit(largest_product: int) -> Any:
-    """A scope with one thread where no layer's product repays a second; only ever downwards, then restored."""
-    limit: Any = 1 if largest_product < SINGLE_THREAD_PRODUCT else None
+def _choose_onednn() -> Callable[[], None]:
+    settings: Any = torch.backends.mkldnn
+    before, settings.matmul.fp32_precision = settings.matmul.fp32_precision, "bf16"
+
+    def undo() -> None:
+        settings.matmul.fp32_precision = before
+
+    return undo
+
+
+# One thread in numpy's and scipy's BLAS: small eigenproblems take up to ten times as long on two.
+single_blas = _SharedScope(_limit_blas)
+# Products by oneDNN in place of MKL.
+_onednn_products = _SharedScope(_choose_onednn)
+
+
+def large_products(largest_product: int) -> Any:
+    """A scope in which float32 products of wide layers are oneDNN's, where those are faster and as exact as MKL's.
+
+    torch asks oneDNN only when told that bfloat16 would do. A processor that has no bfloat16 products then multiplies
+    in float32; one that has them would lose digits, so the digits are looked at first.
+    """
+    wide = largest_product >= ONEDNN_PRODUCT and hasattr(torch.backends.mkldnn, "matmul")
+    return _onednn_products() if wide and onednn_is_exact() else nullcontext()
+
+
+@cache
+def onednn_is_exact() -> bool:
+    """Whether products under `large_products` have float32's digits on this machine."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    left, right = torch.randn(2, 256, 256, generator=make_generator(0))
+    exact = left.double() @ right.double()
+    with _onednn_products():
+        error = float(((left @ right).double() - exact).abs().max())
+    return error < 1e-3  # about 3e-5 in float32, 0.2 in bfloat16
+
+
+def thread_limit(largest_product: int | None) -> Any:
+    """A scope with one thread where no layer's product repays a second; only ever downwards, then restored.
+
+    None leaves the threads as they are.
+    """
+    limit: Any = 1 if largest_product is not None and largest_product < SINGLE_THREAD_PRODUCT else None
     return threadpool_limits(limit, user_api="openmp")

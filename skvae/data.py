@@ -94,7 +94,8 @@ class Scale(NamedTuple):
     def to_model(self, X: Array) -> Array:
         """Data units to model units, in float64; a value too far out for float64 becomes infinite."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return (X - self.shift) / self.scale
+            x = np.subtract(X, self.shift, dtype=np.float64)
+            return np.divide(x, self.scale, out=x)
 
     def to_data(self, x: Array) -> Array:
         """Model units to data units, in float64."""
@@ -329,7 +330,7 @@ def to_rows(X: Array, scale: Scale, weight: Array | None = None, y: Array | None
         x[missing] = 0.0
         mask = _tensor(~missing, dtype)
     return Rows(
-        _tensor(x, dtype),
+        torch.from_numpy(x).to(dtype),
         mask,
         None if weight is None else _tensor(weight, dtype),
         None if y is None else _tensor(y, dtype),

@@ -62,9 +62,19 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of q(z|x): two (N, J). A missing cell shows the encoder its column's mean."""
-        seen = self.likelihood.encode_input(x)
-        mu, log_var = self.encoder(seen if mask is None else seen * mask).chunk(2, dim=-1)
+        mu, log_var = self.encoder(self._seen(x, mask)).chunk(2, dim=-1)
         return mu, log_var.clamp(*LOG_VAR_RANGE)
+
+    def encode_mean(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean of q(z|x) alone, (N, J)."""
+        if type(self.encoder) is LinearPath:
+            return self.encoder.leading(self._seen(x, mask), self.prior.n_components)
+        return self.encode(x, mask)[0]
+
+    def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the encoder sees."""
+        seen = self.likelihood.encode_input(x)
+        return seen if mask is None else seen * mask
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for latents (..., J): (..., n_params)."""

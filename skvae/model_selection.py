@@ -22,7 +22,7 @@ from . import _state
 from ._base import forget
 from ._ensemble import Member, can_stack, train_many
 from ._params import Count
-from ._torch import blas_limit, make_generator, resolve_device, thread_limit, torch_scope
+from ._torch import make_generator, resolve_device, single_blas, thread_limit, torch_scope
 from .transformer import VAETransformer
 
 __all__ = ["VAETransformerCV"]
@@ -319,7 +319,7 @@ def _fit_and_score_all(
     by_candidate = [[job for job in jobs if job.candidate == i] for i in range(shape[0])]
     # A candidate's folds are one stack and one thread's work: larger stacks are no faster, and need padding.
     threads = min(torch.get_num_threads(), shape[0])
-    with blas_limit(1):
+    with single_blas():
         stacks = Parallel(n_jobs=threads, require="sharedmem")(
             delayed(_fit_and_score_stack)(group, folds, X, y, weight) for group in by_candidate
         )

@@ -68,6 +68,15 @@ class LinearPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) if self.body is None else self.linear(x) + self.body(x)
 
+    def leading(self, x: Tensor, n_outputs: int) -> Tensor:
+        """The first `n_outputs` columns of `forward`, without the work for the others."""
+        outputs = _leading_outputs(self.linear, x, n_outputs)
+        if self.body is None:
+            return outputs
+        for layer in list(self.body)[:-1]:
+            x = layer(x)
+        return outputs.add_(_leading_outputs(self.body[-1], x, n_outputs))
+
     @torch.no_grad()
     def start_at(self, weight: Tensor, bias: Tensor) -> None:
         """Make the whole network the linear map x -> weight x + bias; the body's last layer starts at zero."""
@@ -141,6 +150,11 @@ class MLP(Network):
         for size_in, size_out in zip([n_in, *hidden], hidden, strict=False):
             layers += [_linear(size_in, size_out), activation()]
         return LinearPath(linear, nn.Sequential(*layers, _linear(hidden[-1], n_out)))
+
+
+def _leading_outputs(layer: nn.Module, x: Tensor, n_outputs: int) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    return nn.functional.linear(x, layer.weight[:n_outputs], layer.bias[:n_outputs])
 
 
 def _linear(n_in: int, n_out: int) -> nn.Linear:

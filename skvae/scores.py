@@ -135,7 +135,7 @@ def posterior(model: VAE, rows: Rows) -> Posterior:
 
 def posterior_mean(model: VAE, rows: Rows) -> Tensor:
     """`posterior`'s mean alone: (N, J)."""
-    mu, _ = model.encode(rows.x, rows.mask)
+    mu = model.encode_mean(rows.x, rows.mask)
     gaps = _rows_with_gaps(rows)
     return mu.index_copy(0, gaps, _laplace(model, rows.take(gaps), mu[gaps]).mean) if len(gaps) else mu
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -16,7 +17,7 @@ from torch import Tensor
 from . import _state
 from ._base import BaseVAE
 from ._params import named
-from ._torch import make_generator, torch_scope
+from ._torch import make_generator, thread_limit, torch_scope
 from .data import Array, Rows, row_blocks, to_rows
 from .model import VAE
 from .objectives import OBJECTIVES
@@ -208,7 +209,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        return self._in_order(self._by_blocks(X, posterior_mean), X.dtype)
+        return self._codes(X, posterior_mean)
 
     def posterior(self, X):
         """Mean and standard deviation of q(z|x), most informative latent first.
@@ -229,8 +230,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        codes = self._by_blocks(X, _mean_and_std)
-        return self._in_order(codes[:, 0], X.dtype), self._in_order(codes[:, 1], X.dtype)
+        codes = self._codes(X, _mean_and_std)
+        return codes[..., 0], codes[..., 1]
 
     def inverse_transform(self, X):
         """Mean of p(x|z), in data units.
@@ -371,15 +372,16 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """The points all rows share."""
         return normal_rule(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
 
-    def _in_order(self, codes: Array, dtype: Any) -> Array:
-        """Finite codes (N, J) with the most informative latent first."""
-        _refuse_far_rows(codes, np.arange(len(codes)))
-        result = np.empty(codes.shape, dtype=dtype)
-        for column, latent in enumerate(self._order):
-            result[:, column] = codes[:, latent]
-        return result
+    def _codes(self, X: Array, function: Callable[[VAE, Rows], Tensor]) -> np.ndarray:
+        """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
+        order = torch.tensor(self._order, device=self._inference_device())
+        codes = self._by_blocks(X, lambda model, rows: function(model, rows).index_select(1, order), dtype=X.dtype)
+        _refuse_far_rows(codes, np.arange(len(X)))
+        return codes
 
-    def _by_blocks(self, X: Array, function: Callable[[VAE, Rows], Tensor], n_draws: int = 1) -> np.ndarray:
+    def _by_blocks(
+        self, X: Array, function: Callable[[VAE, Rows], Tensor], n_draws: int = 1, dtype: Any = np.float64
+    ) -> np.ndarray:
         """`function` of the rows of X, block by block: memory follows the block and the result, not X."""
         device = self._inference_device()
         model, scale = _state.module_of(self, device), self._scale()
@@ -387,8 +389,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         def of(part: slice) -> Tensor:
             return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
 
-        with torch_scope(device, grad=False):
-            return _filled(len(X), block_rows(model, n_draws), of)
+        return _filled(len(X), block_rows(model, n_draws), of, dtype, device, threads=True)
 
     def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in public order, block by block, in data units."""
@@ -399,33 +400,57 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
             return scale.to_data(function(model, z).cpu().numpy())
 
-        with torch_scope(device, grad=False):
-            return _filled(len(Z), block_rows(model, 1), of)
+        # One thread: draws come from a generator, in order.
+        return _filled(len(Z), block_rows(model, 1), of, np.float64, device, threads=False)
 
 
-def _filled(n_rows: int, size: int, of: Callable[[slice], Tensor | np.ndarray]) -> np.ndarray:
-    """The rows `of(part)` of every block of `size` rows, in one array."""
+def _filled(
+    n_rows: int,
+    size: int,
+    of: Callable[[slice], Tensor | np.ndarray],
+    dtype: Any,
+    device: torch.device,
+    threads: bool,
+) -> np.ndarray:
+    """The rows `of(part)` of every block of `size` rows, in one array.
+
+    Many blocks are shared out among threads of one core each: they never wait for each other, as the threads inside a
+    product do.
+    """
     blocks = [slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size)]
-    result = np.empty(0)
-    for i, part in enumerate(blocks):
-        values = of(part)
-        if isinstance(values, Tensor):
-            values = values.cpu().numpy()
-        if i == 0:
-            result = np.empty((n_rows, *values.shape[1:]), dtype=values.dtype)
-        result[part] = values
+
+    def values(part: slice) -> np.ndarray:
+        found = of(part)
+        return found.cpu().numpy() if isinstance(found, Tensor) else found
+
+    with torch_scope(device, grad=False):
+        first = values(blocks[0])
+    result = np.empty((n_rows, *first.shape[1:]), dtype=dtype)
+    result[blocks[0]] = first
+
+    def fill(parts: list[slice], largest_product: int | None) -> None:
+        with torch_scope(device, grad=False), thread_limit(largest_product):
+            for part in parts:
+                result[part] = values(part)
+
+    n_threads = torch.get_num_threads() if threads and device.type == "cpu" else 1
+    if n_threads > 1 and len(blocks) > 2 * n_threads:
+        shares = [blocks[1 + i :: n_threads] for i in range(n_threads)]
+        Parallel(n_jobs=n_threads, require="sharedmem")(delayed(fill)(share, 0) for share in shares)
+    else:
+        fill(blocks[1:], None)
     return result
 
 
 def _refuse_far_rows(values: np.ndarray, row_numbers: np.ndarray) -> None:
     for part in row_blocks(values):
-        far = ~np.isfinite(values[part]).all(axis=1)
-        if not far.any():
+        finite = np.isfinite(values[part])
+        if finite.all():
             continue
-        row = row_numbers[part][far.argmax()]
+        row = row_numbers[part][(~finite.reshape(len(finite), -1).all(axis=1)).argmax()]
         raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
 
 
 def _mean_and_std(model: VAE, rows: Rows) -> Tensor:
     q = posterior(model, rows)
-    return torch.stack([q.mean, q.std], dim=1)
+    return torch.stack([q.mean, q.std], dim=-1)

@@ -11,7 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import Gaussian, VAETransformer
+from skvae import Gaussian, VAETransformer, VAETransformerCV
 
 REASON = "A weight of 2 equals two copies in distribution only: batches and draws differ. See test_a_weight_is_a_copy."
 WAIVED = {"check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"}
@@ -34,6 +34,7 @@ EXTRA_CHECKS = [
 ESTIMATORS = [
     VAETransformer(2, max_iter=5, random_state=0),
     VAETransformer(2, likelihood=Gaussian(noise="shared"), max_iter=5, random_state=0),
+    VAETransformerCV((1, 2), cv=2, hidden_layer_sizes=(8,), max_iter=3, random_state=0),
 ]
 
 
@@ -58,9 +59,9 @@ def test_scikit_learn_check(estimator, check):
 
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")  # the checks mix containers on purpose
 @pytest.mark.parametrize("name", EXTRA_CHECKS)
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["feature", "shared"])
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["feature", "shared", "cv"])
 def test_scikit_learn_extra_check(estimator, name):
-    getattr(estimator_checks, name)("VAETransformer", clone(estimator))
+    getattr(estimator_checks, name)(type(estimator).__name__, clone(estimator))
 
 
 # scikit-learn's data are real-valued, so Bernoulli gets the same contract on binary rows.

@@ -1,10 +1,21 @@
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
-from skvae._torch import SINGLE_THREAD_PRODUCT, build_seeded, make_generator, resolve_device, thread_limit, torch_scope
+from skvae._torch import (
+    SINGLE_THREAD_PRODUCT,
+    build_seeded,
+    make_generator,
+    resolve_device,
+    single_blas,
+    thread_limit,
+    torch_scope,
+)
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0"])
@@ -103,3 +114,80 @@ def test_torch_scope_gives_plain_torch_inside_any_caller():
         product.sum().backward()
     assert product.dtype == torch.float32
     np.testing.assert_array_equal(weight.grad, np.full((2, 2), 4.0))
+
+
+# A limit on BLAS belongs to the process, whichever Python thread asks for it.
+
+
+def blas_threads():
+    """Of every BLAS in the process: numpy and scipy bring one each."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+@pytest.fixture
+def two_blas_threads():
+    with threadpool_limits(2, user_api="blas"):
+        if blas_threads() != {2}:
+            pytest.skip("this BLAS has one thread")
+        yield
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_single_blas_holds_inside_its_scope_only():
+    for _ in range(2):
+        with single_blas():
+            assert blas_threads() == {1}
+        assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_single_blas_ends_with_the_outermost_scope():
+    with single_blas():
+        with single_blas():
+            assert blas_threads() == {1}
+        assert blas_threads() == {1}
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_single_blas_is_lifted_after_an_error():
+    with pytest.raises(RuntimeError), single_blas(), single_blas():
+        raise RuntimeError
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+@pytest.mark.parametrize("first_out", ["the first in", "the last in"])
+def test_single_blas_may_overlap_in_two_threads(first_out):
+    """Whoever leaves first must not lift the limit, and whoever leaves last must restore what the first found."""
+    entered, may_leave = (Event(), Event()), (Event(), Event())
+
+    def hold(number):
+        if number:
+            assert entered[0].wait(30)
+        with single_blas():
+            entered[number].set()
+            assert may_leave[number].wait(30)
+
+    early, late = (0, 1) if first_out == "the first in" else (1, 0)
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(hold, number) for number in range(2)]
+        assert entered[1].wait(30)
+        assert blas_threads() == {1}
+        may_leave[early].set()
+        held[early].result(30)
+        assert blas_threads() == {1}
+        may_leave[late].set()
+        held[late].result(30)
+    assert blas_threads() == {2}
+
+
+@pytest.mark.usefixtures("two_blas_threads")
+def test_single_blas_survives_many_threads():
+    def use(_):
+        with single_blas():
+            return blas_threads()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(threads == {1} for threads in pool.map(use, range(64)))
+    assert blas_threads() == {2}
