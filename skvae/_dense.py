@@ -112,75 +112,90 @@ def _own_parameters(model: VAE) -> bool:
     return sum(map(len, parts)) == len(list(model.parameters()))
 
 
+class _Layer:
+    """One product, outputs = inputs @ weight, and the activation that follows it."""
+
+    def __init__(self, inputs: Tensor, weight: Tensor, grad: Tensor, outputs: Tensor, activation: Activation | None):
+        self.inputs, self.weight, self.grad, self.outputs = inputs, weight, grad, outputs
+        self.inputs_T = inputs.mT
+        self.activation = activation
+        # What the activation's derivative is taken from.
+        self.kept = torch.empty_like(outputs) if activation is not None and activation.keeps_inputs else outputs
+        many = weight.dim() > 2
+        self.product: Callable[..., Tensor] = torch.bmm if many else torch.mm
+        self.add_product: Callable[..., Tensor] = torch.baddbmm if many else torch.addmm
+        self.flow: Tensor | None = None
+        self.plus: Tensor | None = None
+
+    def pass_on(self, n_inputs: int, plus: Tensor | None = None) -> Tensor:
+        """Make `backward` fill the returned tensor: the gradient of the first inputs, and what else flows to them."""
+        self.weight_T, self.plus = self.weight[..., :n_inputs, :].mT, plus
+        self.flow = torch.empty_like(self.inputs[..., :n_inputs], memory_format=torch.contiguous_format)
+        return self.flow
+
+    def forward(self) -> None:
+        self.product(self.inputs, self.weight, out=self.kept)
+        if self.activation is not None:
+            self.activation.forward(self.kept, self.outputs)
+
+    def backward(self, grad: Tensor) -> None:
+        """Set the weight's gradient, and the inputs' where it is passed on; `grad` is overwritten."""
+        if self.activation is not None:
+            self.activation.backward(grad, self.kept)
+        self.product(self.inputs_T, grad, out=self.grad)
+        if self.plus is not None:
+            self.add_product(self.plus, grad, self.weight_T, out=self.flow)
+        elif self.flow is not None:
+            self.product(grad, self.weight_T, out=self.flow)
+
+
 class _Perceptron:
     """A `LinearPath` over views of the flat vectors: write to `input`, then call forward, then backward.
 
-    Product i reads `inputs[i]`. The last reads hidden units, 1, inputs, 1 side by side, and the first reads the second
-    half of those same columns, so the rows of X are stored once.
+    The last layer reads hidden units, 1, inputs, 1 side by side, and the first reads the second half of those same
+    columns, so the rows of X are stored once.
     """
 
     def __init__(self, network: LinearPath, vector: Tensor, grad: Tensor, n_rows: int, need_input_grad: bool):
         body: list[Any] = [] if network.body is None else list(network.body)
-        linear = network.linear
-        widths = [layer.out_features for layer in body[:-1:2]]
-        activations = [ACTIVATION_STEPS[type(layer)] for layer in body[1::2]]
         new = partial(_ones, vector, n_rows)
-        last = new(sum(width + 1 for width in [*widths[-1:], linear.in_features]))
-        first = last[..., -(linear.in_features + 1) :]
-        inputs = [first, *(new(width + 1) for width in widths[:-1]), last] if body else [last]
-        self.input, self.output = first[..., :-1], new(linear.out_features)
-        hidden = [values[..., :width] for values, width in zip(inputs[1:], widths, strict=True)]
-        kept = [torch.empty_like(h) if a.keeps_inputs else h for h, a in zip(hidden, activations, strict=True)]
-        shapes = [
-            (layer.weight.storage_offset(), values.shape[-1], layer.out_features)
-            for layer, values in zip(body[::2] or [linear], inputs, strict=True)
-        ]
-        weights = [_block(vector, *shape) for shape in shapes]
-        grads = [_block(grad, *shape) for shape in shapes]
-        inputs_T = [values.mT for values in inputs]
-        # Only what came from below needs a gradient: not the ones, and not the encoder's rows of X.
-        needed = [linear.in_features * need_input_grad, *widths]
-        if need_input_grad:
-            needed[-1] = last.shape[-1]
-        flows = [new(n) for n in needed]
-        weights_T = [weight[..., :n, :].mT for weight, n in zip(weights, needed, strict=True)]
-        flows_hidden = [flow[..., :width] for flow, width in zip(flows[1:], widths, strict=True)]
+        n_in, n_out = network.linear.in_features, network.linear.out_features
+        widths = [layer.out_features for layer in body[:-1:2]]
+        last = new(sum(width + 1 for width in [*widths[-1:], n_in]))
+        first = last[..., -(n_in + 1) :]
+        self.input, self.output = first[..., :n_in], new(n_out)
 
-        many = vector.dim() > 1
-        self.product: Callable[..., Tensor] = torch.bmm if many else torch.mm
-        self.add_product: Callable[..., Tensor] = torch.baddbmm if many else torch.addmm
-        self.ups = list(zip(inputs, weights, kept, hidden, [a.forward for a in activations], strict=False))
-        self.top = inputs[-1], weights[-1], self.output
-        self.top_back = inputs_T[-1], grads[-1], weights_T[-1], flows[-1] if needed[-1] else None
-        backs = [a.backward for a in activations]
-        downs = zip(backs, flows_hidden, kept, inputs_T, grads, weights_T, [None, *flows[1:]], strict=False)
-        self.downs = list(downs)[::-1]
-        self.path_back = flows[-1][..., -(linear.in_features + 1) : -1] if need_input_grad else None
-        self.bottom_back = (flows_hidden[0], weights_T[0], flows[0]) if need_input_grad and body else None
+        inputs = [first, *(new(width + 1) for width in widths[:-1]), last] if body else [last]
+        hidden = [values[..., :width] for values, width in zip(inputs[1:], widths, strict=True)]
+        activations = [ACTIVATION_STEPS[type(layer)] for layer in body[1::2]]
+        self.layers = []
+        for layer, values, outputs, activation in zip(
+            body[::2] or [network.linear], inputs, [*hidden, self.output], [*activations, None], strict=True
+        ):
+            place = layer.weight.storage_offset(), values.shape[-1], outputs.shape[-1]
+            self.layers.append(_Layer(values, _block(vector, *place), _block(grad, *place), outputs, activation))
+
+        # Gradients pass to the hidden units below a layer, and to the inputs where something trains beneath them.
+        below = [layer.pass_on(width) for layer, width in zip(self.layers[1:], widths, strict=True)]
+        self.input_grad: Tensor | None = None
+        if need_input_grad:
+            top = self.layers[-1].pass_on(last.shape[-1])
+            path = top[..., -(n_in + 1) : -1]
+            self.input_grad = self.layers[0].pass_on(n_in, plus=path) if body else path
+            below[-1:] = [top[..., :width] for width in widths[-1:]]
+        # From the top: each layer with the tensor that the one above it fills.
+        self.down = list(zip(self.layers[::-1], [None, *below[::-1]], strict=True))
 
     def forward(self) -> Tensor:
-        for inputs, weight, kept, hidden, activate in self.ups:
-            self.product(inputs, weight, out=kept)
-            activate(kept, hidden)
-        inputs, weight, output = self.top
-        return self.product(inputs, weight, out=output)
+        for layer in self.layers:
+            layer.forward()
+        return self.output
 
     def backward(self, grad: Tensor) -> Any:
         """Set the weights' gradients; return the inputs', where it is needed."""
-        product = self.product
-        inputs_T, grad_weight, weight_T, flow = self.top_back
-        product(inputs_T, grad, out=grad_weight)
-        if flow is not None:
-            product(grad, weight_T, out=flow)
-        for activation_back, grad, kept, inputs_T, grad_weight, weight_T, flow in self.downs:
-            activation_back(grad, kept)
-            product(inputs_T, grad, out=grad_weight)
-            if flow is not None:
-                product(grad, weight_T, out=flow)
-        if self.bottom_back is None:
-            return self.path_back
-        grad, weight_T, flow = self.bottom_back
-        return self.add_product(self.path_back, grad, weight_T, out=flow)
+        for layer, flow in self.down:
+            layer.backward(grad if flow is None else flow)
+        return self.input_grad
 
 
 def _ones(like: Tensor, n_rows: int, width: int) -> Tensor:
