@@ -98,9 +98,11 @@ class Covariance:
             return np.empty(0), np.empty((self.n_columns, 0))
         if self.n_columns <= EXACT_COLUMNS:
             scaled = self.matrix / scale / scale[:, None]
-            last = self.n_columns - 1
-            values, vectors = linalg.eigh(scaled, subset_by_index=(last - k + 1, last))
-            values, vectors = values[::-1], vectors[:, ::-1]
+            first, last = self.n_columns - k, self.n_columns - 1
+            # Many eigenvectors come sooner by divide and conquer, with all the others.
+            few = k <= self.n_columns // 6
+            values, vectors = linalg.eigh(scaled, **{"subset_by_index": (first, last)} if few else {"driver": "evd"})
+            values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
         else:
             rows = np.concatenate([x for x, _, _ in self._rooted()])
             _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
