@@ -46,7 +46,7 @@ from .objectives import OBJECTIVES, Objective
 from .scores import latent_kl
 from .training import DivergedError, Epoch, Plan, Report, held_out_mean, train
 
-__all__ = ["BaseVAE", "forget"]
+__all__ = ["BaseVAE", "Begun", "forget"]
 
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
@@ -406,7 +406,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
             )
         except DivergedError:
-            raise ValueError(
+            raise DivergedError(
                 f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is "
                 "not finite. Lower the learning rate; if X holds extreme values, clip or transform them."
             ) from None
@@ -499,7 +499,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             split = begun.split
             rows = (split.training if split.held_out is None else split.held_out).thinned(DIAGNOSTIC_ROWS)
             most = _most_latents(self.n_components_, split.cov)
-            baseline = begun.model.likelihood.baseline(rows, split.cov, most)
+            with single_blas():
+                baseline = begun.model.likelihood.baseline(rows, split.cov, most)
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
             if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
                 warnings.warn(

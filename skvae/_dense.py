@@ -83,11 +83,19 @@ ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {
 
 
 def is_perceptron(network: nn.Module) -> bool:
-    """Whether `network` is a built-in perceptron whose every layer this room can go back through."""
+    """Whether `network` is a perceptron as `MLP` builds it, whose every layer this room can go back through."""
     if type(network) is not LinearPath:
         return False
     layers = [] if network.body is None else list(network.body)
-    return all(type(layer) is nn.Linear if i % 2 == 0 else _is_known(layer) for i, layer in enumerate(layers))
+    known = all(type(layer) is nn.Linear if i % 2 == 0 else _is_known(layer) for i, layer in enumerate(layers))
+    linear = [network.linear, *layers[::2]]
+    return known and len({id(layer) for layer in linear}) == len(linear) and all(map(_is_fused, linear))
+
+
+def _is_fused(layer: Any) -> bool:
+    """Whether a layer's weight and bias can lie in the flat vector as one matrix, inputs by outputs."""
+    weight, bias = layer.weight, layer.bias
+    return bias is not None and weight.requires_grad and bias.requires_grad and weight.t().is_contiguous()
 
 
 def _is_known(activation: nn.Module) -> bool:
@@ -268,7 +276,7 @@ class DenseStep:
         self.model, self.objective, self.vector, self.grad = model, objective, vector, grad
         self.n_draws, self.n_components, self.prior = objective.n_draws, model.prior.n_components, model.prior
         self.density = model.likelihood
-        self.workspaces: dict[int, _Workspace] = {}
+        self.workspaces: dict[tuple[int, int], _Workspace] = {}
         self.n_rows = 0
         # Without autograd inside, inference mode saves another sixth of the time.
         stated = type(model.likelihood).nll_gradient is not Density.nll_gradient
@@ -289,7 +297,7 @@ class DenseStep:
 
     def _gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
         x, n_draws, density = batch.x, self.n_draws, self.density
-        work = self._workspace(x.shape[-2])
+        work = self._workspace(x.shape[-2], n_draws)
         mass, cells = self._weights(work, batch)
         encoder, decoder, mu = work.encoder, work.decoder, work.mu
         log_var, std = self._encode(work, batch)
@@ -324,7 +332,7 @@ class DenseStep:
             return self._bounds(rows, draws)
 
     def _bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
-        work = self._workspace(rows.x.shape[-2])
+        work = self._workspace(rows.x.shape[-2], 1)
         log_var, std = self._encode(work, rows)
         total = torch.zeros_like(rows.x[..., 0])
         for eps in draws:
@@ -371,10 +379,11 @@ class DenseStep:
         self.n_rows = 0
         return {"loss": nll + self.beta * (kl + uncharged), "reconstruction": -nll, "kl": kl}
 
-    def _workspace(self, n_rows: int) -> _Workspace:
-        if n_rows not in self.workspaces:
-            self.workspaces[n_rows] = _Workspace(self.model, self.vector, self.grad, n_rows, self.n_draws)
-        return self.workspaces[n_rows]
+    def _workspace(self, n_rows: int, n_draws: int) -> _Workspace:
+        key = n_rows, n_draws
+        if key not in self.workspaces:
+            self.workspaces[key] = _Workspace(self.model, self.vector, self.grad, n_rows, n_draws)
+        return self.workspaces[key]
 
 
 def _repeat(values: Tensor, n_draws: int) -> Tensor:

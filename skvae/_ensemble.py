@@ -64,16 +64,24 @@ def can_stack(model: VAE, objective: Objective) -> bool:
 
 @torch.no_grad()
 def train_many(
-    members: Sequence[Member], objective: ELBO, plan: Plan, learning_rate: float, rng: torch.Generator
+    members: Sequence[Member],
+    objective: ELBO,
+    plan: Plan,
+    learning_rate: float,
+    rng: torch.Generator,
+    n_batches: int | None = None,
 ) -> list[Report]:
     """Train every member's model in place by Adam, as `training.train` would, and leave it at its best weights.
 
-    A model that diverges keeps its best weights, the start included.
+    Every table is dealt out into `n_batches` batches an epoch; None: as many as the longest needs, if the shortest has
+    as many rows. A model that diverges keeps its best weights, the start included.
     """
+    lengths = [len(member.rows) for member in members]
+    n_batches = n_batches or min([-(-max(lengths) // plan.batch_size), *lengths])
     stack = _Stack(members, objective, learning_rate, rng)
     stack.judge(0, {}, plan)
     for number in range(1, plan.max_iter + 1):
-        terms = stack.one_epoch(number, plan)
+        terms = stack.one_epoch(number, n_batches)
         stack.judge(number, terms, plan)
         if not stack.running:
             break
@@ -140,10 +148,8 @@ class _Stack:
             setattr(stacked, name, values)
         return stacked
 
-    def one_epoch(self, number: int, plan: Plan) -> dict[str, Tensor]:
+    def one_epoch(self, number: int, n_batches: int) -> dict[str, Tensor]:
         """Take one step a batch; return the terms' means, one number a model."""
-        most = max(len(rows) for rows in self.tables)
-        n_batches = -(-most // plan.batch_size)
         deals = [self._deal(rows, n_batches) for rows in self.tables]
         beta = self.objective.beta_at(number)
         for pieces in zip(*deals, strict=True):
@@ -214,13 +220,14 @@ class _Stack:
         n_rows = self.held_out.x.shape[1]
         widest = max(p.shape[0] for p in self.template.parameters())
         size = max(1, BLOCK_NUMBERS // (widest * len(self.running)))
-        total = torch.zeros(len(self.running), dtype=torch.float64, device=weights.device)
+        total, mass = torch.zeros(2, len(self.running), dtype=torch.float64, device=weights.device)
         for first in range(0, n_rows, size):
             block = self.held_out.narrow(1, first, min(size, n_rows - first)).take(self.table_of)
             values = self.engine.bounds(block, [eps[first : first + size] * self.mask for eps in self.draws]).double()
-            total += (values if block.weight is None else values * block.weight.double()).sum(-1)
+            weight = torch.ones_like(values) if block.weight is None else block.weight.double()
+            total, mass = total + (values * weight).sum(-1), mass + weight.sum(-1)
         self.matrix.data.copy_(weights)
-        mean = total / n_rows
+        mean = total / mass
         return torch.where(mean.isfinite(), mean, -math.inf)
 
     def finish(self) -> None:

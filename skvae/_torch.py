@@ -133,14 +133,17 @@ class _SharedScope:
     Scopes of several Python threads overlap: if each put back what it had found, the setting could stay changed.
     """
 
-    def __init__(self, change: Callable[[], Callable[[], None]]):
-        self.change = change
+    def __init__(self, change: Callable[[], Callable[[], None]], only_main_thread: bool = False):
+        self.change, self.only_main_thread = change, only_main_thread
         self.lock = threading.Lock()
         self.scopes = 0
         self.undo: Callable[[], None] = lambda: None
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
+        if self.only_main_thread and threading.current_thread() is not threading.main_thread():
+            yield
+            return
         with self.lock:
             if not self.scopes:
                 self.undo = self.change()
@@ -168,8 +171,9 @@ def _choose_onednn() -> Callable[[], None]:
     return undo
 
 
-# One thread in numpy's and scipy's BLAS: small eigenproblems take up to ten times as long on two.
-single_blas = _SharedScope(_limit_blas)
+# One thread in numpy's and scipy's BLAS: small eigenproblems take up to ten times as long on two. OpenBLAS heeds only
+# the thread that was the first to set its number of threads, which is the main one.
+single_blas = _SharedScope(_limit_blas, only_main_thread=True)
 # Products by oneDNN in place of MKL.
 _onednn_products = _SharedScope(_choose_onednn)
 

@@ -25,7 +25,7 @@ from ._params import Part
 from .data import Array, Moments, Rows, Scale, Table
 from .priors import LOG_2PI, log_normal
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "Density", "Gaussian", "Likelihood", "LinearStart"]
+__all__ = ["LIKELIHOODS", "Bernoulli", "Cells", "Density", "Gaussian", "Likelihood", "LinearStart"]
 
 
 class Cells(NamedTuple):
@@ -100,8 +100,8 @@ class Density(nn.Module, ABC):
     shared_noise : bool
         Whether `variance` is one number for the whole table.
     stackable : bool
-        Whether the formulas hold as they stand for many models side by side, whose rows have a leading axis and whose
-        parameters and buffers have the shape (M, 1, ...).
+        Whether the formulas hold as they stand for M models side by side: rows and outputs have a leading axis, and
+        every parameter and buffer has the shape (M, 1, K), where K is the number of its entries.
     """
 
     shared_noise: ClassVar[bool] = False

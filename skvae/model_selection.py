@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from contextlib import suppress
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,17 +13,18 @@ import torch
 from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from sklearn.base import _fit_context, clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.model_selection import ParameterGrid, check_cv
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from . import _state
-from ._base import forget
+from ._base import Begun, forget
 from ._ensemble import Member, can_stack, train_many
 from ._params import Count
 from ._torch import make_generator, resolve_device, single_blas, thread_limit, torch_scope
+from .training import DivergedError
 from .transformer import VAETransformer
 
 __all__ = ["VAETransformerCV"]
@@ -139,7 +141,7 @@ class VAETransformerCV(VAETransformer):
 
     _parameter_constraints: ClassVar[dict] = {
         **VAETransformer._parameter_constraints,
-        "n_components": ["array-like"],
+        "n_components": [StrOptions({"auto"}), Count(), "array-like"],
         "param_grid": [dict, None],
         "cv": ["cv_object"],
         "selection": [StrOptions({"best", "one_standard_error"})],
@@ -225,17 +227,21 @@ class VAETransformerCV(VAETransformer):
         with _state.atomic(self):
             candidates = self._candidates()
             table = self._check_rows(X, reset=True)
+            table, y = indexable(table, y)
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, table, ensure_non_negative=True)
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             base = self._single(seed)
-            estimators = [clone(base).set_params(**candidate) for candidate in candidates]
+            estimators = [clone(base).set_params(**clone(candidate, safe=False)) for candidate in candidates]
             for estimator in estimators:
+                estimator._validate_params()
                 self._refuse_without_density(estimator)
-            folds = list(check_cv(self.cv, y).split(table, y))
+            folds = self._folds(table, y, sample_weight)
             jobs = [_Job(clone(e), i, k) for i, e in enumerate(estimators) for k in range(len(folds))]
             results, stacked = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs, self.verbose)
+            _warn_of_failures(results["score"])
             best = estimators[self._choose(results["score"], candidates)].set_params(verbose=self.verbose)
+            best.set_callbacks(*getattr(self, "_skl_callbacks", []))
             best.fit(table, y, sample_weight)
             forget(self)
             own = set(best.get_params(deep=False)) | {"n_features_in_"}
@@ -255,7 +261,7 @@ class VAETransformerCV(VAETransformer):
         return VAETransformer(**{**settings, "random_state": seed})
 
     def _candidates(self) -> list[dict[str, Any]]:
-        sizes = list(self.n_components)
+        sizes = list(self.n_components) if np.ndim(self.n_components) else [self.n_components]
         for size in sizes:
             if size != "auto" and not Count().is_satisfied_by(size):
                 raise ValueError(f"n_components must hold integers of at least 1 or 'auto'; it holds {size!r}.")
@@ -267,6 +273,16 @@ class VAETransformerCV(VAETransformer):
                 f"param_grid holds {sorted(reserved)}, which every candidate shares; set them on the estimator itself."
             )
         return list(ParameterGrid({"n_components": sizes, **others}))
+
+    def _folds(self, X: np.ndarray, y: Any, weight: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Training and test rows of every fold."""
+        folds = list(check_cv(self.cv, y).split(X, y))
+        if not folds:
+            raise ValueError("cv gives no folds; pass a number of folds, a splitter, or an iterable of splits.")
+        for k, (_, test) in enumerate(folds):
+            if weight is not None and not weight[test].any():
+                raise ValueError(f"The test rows of fold {k} all have sample_weight 0, so they have no mean score.")
+        return folds
 
     def _refuse_without_density(self, estimator: VAETransformer) -> None:
         if not hasattr(estimator, "score"):
@@ -281,7 +297,7 @@ class VAETransformerCV(VAETransformer):
         best = int(np.argmax(means))
         if self.selection == "best" or scores.shape[1] < 2:
             return best
-        error = scores[best].std(ddof=1) / np.sqrt(scores.shape[1])
+        error = np.nan_to_num(scores[best].std(ddof=1) / np.sqrt(scores.shape[1]))
         near = np.flatnonzero(means >= means[best] - error)
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
@@ -299,10 +315,26 @@ class VAETransformerCV(VAETransformer):
         table["params"] = candidates
         table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
         table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
-        table["rank_test_score"] = rankdata(-means, method="min", nan_policy="omit").astype(np.int32)
+        ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
+        table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
         self.cv_results_, self.scores_, self.n_splits_, self.stacked_ = table, scores, scores.shape[1], stacked
         self.best_index_ = self._choose(scores, candidates)
         self.best_params_, self.best_score_ = candidates[self.best_index_], float(means[self.best_index_])
+
+
+def _warn_of_failures(scores: np.ndarray) -> None:
+    """Say how many fits diverged; raise ValueError where no candidate is left."""
+    failed = np.isnan(scores)
+    if failed.any(axis=1).all():
+        raise ValueError(
+            "Training diverged for every candidate. Lower learning_rate_init, or clip extreme values of X."
+        )
+    if failed.any():
+        warnings.warn(
+            f"{failed.sum()} of {failed.size} fits diverged in their first epoch; their scores are NaN.",
+            FitFailedWarning,
+            stacklevel=5,
+        )
 
 
 def _size(n_components: Any) -> float:
@@ -363,23 +395,30 @@ def _fit_stack(jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any
     with torch_scope(device, grad=True):
         begun = []
         for job in jobs:
-            job.estimator._validate_params()
             rows = _rows_at(folds[job.fold][0], X, y, weight)
             table = job.estimator._check_training_rows(*rows, reset=True)
             begun.append(job.estimator._begin(job.estimator._split(*table, hold_out=True)))
-        objective = first._parts["objective"]
-        early_stopping = {b.split.held_out is not None for b in begun}
-        if len(early_stopping) > 1 or first._keeps_start(begun[0]):
+        if not all(can_stack(b.model, first._parts["objective"]) for b in begun):
             return False
-        if not all(can_stack(b.model, objective) for b in begun):
+        if len({b.split.held_out is None for b in begun}) > 1 or first._keeps_start(begun[0]):
             return False
-        members = [Member(b.model, b.split.training, b.split.held_out).to(device) for b in begun]
-        plan = first._plan(len(begun[0].split.training), early_stopping.pop())
         rng = make_generator(first._seed, device)
-        reports = train_many(members, objective, plan, first.learning_rate_init, rng)
-        for job, b, report in zip(jobs, begun, reports, strict=True):
-            job.estimator._finish(b, report)
+        n_batches = [-(-len(b.split.training) // first._batch_size(len(b.split.training))) for b in begun]
+        for n in sorted(set(n_batches)):
+            same = [i for i, own in enumerate(n_batches) if own == n]
+            _train_stack([jobs[i] for i in same], [begun[i] for i in same], n, rng)
     return True
+
+
+def _train_stack(jobs: list[_Job], begun: list[Begun], n_batches: int, rng: torch.Generator) -> None:
+    """Train models whose epochs have as many steps; one that diverges at once stays unfitted."""
+    first = jobs[0].estimator
+    members = [Member(b.model, b.split.training, b.split.held_out).to(rng.device) for b in begun]
+    plan = first._plan(len(begun[0].split.training), begun[0].split.held_out is not None)
+    reports = train_many(members, first._parts["objective"], plan, first.learning_rate_init, rng, n_batches)
+    for job, b, report in zip(jobs, begun, reports, strict=True):
+        if report.n_iter:
+            job.estimator._finish(b, report)
 
 
 def _fit_and_score(
@@ -387,7 +426,7 @@ def _fit_and_score(
 ) -> tuple[float, float, float]:
     """The score of one model, and the seconds it took to fit and to score."""
     began = time.perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), suppress(DivergedError):
         # The score says how good a candidate is.
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(*_rows_at(train, X, y, weight))
@@ -397,7 +436,9 @@ def _fit_and_score(
 
 
 def _score(estimator: VAETransformer, test: np.ndarray, X: np.ndarray, weight: Any) -> float:
-    """Mean log-likelihood of the test rows, in nats."""
+    """Mean log-likelihood of the test rows, in nats; NaN for a model whose training diverged at once."""
+    if not estimator.__sklearn_is_fitted__():
+        return np.nan
     return float(np.average(estimator.score_samples(X[test]), weights=None if weight is None else weight[test]))
 
 

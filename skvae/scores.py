@@ -28,8 +28,8 @@ __all__ = [
     "quasi_normal",
 ]
 
-# Numbers a block may hold in its widest array: 4 MB in float64, so that a block stays in the processor's cache.
-BLOCK_NUMBERS = 500_000
+# Numbers a block may hold in its widest array: 2 MB in float64, so that a block stays in the processor's cache.
+BLOCK_NUMBERS = 250_000
 # Quadrature nodes a latent: fewer than this are no better than draws, and more than this bring nothing.
 FEWEST_NODES, MOST_NODES = 5, 128
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.

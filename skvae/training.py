@@ -28,7 +28,7 @@ HELD_OUT_REPEATS = 8
 BLOCK = 4096
 
 
-class DivergedError(ArithmeticError):
+class DivergedError(ValueError):
     """The loss or the weights became infinite or undefined in the first epoch."""
 
 

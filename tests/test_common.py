@@ -39,6 +39,8 @@ ESTIMATORS = [
 
 
 def waived(estimator):
+    if isinstance(estimator, VAETransformerCV):
+        return {}  # on tables as small as the check's it keeps the linear start, drawn by nobody
     sparse = estimator.__sklearn_tags__().input_tags.sparse
     return {name: REASON for name in WAIVED if sparse or "sparse" not in name}
 

@@ -10,7 +10,7 @@ import pytest
 import skops.io
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,7 +24,7 @@ from skvae.objectives import Objective
 pytestmark = pytest.mark.filterwarnings("ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning")
 
 # Weights that training has moved: on so few rows early stopping would keep the linear start, whatever training did.
-SMALL = {"max_iter": 4, "hidden_layer_sizes": (8,), "learning_rate_init": 1e-2, "early_stopping": False}
+SMALL = {"max_iter": 3, "hidden_layer_sizes": (8,), "learning_rate_init": 1e-2, "early_stopping": False}
 
 
 def make(n_components=(1, 2), **parameters):
@@ -120,7 +120,7 @@ def test_one_fold_is_scored_as_one_model(wine, name, how):
         X = np.where(np.random.RandomState(1).rand(*X.shape) < 0.1, np.nan, X)
         weight = np.random.RandomState(2).rand(178) + 0.5
     train, test = np.arange(160), np.arange(160, 178)
-    settings = {"max_iter": 8, "early_stopping": True, "init": "random", **SINGLE_FOLD[name]}
+    settings = {"max_iter": 5, "early_stopping": True, "init": "random", **SINGLE_FOLD[name]}
     vae = make([2], cv=[(train, test)], **settings).fit(X, sample_weight=weight)
     assert vae.stacked_.tolist() == [True]
     one = make_single(n_components=2, **settings).fit(X[train], sample_weight=None if weight is None else weight[train])
@@ -130,14 +130,14 @@ def test_one_fold_is_scored_as_one_model(wine, name, how):
 
 
 def test_results_are_in_grid_searchs_words(table):
-    grid = {"likelihood": [Gaussian(), Gaussian("shared")], "learning_rate_init": [1e-3, 1e-2]}
+    grid = {"likelihood": [Gaussian(), Gaussian("decoder")], "learning_rate_init": [1e-2]}
     vae = make((2, 1), param_grid=grid).fit(table)
-    search = grid_search({"n_components": [2, 1], **grid}).fit(table)
+    search = grid_search({"n_components": [2, 1], **grid}).set_params(refit=False).fit(table)
     own, theirs = vae.cv_results_, search.cv_results_
     assert own.keys() == theirs.keys()
     assert repr(own["params"]) == repr(theirs["params"])
     for name, values in theirs.items():
-        assert len(own[name]) == len(values) == 8
+        assert len(own[name]) == len(values) == 4
         if name.startswith("param_"):
             assert isinstance(own[name], np.ma.MaskedArray)
             assert not np.ma.getmaskarray(own[name]).any()
@@ -204,8 +204,8 @@ FALL_BACK = {
 
 @pytest.mark.parametrize("name", FALL_BACK)
 def test_what_cannot_be_stacked_is_scored_as_by_a_grid_search(table, name):
-    vae = make(**FALL_BACK[name]).fit(table)
-    search = grid_search({"n_components": [1, 2]}, **FALL_BACK[name]).fit(table)
+    vae = make(cv=2, **FALL_BACK[name]).fit(table)
+    search = grid_search({"n_components": [1, 2]}, 2, **FALL_BACK[name]).fit(table)
     assert vae.stacked_.tolist() == [False, False]
     np.testing.assert_array_equal(vae.scores_, scores_of(search))
     for key in ("mean_test_score", "std_test_score", "rank_test_score"):
@@ -241,7 +241,7 @@ def test_only_what_can_be_stacked_is(table):
 
 
 def test_two_processes_find_what_one_finds(table):
-    one, two = (make(solver="sgd", n_jobs=n_jobs).fit(table) for n_jobs in (None, 2))
+    one, two = (make(cv=2, solver="sgd", n_jobs=n_jobs).fit(table) for n_jobs in (None, 2))
     np.testing.assert_allclose(two.scores_, one.scores_, rtol=1e-6)
     assert two.best_params_ == one.best_params_
 
@@ -256,7 +256,6 @@ def test_two_threads_find_what_one_finds(table):
     np.testing.assert_allclose(two.transform(table), one.transform(table), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.xfail(reason="a stack deals every fold the batches of its first and longest fold", strict=True)
 def test_folds_of_uneven_lengths_are_trained_as_if_alone(wine):
     """As by TimeSeriesSplit: the shorter fold takes its own number of steps an epoch."""
     X = wine[np.random.RandomState(0).permutation(178)]
@@ -327,16 +326,7 @@ def test_a_score_that_is_no_number_is_never_chosen(selection):
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered")
-@pytest.mark.parametrize(
-    "selection",
-    [
-        "best",
-        pytest.param(
-            "one_standard_error",
-            marks=pytest.mark.xfail(reason="the standard error of infinite scores is NaN: none is near", strict=True),
-        ),
-    ],
-)
+@pytest.mark.parametrize("selection", ["best", "one_standard_error"])
 def test_some_candidate_is_chosen_where_none_has_a_finite_score(selection):
     """-inf is what a row too far out to be scored gets, from every candidate."""
     assert choose([[-np.inf, -1.0], [-np.inf, -2.0]], [1, 2], selection) in (0, 1)
@@ -390,7 +380,6 @@ def test_parameters_of_parts_can_be_compared(table):
     assert vae.likelihood.noise == "feature"
 
 
-@pytest.mark.xfail(reason="candidates are set without cloning them, so that two share one object", strict=True)
 def test_an_object_in_the_grid_is_cloned_for_every_candidate(table):
     likelihood = Gaussian("decoder")
     grid = {"likelihood": [likelihood], "likelihood__noise": ["feature", "shared"]}
@@ -439,7 +428,6 @@ def test_binary_rows_are_compared_by_their_own_likelihood(binary):
     assert set(np.unique(vae.sample(5, random_state=0))) <= {0.0, 1.0}
 
 
-@pytest.mark.xfail(reason="ELBO(n_draws=2) with held-out rows breaks DenseStep.bounds", strict=True)
 def test_an_elbo_of_several_draws_is_compared(table):
     settings = {"objective": ELBO(n_draws=2), "early_stopping": True}
     vae = make([2], cv=2, **settings).fit(table)
@@ -447,7 +435,6 @@ def test_an_elbo_of_several_draws_is_compared(table):
     np.testing.assert_allclose(vae.scores_, scores_of(search), atol=0.5)
 
 
-@pytest.mark.xfail(reason="91 rows in 3 folds of 60 and 61, and as many batches: one of them is empty", strict=True)
 def test_batches_of_one_row_are_compared(wine):
     X = wine[np.random.RandomState(0).permutation(178)[:91]]
     vae = make([1], batch_size=1, max_iter=1).fit(X)
@@ -455,11 +442,48 @@ def test_batches_of_one_row_are_compared(wine):
     np.testing.assert_allclose(vae.scores_, scores_of(search), atol=0.5)
 
 
-@pytest.mark.xfail(reason="a report without a single epoch has no loss: KeyError in _publish", strict=True)
-def test_a_candidate_that_diverges_does_not_end_the_search(table):
-    vae = make([2], param_grid={"learning_rate_init": [1e-3, 1e30]}).fit(table)
+@pytest.mark.parametrize("solver", ["adam", "rmsprop"])  # side by side, and one by one
+def test_a_candidate_that_diverges_does_not_end_the_search(table, solver):
+    vae = make([2], param_grid={"learning_rate_init": [1e-3, 1e30]}, solver=solver, init="random")
+    with pytest.warns(FitFailedWarning, match="3 of 6 fits diverged in their first epoch; their scores are NaN"):
+        vae.fit(table)
     assert np.isfinite(vae.scores_[0]).all()
+    assert np.isnan(vae.scores_[1]).all()
+    assert vae.cv_results_["rank_test_score"].tolist() == [1, 2]
     assert np.isfinite(vae.transform(table)).all()
+
+
+def test_a_search_in_which_every_fit_diverges_says_so(table):
+    vae = make([2], learning_rate_init=1e30, init="random")
+    with pytest.raises(ValueError, match="Training diverged for every candidate. Lower learning_rate_init"):
+        vae.fit(table)
+    assert not hasattr(vae, "scores_")
+
+
+class Count:
+    """A callback that counts the tasks it sees."""
+
+    def __init__(self):
+        self.tasks = 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, **kwargs):
+        self.tasks += 1
+
+    def on_fit_task_end(self, estimator, context, **kwargs):
+        return False
+
+    def teardown(self, estimator, context):
+        pass
+
+
+def test_callbacks_see_the_final_fit(table):
+    count, alone = Count(), Count()
+    vae = make([2]).set_callbacks(count).fit(table)
+    make_single(**vae.best_params_).set_callbacks(alone).fit(table)
+    assert count.tasks == alone.tasks > 1
 
 
 # The model
@@ -606,7 +630,6 @@ def test_rows_of_weight_zero_are_in_no_model(table):
     np.testing.assert_array_equal(one.transform(table), other.transform(table))
 
 
-@pytest.mark.xfail(reason="numpy's ZeroDivisionError instead of a ValueError that says which fold", strict=True)
 def test_a_fold_without_weight_is_an_error_in_words(table):
     with pytest.raises(ValueError, match="weight"):
         make().fit(table, sample_weight=(np.arange(90) >= 30).astype(float))
@@ -686,7 +709,7 @@ def by_skops(estimator):
 @pytest.mark.parametrize("route", [lambda e: pickle.loads(pickle.dumps(e)), copy.deepcopy, by_skops], ids=["pickle", "copy", "skops"])  # fmt: skip # noqa: E501
 @pytest.mark.parametrize("grid", [None, {"likelihood": [Gaussian(), Gaussian("decoder")]}], ids=["sizes", "parts"])
 def test_a_fitted_search_comes_back_bit_for_bit(table, route, grid):
-    vae = make(param_grid=grid).fit(table)
+    vae = make(cv=2, param_grid=grid).fit(table)
     back = route(vae)
     for method in METHODS:
         np.testing.assert_array_equal(getattr(back, method)(table), getattr(vae, method)(table))
@@ -697,7 +720,6 @@ def test_a_fitted_search_comes_back_bit_for_bit(table, route, grid):
     assert back.cv_results_.keys() == vae.cv_results_.keys()
     for name, values in vae.cv_results_.items():
         assert repr(back.cv_results_[name]) == repr(values)
-    np.testing.assert_array_equal(back.fit(table).scores_, vae.scores_)
 
 
 def test_a_damaged_search_is_an_error(fitted):
@@ -753,9 +775,7 @@ class Reconstruction(Objective):
         ({"n_components": [2, 1.5]}, r"it holds 1\.5"),
         ({"n_components": [2, None]}, "it holds None"),
         ({"n_components": ["few"]}, "it holds 'few'"),
-        ({"n_components": "few"}, "'n_components' parameter of VAETransformerCV must be an array-like. Got 'few'"),
-        ({"n_components": "auto"}, "must be an array-like. Got 'auto'"),
-        ({"n_components": 3}, "must be an array-like. Got 3"),
+        ({"n_components": "few"}, "int in the range .1, inf. or an array-like. Got 'few' instead"),
         ({"selection": "worst"}, "The 'selection' parameter of VAETransformerCV must be a str among"),
         ({"cv": "three"}, "The 'cv' parameter of VAETransformerCV"),
         ({"n_jobs": 1.5}, "The 'n_jobs' parameter of VAETransformerCV"),
@@ -785,7 +805,6 @@ def test_a_broken_rule_is_an_error_in_words(table, parameters, words):
     assert not [name for name in vars(vae) if name.endswith("_")]
 
 
-@pytest.mark.xfail(reason="nested fits skip validation, and only stacked candidates are validated by hand", strict=True)
 @pytest.mark.parametrize(("name", "value"), [("max_iter", 0), ("learning_rate_init", -1.0)])
 def test_a_broken_rule_of_a_candidate_that_is_not_stacked_is_an_error_in_words(table, name, value):
     with pytest.raises(ValueError, match=f"The '{name}' parameter of VAETransformer must be"):
