@@ -30,7 +30,7 @@ BLOCK_NUMBERS = 250_000
 # Rows that are gathered at once, for as many batches as they make.
 GATHERED_ROWS = 1024
 # Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
-SMALL_TABLE = 4_000_000
+SMALL_TABLE = 1_000_000
 
 Array = NDArray[np.float64]
 

@@ -43,7 +43,7 @@ class VAETransformerCV(VAETransformer):
 
     A candidate's folds are trained side by side as batched matrix products, and candidates in threads; then the best
     is trained on all rows, and the estimator is that model. It agrees with `GridSearchCV` over :class:`VAETransformer`
-    but for the random draws, in a fraction of the time. Models that cannot be stacked (own networks or solvers,
+    but for the random draws, without starting other processes. Models that cannot be stacked (own networks or solvers,
     objectives other than `ELBO` with its analytic KL and no free bits) are fitted one by one with joblib.
 
     Parameters
