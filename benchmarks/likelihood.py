@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _measure import README, rewrite
 from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn import datasets
@@ -41,7 +42,6 @@ ADBENCH = ("6_cardio", "25_musk", "28_pendigits", "38_thyroid", "40_vowels", "43
 NOISE_FLOOR = 1e-3
 MAX_ROWS = 3000
 COMMAND = "python benchmarks/likelihood.py"
-BLOCK = (f"<!-- likelihood table: {COMMAND} -->", "<!-- end -->")
 HEADER = ["table", "N", "D", "J", "PCA", "VAE shared", "diff", "FactorAnalysis", "VAE feature", "diff", "GMM", "s"]
 
 Array = NDArray[np.float64]
@@ -143,16 +143,6 @@ def measure(args: argparse.Namespace) -> Iterator[tuple[list[str], Result]]:
             yield format_row(f"{name} ({variant})", (len(X), runs[0][0], J), mean), mean
 
 
-def rewrite(readme: Path, table: str) -> None:
-    """Put `table` between the two marks of the README."""
-    text = readme.read_text()
-    if BLOCK[0] not in text:
-        raise SystemExit(f"{readme} has no line {BLOCK[0]!r}.")
-    before, rest = text.split(BLOCK[0], 1)
-    after = rest.split(BLOCK[1], 1)[1]
-    readme.write_text(f"{before}{BLOCK[0]}\n{table}\n{BLOCK[1]}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with adbench/*.npz: adds six of its tables")
@@ -162,8 +152,7 @@ def main() -> None:
     parser.add_argument("--columns", nargs="+", choices=["all", "varying"], default=["all", "varying"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--markdown", action="store_true")
-    default = Path(__file__).parents[1] / "README.md"
-    parser.add_argument("--readme", type=Path, nargs="?", const=default, help="rewrite the README's table")
+    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
     args = parser.parse_args()
     args.tables = args.tables or [*SKLEARN, *(ADBENCH if args.data else ())]
     if args.readme:
@@ -180,7 +169,7 @@ def main() -> None:
     print(counts("PCA and shared noise", [(r.shared, r.pca) for r in results]))
     print(counts("FactorAnalysis and a noise a column", [(r.feature, r.fa) for r in results]))
     if args.readme:
-        rewrite(args.readme, format_table(HEADER, rows, markdown=True))
+        rewrite(args.readme, "likelihood", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":
