@@ -374,8 +374,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def _codes(self, X: Array, function: Callable[[VAE, Rows], Tensor]) -> np.ndarray:
         """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
-        order = torch.tensor(self._order, device=self._inference_device())
-        codes = self._by_blocks(X, lambda model, rows: function(model, rows).index_select(1, order), dtype=X.dtype)
+        order = torch.tensor(self._order, device="cpu")
+
+        def ordered(model: VAE, rows: Rows) -> Tensor:
+            return function(model, rows).index_select(1, order.to(rows.device))
+
+        codes = self._by_blocks(X, ordered, dtype=X.dtype)
         _refuse_far_rows(codes, np.arange(len(X)))
         return codes
 

@@ -233,9 +233,11 @@ def test_feature_noise_trained_ends_no_lower_than_factor_analysis(name, n_compon
 
 @every_factor_analysis
 def test_defaults_end_no_lower_than_factor_analysis_on_rows_neither_has_seen(name, n_components):
-    vae = VAETransformer(n_components, random_state=0).fit(table(name)[1::2])
+    """On average over seeds: single fits to half of breast cancer differ by nats, stopped by 28 held-out rows."""
+    train, test = table(name)[1::2], table(name)[::2]
+    scores = [VAETransformer(n_components, random_state=seed).fit(train).score(test) for seed in range(3)]
     reference = factor_analysis_score(name, n_components, held_out=True)
-    assert vae.score(table(name)[::2]) >= reference - 0.05 - 0.01 * abs(reference)
+    assert np.mean(scores) >= reference - 0.05 - 0.01 * abs(reference)
 
 
 def test_a_start_that_nothing_beats_knows_the_held_out_rows_too():
