@@ -66,7 +66,6 @@ class Split(NamedTuple):
     `rows` are all rows, `cov` is the training rows' covariance as the encoder sees them.
     """
 
-    seed: int
     moments: Moments
     scale: Scale
     density: Density
@@ -304,22 +303,21 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             )
 
     def _split(self, X: Array, target: Array | None, weight: Array | None, hold_out: bool) -> Split:
-        """The rows in the model's units, in two parts, and their moments."""
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        """Draw the seed and fix the parts of a new model; its rows in the model's units, in two parts."""
+        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         self._parts = self._parts_now()
         likelihood: Likelihood = self._parts["likelihood"]
         moments = column_moments(X, weight)
         scale = likelihood.scale(moments)
         small = X.size <= SMALL_TABLE
         rows = to_rows(X, scale, weight, target) if small else Table(X, scale, weight, target)
-        training, held_out = self._hold_out(rows, make_generator(seed)) if hold_out else (rows, None)
+        training, held_out = self._hold_out(rows, make_generator(self._seed)) if hold_out else (rows, None)
         density = likelihood.build(X.shape[1], scale)
         density.fit(rows)
-        return Split(seed, moments, scale, density, rows, training, held_out, density.covariance(training))
+        return Split(moments, scale, density, rows, training, held_out, density.covariance(training))
 
     def _begin(self, split: Split) -> Begun:
-        """A new model at its start."""
-        self._seed, self._parts = split.seed, self._parts_now()
+        """A new model at its start, of the seed and parts that `_split` has set."""
         self.n_features_in_ = split.density.n_features
         self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
         cov, n_features = split.cov, len(self.mean_)

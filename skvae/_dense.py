@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {
 }
 
 
-def is_perceptron(network: nn.Module) -> bool:
+def is_perceptron(network: nn.Module) -> TypeGuard[LinearPath]:
     """Whether `network` is a perceptron as `MLP` builds it, whose every layer this room can go back through."""
     if type(network) is not LinearPath:
         return False
@@ -244,7 +244,7 @@ class _Workspace:
     def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int):
         self.encoder, self.decoder = (
             _Perceptron(network, vector, grad, size, need_input_grad=network is model.decoder)
-            if isinstance(network, LinearPath) and is_perceptron(network)
+            if is_perceptron(network)
             else _Opaque(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
                 (model.encoder, model.likelihood.n_features, 2 * model.prior.n_components, n_rows),

@@ -24,7 +24,7 @@ from ._torch import make_generator
 from .data import Rows, Table
 from .model import VAE
 from .objectives import ELBO, Objective
-from .training import AVERAGE_POWER, HELD_OUT_DRAWS, HELD_OUT_REPEATS, Plan, Report, make_players
+from .training import Plan, Report, average_weight, held_out_repeats, make_players
 
 __all__ = ["Member", "can_stack", "train_many"]
 
@@ -160,7 +160,7 @@ class _Stack:
             self.engine.gradient(batch, eps, beta)
             self.steps += 1
             self.solver.step()
-            self.average.lerp_(self.matrix.data, min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + self.steps)))
+            self.average.lerp_(self.matrix.data, average_weight(self.steps))
         return self.engine.take_means()
 
     def _deal(self, rows: Rows | Table, n_batches: int) -> tuple[Tensor, ...]:
@@ -207,8 +207,7 @@ class _Stack:
         if self.held_out is None:
             return None
         n_rows = self.held_out.x.shape[1]
-        repeats = min(HELD_OUT_REPEATS, max(1, HELD_OUT_DRAWS // n_rows))
-        shape = (repeats, n_rows, self.present.shape[-1])
+        shape = (held_out_repeats(n_rows), n_rows, self.present.shape[-1])
         return torch.randn(shape, generator=make_generator(seed, self.rng.device), device=self.rng.device)
 
     def _held_out_means(self) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 from torch import Tensor
 
 __all__ = [
@@ -139,9 +140,7 @@ def column_moments(X: Array, weight: Array | None = None) -> Moments:
 
 def row_blocks(X: np.ndarray, numbers: int = BLOCK_NUMBERS) -> Iterator[slice]:
     """Slices of consecutive rows that hold about `numbers` numbers each."""
-    size = max(1, numbers // max(1, X.shape[1]))
-    for first in range(0, len(X), size):
-        yield slice(first, min(first + size, len(X)))
+    return gen_batches(len(X), max(1, numbers // max(1, X.shape[1])))
 
 
 class _Walk:

@@ -240,13 +240,14 @@ class VAETransformerCV(VAETransformer):
             jobs = [_Job(clone(e), i, k) for i, e in enumerate(estimators) for k in range(len(folds))]
             results, stacked = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs, self.verbose)
             _warn_of_failures(results["score"])
-            best = estimators[self._choose(results["score"], candidates)].set_params(verbose=self.verbose)
+            index = self._choose(results["score"], candidates)
+            best = estimators[index].set_params(verbose=self.verbose)
             best.set_callbacks(*getattr(self, "_skl_callbacks", []))
             best.fit(table, y, sample_weight)
             forget(self)
             own = set(best.get_params(deep=False)) | {"n_features_in_"}
             self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
-            self._report(candidates, results, stacked)
+            self._report(index, candidates, results, stacked)
         return self
 
     @property
@@ -301,7 +302,9 @@ class VAETransformerCV(VAETransformer):
         near = np.flatnonzero(means >= means[best] - error)
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
-    def _report(self, candidates: list[dict[str, Any]], results: dict[str, np.ndarray], stacked: np.ndarray) -> None:
+    def _report(
+        self, best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray], stacked: np.ndarray
+    ) -> None:
         """Set what cross-validation found, in GridSearchCV's words."""
         scores = results["score"]
         means = scores.mean(axis=1)
@@ -318,8 +321,7 @@ class VAETransformerCV(VAETransformer):
         ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
         table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
         self.cv_results_, self.scores_, self.n_splits_, self.stacked_ = table, scores, scores.shape[1], stacked
-        self.best_index_ = self._choose(scores, candidates)
-        self.best_params_, self.best_score_ = candidates[self.best_index_], float(means[self.best_index_])
+        self.best_index_, self.best_params_, self.best_score_ = best, candidates[best], float(means[best])
 
 
 def _warn_of_failures(scores: np.ndarray) -> None:

@@ -18,7 +18,17 @@ from .data import Rows, Table
 from .model import VAE
 from .objectives import Objective
 
-__all__ = ["DivergedError", "Epoch", "Plan", "Report", "held_out_mean", "train"]
+__all__ = [
+    "DivergedError",
+    "Epoch",
+    "Plan",
+    "Report",
+    "average_weight",
+    "held_out_mean",
+    "held_out_repeats",
+    "make_players",
+    "train",
+]
 
 # The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.
 AVERAGE_POWER = 9
@@ -280,9 +290,19 @@ def _one_epoch(
             step(batch, rng, number)
             done += 1
             for player in players:
-                player.step(min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + done)))
+                player.step(average_weight(done))
     model.eval()
     return {name: float(mean) for name, mean in step.take_means().items()}, done
+
+
+def average_weight(step: int) -> float:
+    """What the weights after `step`, counted from 1, weigh in the running average."""
+    return min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + step))
+
+
+def held_out_repeats(n_rows: int, most: int = HELD_OUT_REPEATS) -> int:
+    """How often `n_rows` held-out rows are looked at, with fresh draws."""
+    return min(most, max(1, HELD_OUT_DRAWS // n_rows))
 
 
 @torch.no_grad()
@@ -293,7 +313,7 @@ def held_out_mean(
     assert objective.monitor is not None
     rng = make_generator(seed, rows.x.device)
     total, mass = 0.0, 0.0
-    for _ in range(min(most_repeats, max(1, HELD_OUT_DRAWS // len(rows)))):
+    for _ in range(held_out_repeats(len(rows), most_repeats)):
         for block in rows.blocks(BLOCK):
             values = objective.monitor(model, block, rng).cpu().double()
             weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from joblib import Parallel, delayed
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array, check_random_state, gen_batches
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -380,7 +380,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             return function(model, rows).index_select(1, order.to(rows.device))
 
         codes = self._by_blocks(X, ordered, dtype=X.dtype)
-        _refuse_far_rows(codes, np.arange(len(X)))
+        _refuse_far_rows(codes, range(len(X)))
         return codes
 
     def _by_blocks(
@@ -421,7 +421,7 @@ def _filled(
     Many blocks are shared out among threads of one core each: they never wait for each other, as the threads inside a
     product do.
     """
-    blocks = [slice(first, min(first + size, n_rows)) for first in range(0, n_rows, size)]
+    blocks = list(gen_batches(n_rows, size))
 
     def values(part: slice) -> np.ndarray:
         found = of(part)
@@ -446,7 +446,7 @@ def _filled(
     return result
 
 
-def _refuse_far_rows(values: np.ndarray, row_numbers: np.ndarray) -> None:
+def _refuse_far_rows(values: np.ndarray, row_numbers: Sequence[int] | np.ndarray) -> None:
     for part in row_blocks(values):
         finite = np.isfinite(values[part])
         if finite.all():
