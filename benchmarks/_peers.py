@@ -1,8 +1,9 @@
-"""PyOD's and pythae's VAE behind one call, and the processes that time them.
+"""PyOD's and pythae's VAE behind one call, PyOD's detectors behind another, and the processes that time them.
 
 The two live in an environment of their own (requirements-peers.txt), whose interpreter runs this file with a job as
 JSON; its answer, in seconds, is the last word it prints. Both get perceptrons of the same sizes as ours and keep their
-own defaults for everything a job does not name. This file imports no skvae.
+own defaults for everything a job does not name. With --serve the same interpreter runs PyOD's detectors at their
+defaults, one request after the other. This file imports no skvae.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 Array = NDArray[np.floating]
 Fit = Callable[[Array, int], Any]
+Detect = Callable[[str, Array, Array | None, int], tuple[Array, float]]
 
 
 class Job(NamedTuple):
@@ -113,6 +116,17 @@ def fit_pythae(X: Array, job: Job, epochs: int | None = None) -> Layers:
 FITS = {"PyOD": fit_pyod, "pythae": fit_pythae}
 
 
+def detect(name: str, train: Array, test: Array | None, seed: int) -> tuple[Array, float]:
+    """Anomaly scores of the test rows, or of the training rows themselves, and the seconds of fit and score."""
+    from pyod.models.auto_encoder import AutoEncoder
+    from pyod.models.vae import VAE
+
+    start = time.perf_counter()
+    model = {"VAE": VAE, "AutoEncoder": AutoEncoder}[name](random_state=seed, verbose=0).fit(train)
+    scores = model.decision_scores_ if test is None else model.decision_function(test)
+    return scores, time.perf_counter() - start
+
+
 def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -172,6 +186,46 @@ def run_job(python: str, script: str, request: dict[str, Any], one_thread: bool,
     return float(done.stdout.split()[-1])
 
 
+@contextmanager
+def detectors(python: str) -> Iterator[Detect]:
+    """`detect` in one process of the interpreter `python`, with one thread, for as long as the context lasts."""
+    command = [python, str(Path(__file__)), "--serve"]
+    options: dict[str, Any] = {"env": os.environ | dict.fromkeys(THREAD_VARIABLES, "1"), "text": True}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        rows, scores = Path(folder) / "rows.npz", Path(folder) / "scores.npy"
+
+        def call(name: str, train: Array, test: Array | None, seed: int) -> tuple[Array, float]:
+            np.savez(rows, **given(train=train, test=test))
+            request = {"name": name, "rows": str(rows), "seed": seed, "scores": str(scores)}
+            if process.poll() is None:
+                print(json.dumps(request), file=process.stdin, flush=True)
+            answer = json.loads(process.stdout.readline() or '{"error": "the process has ended"}')
+            if "error" in answer:
+                raise RuntimeError(answer["error"])
+            return np.load(scores), answer["seconds"]
+
+        yield call
+
+
+def serve() -> None:
+    """Answer every request on stdin with the seconds that `detect` took, or with what went wrong."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            with np.load(request["rows"]) as rows, redirect_stdout(sys.stderr):
+                scores, seconds = detect(request["name"], rows["train"], rows.get("test"), request["seed"])
+            np.save(request["scores"], scores)
+            answer: dict[str, Any] = {"seconds": seconds}
+        except Exception as error:
+            answer = {"error": repr(error)}
+        print(json.dumps(answer), flush=True)
+
+
 def main() -> None:
     request = json.loads(sys.argv[-1])
     X, job = np.load(request["rows"]), Job(**request["job"])
@@ -189,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve() if sys.argv[1:] == ["--serve"] else main()

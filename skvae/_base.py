@@ -16,12 +16,13 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
 from torch import nn
 
 from . import _dense, _state
+from ._door import Checked, Door
+from ._inference import Fitted
 from ._linear import Covariance
 from ._params import Count, named
 from ._solvers import SOLVERS
@@ -34,10 +35,7 @@ from .data import (
     Scale,
     Table,
     column_moments,
-    name_the_string,
-    row_blocks,
     to_rows,
-    unpack_container,
 )
 from .likelihoods import LIKELIHOODS, Density, Likelihood
 from .model import VAE
@@ -83,7 +81,7 @@ class Begun(NamedTuple):
     started: bool
 
 
-class BaseVAE(CallbackSupportMixin, BaseEstimator):
+class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     """Parameters, validation, fit and partial_fit of every estimator here."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -107,6 +105,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "verbose": ["verbose"],
         "device": [str],
     }
+
+    # What `_learn_more` sets beside public attributes.
+    _learnt: ClassVar[tuple[str, ...]] = ()
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -139,7 +140,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             table = self._check_training_rows(X, y, sample_weight, reset=True)
             forget(self)
             with torch_scope(device, grad=True):
-                begun = self._begin(self._split(*table, hold_out=True))
+                used = self._supported(*table)
+                begun = self._begin(self._split(*used, hold_out=True))
                 model, split = begun.model.to(device), begun.split
                 with self._products(model, len(split.training)):
                     report = self._train(
@@ -152,6 +154,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     )
                     self._finish(begun, report)
                     self._warn_if_poor(begun, report)
+            self._learn_more(table, used)
             self._end_callbacks(X, y)
         return self
 
@@ -201,16 +204,22 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                     )
                     self._publish(model.cpu(), rows, report, continued=not first)
                 self._solver_state = report.solver_state
+            self._learn_from_chunk(table, weight)
         return self
 
-    _solver_state: list[dict[str, Any]]
+    def _supported(self, X: Array, target: Array | None, weight: Array | None) -> Checked:
+        """The rows to train on."""
+        return X, target, weight
 
-    @property
-    def module_(self) -> VAE:
-        """The fitted model as a torch module, in float64 and evaluation mode; its latents are in training order."""
-        if not self.__sklearn_is_fitted__():
-            raise AttributeError(f"This {type(self).__name__} is not fitted yet; call fit first.")
-        return _state.module_of(self, self._inference_device())
+    def _learn_more(self, table: Checked, used: Checked) -> None:
+        """What an estimator learns with the fitted model of all rows, and of those it was trained on."""
+        return
+
+    def _learn_from_chunk(self, X: Array, weight: Array | None) -> None:
+        """The same after `partial_fit`."""
+        return
+
+    _solver_state: list[dict[str, Any]]
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_weights" in self.__dict__
@@ -228,52 +237,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         state = _state.unstamp(state, type(self).__name__)
         _state.validate(state, type(self).__name__)
         super().__setstate__(state)
-
-    # Rows at the door
-
-    def _check_rows(self, X, reset: bool = False) -> Array:
-        """X as a float64 array, NaN where a cell is missing, within the likelihood's support."""
-        X = unpack_container(X)
-        try:
-            X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
-        except ValueError as error:
-            if "could not convert string" in str(error):
-                raise name_the_string(X, error) from None
-            raise
-        labels = self._column_labels(X)
-        likelihood = named(self.likelihood, LIKELIHOODS) if reset else self._parts["likelihood"]
-        for part in row_blocks(X):
-            infinite = np.isinf(X[part])
-            if infinite.any():
-                row, column = np.argwhere(infinite)[0]
-                raise ValueError(
-                    f"Input X contains infinity: {labels[column]}, row {part.start + row}. Remove it, or mark it as "
-                    "missing (NaN)."
-                )
-            likelihood.check(X[part], labels)
-        return X
-
-    def _column_labels(self, X: Array) -> list[str]:
-        return [f"column {name!r}" for name in getattr(self, "feature_names_in_", range(X.shape[1]))]
-
-    def _check_training_rows(self, X, y, sample_weight, reset: bool) -> tuple[Array, Array | None, Array | None]:
-        """X, targets and weights of mean 1 (None: all equal), without the rows of weight 0."""
-        X = self._check_rows(X, reset=reset)
-        target = None
-        if named(self.objective, OBJECTIVES).uses_target:
-            target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
-            check_consistent_length(X, target)
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            used = weight > 0
-            X = X if used.all() else X[used]
-            target, weight = None if target is None else target[used], weight[used] / weight.max()
-            weight = weight / weight.mean()
-        if reset and (empty := _empty_columns(X)).any():
-            label = self._column_labels(X)[int(empty.argmax())]
-            raise ValueError(f"{label} holds no value in {len(X)} rows; drop it before fitting.")
-        return X, target, weight
 
     # Fit, step by step
 
@@ -307,21 +270,25 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         self._parts = self._parts_now()
         likelihood: Likelihood = self._parts["likelihood"]
-        moments = column_moments(X, weight)
+        moments = self._moments(X, weight)
         scale = likelihood.scale(moments)
         small = X.size <= SMALL_TABLE
         rows = to_rows(X, scale, weight, target) if small else Table(X, scale, weight, target)
         training, held_out = self._hold_out(rows, make_generator(self._seed)) if hold_out else (rows, None)
         density = likelihood.build(X.shape[1], scale)
         density.fit(rows)
-        return Split(moments, scale, density, rows, training, held_out, density.covariance(training))
+        return Split(moments, scale, density, rows, training, held_out, self._covariance(density, training))
+
+    def _moments(self, X: Array, weight: Array | None) -> Moments:
+        """What sets the columns' scale."""
+        return column_moments(X, weight)
 
     def _begin(self, split: Split) -> Begun:
         """A new model at its start, of the seed and parts that `_split` has set."""
         self.n_features_in_ = split.density.n_features
         self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
         cov, n_features = split.cov, len(self.mean_)
-        self.n_components_ = _auto_components(cov) if self.n_components == "auto" else int(self.n_components)
+        self.n_components_ = self._auto_components(cov) if self.n_components == "auto" else int(self.n_components)
         rng = make_generator(self._seed)
         model = _state.Blueprint(n_features, self.n_components_, scale=split.scale, **self._parts).build(rng)
         model.likelihood.load_state_dict(split.density.state_dict())
@@ -332,11 +299,17 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             objective.start(model, split.training.whole(), rng)
         return Begun(model, split, started)
 
+    def _auto_components(self, cov: Covariance) -> int:
+        """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
+        values, _ = cov.leading(_most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
+        share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
+        return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
+
     def _finish(self, begun: Begun, report: Report) -> None:
         """Publish the trained model, or the linear start of all rows where training found nothing better."""
         model, rows = begun.model.cpu(), begun.split.rows
         if report.best == 0 and begun.started and begun.split.held_out is not None:
-            self._start(model, model.likelihood.covariance(rows))
+            self._start(model, self._covariance(model.likelihood, rows))
         self._publish(model, rows, report)
         self._solver_state = []
 
@@ -347,6 +320,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         with thread_limit(largest), large_products(largest):
             yield
 
+    def _covariance(self, density: Density, rows: Rows | Table) -> Covariance:
+        """The covariance of the rows as training sees them."""
+        return density.covariance(rows, self._parts["objective"].input_noise)
+
     def _start(self, model: VAE, cov: Covariance) -> bool:
         """Set the model to the linear model of these rows; False where its likelihood has none.
 
@@ -354,7 +331,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         none is better, the start itself is kept, and then it may know all rows.
         """
         with single_blas():
-            start = model.likelihood.start(cov, _most_latents(self.n_components_, cov))
+            start = model.likelihood.start(cov, _most_latents(self.n_components_, cov, model.likelihood))
         if start is not None:
             model.start_at(start, make_generator(self._seed))
         return start is not None
@@ -474,15 +451,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         self.validation_curve_ = report.held_out
         self._weights = _state.pack(model)
 
-    def _scale(self) -> Scale:
-        """The map between data units and the fitted model's."""
-        return Scale(self._shift, self.scale_)
-
-    def _inference_device(self) -> torch.device:
-        """Inference is in float64, which Apple's GPUs lack."""
-        device = resolve_device(self.device)
-        return torch.device("cpu") if device.type == "mps" else device
-
     def _warn_if_poor(self, begun: Begun, report: Report) -> None:
         """Warn when training broke off, or ended below the linear model of the same family."""
         name, linear = type(self).__name__, "the linear model of the same likelihood"
@@ -496,7 +464,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         elif self._parts["objective"].is_bound and not (begun.started and (report.held_out or report.best == 0)):
             split = begun.split
             rows = (split.training if split.held_out is None else split.held_out).thinned(DIAGNOSTIC_ROWS)
-            most = _most_latents(self.n_components_, split.cov)
+            most = _most_latents(self.n_components_, split.cov, begun.model.likelihood)
             with single_blas():
                 baseline = begun.model.likelihood.baseline(rows, split.cov, most)
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
@@ -509,14 +477,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
                 )
 
 
-def _empty_columns(X: Array) -> np.ndarray:
-    """Which columns hold no value."""
-    empty = np.ones(X.shape[1], dtype=bool)
-    for part in row_blocks(X):
-        empty &= np.isnan(X[part]).all(axis=0)
-    return empty
-
-
 def _network(value: Any, default: Network) -> Network:
     if value is None:
         return default
@@ -525,21 +485,19 @@ def _network(value: Any, default: Network) -> Network:
 
 def forget(estimator: BaseVAE) -> None:
     """Drop what the last fit left, so that no half-new state can be mistaken for a fitted one."""
-    for name in [n for n in vars(estimator) if n.endswith("_") or n in ("_weights", "_order", "_parts", "_shift")]:
+    hidden = ("_weights", "_order", "_parts", "_shift", *estimator._learnt)
+    for name in [n for n in vars(estimator) if n.endswith("_") or n in hidden]:
         if name not in ("n_features_in_", "feature_names_in_"):
             delattr(estimator, name)
 
 
-def _most_latents(n_components: int, cov: Covariance) -> int:
-    """How many latents a linear model of these rows can use."""
-    return max(0, min(n_components, cov.n_columns - 1, cov.n_rows - 1))
+def _most_latents(n_components: int, cov: Covariance, density: Density | None = None) -> int:
+    """How many latents a linear model of these rows can use.
 
-
-def _auto_components(cov: Covariance) -> int:
-    """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
-    values, _ = cov.leading(_most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
-    share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
-    return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
+    As many as columns with a shared noise, whose floor keeps the covariance apart from it; otherwise one fewer.
+    """
+    n_columns = cov.n_columns if density is not None and density.shared_noise else cov.n_columns - 1
+    return max(0, min(n_components, n_columns, cov.n_rows - 1))
 
 
 class _Log:

@@ -285,6 +285,7 @@ class DenseStep:
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         """Set `grad`."""
+        batch = self.objective.smoothed(self.density, batch, rng)
         x = batch.x
         shape = (self.n_draws * len(x), self.n_components)
         eps = torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)

@@ -49,7 +49,7 @@ class Member:
 def can_stack(model: VAE, objective: Objective) -> bool:
     """Whether models like this one can be trained side by side.
 
-    A sampled KL and free bits charge even the latents that a smaller model lacks.
+    A sampled KL and free bits charge even the latents that a smaller model lacks; input noise is drawn row by row.
     """
     return (
         understands(model, objective)
@@ -59,6 +59,7 @@ def can_stack(model: VAE, objective: Objective) -> bool:
         and isinstance(objective, ELBO)
         and objective.kl == "analytic"
         and not objective.free_bits
+        and not objective.input_noise
     )
 
 

@@ -41,10 +41,12 @@ class Covariance:
         Returns an iterator over blocks of rows: centred rows (n, D), 0 in missing cells; 1 where a cell is present,
         (n, D), or None when all are; and weights (n,) or None.
     n_rows, n_columns : int
+    noise : float, default=0.0
+        Variance that independent noise adds to every column.
     """
 
-    def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int):
-        self.blocks, self.n_rows, self.n_columns = blocks, n_rows, n_columns
+    def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int, noise: float = 0.0):
+        self.blocks, self.n_rows, self.n_columns, self.noise = blocks, n_rows, n_columns, noise
 
     @classmethod
     def of(cls, x: np.ndarray, present: np.ndarray | None = None, weight: np.ndarray | None = None) -> Covariance:
@@ -81,7 +83,7 @@ class Covariance:
     @property
     def diagonal(self) -> Array:
         """Variance of each column."""
-        return self._sums[0] / self._sums[1]
+        return self._sums[0] / self._sums[1] + self.noise
 
     @cached_property
     def matrix(self) -> Array:
@@ -90,7 +92,7 @@ class Covariance:
         for x, present, total in self._rooted():
             products += x.T @ x
             pairs = pairs + (total if present is None else present.T @ present)
-        return products / np.maximum(pairs, np.finfo(float).tiny)
+        return products / np.maximum(pairs, np.finfo(float).tiny) + self.noise * np.eye(self.n_columns)
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
@@ -106,7 +108,7 @@ class Covariance:
         else:
             rows = np.concatenate([x for x, _, _ in self._rooted()])
             _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
-            values, vectors = singular**2, vt.T
+            values, vectors = singular**2 + self.noise * ((vt / scale) ** 2).sum(axis=1), vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
 
 
@@ -141,14 +143,19 @@ class LinearGaussian(NamedTuple):
         return (self.loadings / self.noise[:, None] / self.precision).T
 
     def score_samples(self, x: Array, present: Array) -> Array:
-        """log p of the present cells of rows (N, D), in nats; x holds 0 and `present` 0 in missing cells."""
+        """log p of the present cells of rows (N, D), in nats; x holds 0 and `present` 0 in missing cells.
+
+        Not a number for a row too far out for float64.
+        """
         projected = x @ (self.loadings / self.noise[:, None])
         if present.all():
-            explained = (projected**2 / self.precision).sum(axis=1)
+            with np.errstate(over="ignore"):
+                explained = (projected**2 / self.precision).sum(axis=1)
             log_det = np.full(len(x), np.log(self.precision).sum())
         else:
             explained, log_det = self._gap_terms(projected, present)
-        distance = (x**2 / self.noise).sum(axis=1) - explained
+        with np.errstate(over="ignore", invalid="ignore"):
+            distance = (x**2 / self.noise).sum(axis=1) - explained
         log_det += present @ np.log(self.noise)
         return -0.5 * (present.sum(axis=1) * np.log(2 * np.pi) + log_det + distance)
 

@@ -33,6 +33,7 @@ __all__ = [
     "SavedModelWarning",
     "atomic",
     "blueprint_of",
+    "is_finite_array",
     "module_of",
     "pack",
     "stamp",
@@ -183,7 +184,7 @@ def _fault(state: dict[str, Any]) -> str | None:
             return f"{key} is {value!r}"
     n_features, n_components = int(state["n_features_in_"]), int(state["n_components_"])
     for key in ("mean_", "scale_", "_shift"):
-        if not _is_finite_array(state.get(key)) or state[key].shape != (n_features,):
+        if not is_finite_array(state.get(key)) or state[key].shape != (n_features,):
             return f"{key} is not {n_features} finite numbers"
     if not (state["scale_"] > 0).all():
         return "scale_ is not positive"
@@ -211,7 +212,7 @@ def _fault(state: dict[str, Any]) -> str | None:
     if any(isinstance(network, Supplied) for network in networks):
         return None  # a user's module may hold anything, and only pickle can have carried it
     for key, value in weights.items():
-        if not _is_finite_array(value):
+        if not is_finite_array(value):
             return f"{key} is not an array of finite numbers"
     if any(np.size(getattr(network, "hidden_layer_sizes", ())) > len(weights) for network in networks):
         return "its networks ask for more layers than it holds arrays"
@@ -233,5 +234,6 @@ def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def _is_finite_array(value: Any) -> bool:
+def is_finite_array(value: Any) -> bool:
+    """Whether `value` is an array of finite numbers."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and bool(np.isfinite(value).all())

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -157,8 +157,17 @@ class _SharedScope:
                     self.undo()
 
 
+@cache
+def _thread_pools() -> ThreadpoolController:
+    """The thread pools of the libraries loaded by now, torch's, numpy's and scipy's among them.
+
+    Looking for them takes milliseconds, as long as a small fit's epoch.
+    """
+    return ThreadpoolController()
+
+
 def _limit_blas() -> Callable[[], None]:
-    return threadpool_limits(1, user_api="blas").restore_original_limits
+    return _thread_pools().limit(limits=1, user_api="blas").restore_original_limits
 
 
 def _choose_onednn() -> Callable[[], None]:
@@ -206,4 +215,4 @@ def thread_limit(largest_product: int | None) -> Any:
     None leaves the threads as they are.
     """
     limit: Any = 1 if largest_product is not None and largest_product < SINGLE_THREAD_PRODUCT else None
-    return threadpool_limits(limit, user_api="openmp")
+    return _thread_pools().limit(limits=limit, user_api="openmp")

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from numbers import Real
 from typing import ClassVar
 
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 
 from ._params import Count, Part
 from .data import Rows
+from .likelihoods import Density
 from .model import VAE, Dims
 from .priors import log_normal
 
@@ -32,10 +36,13 @@ class Objective(Part, ABC):
         Whether the fitted model is a density of x: only then do `score_samples` and `score` exist.
     uses_target : bool
         Whether batches carry the y given to `fit`.
+    input_noise : float
+        Variance of the noise that training adds to the rows; training starts at the linear model of noisy rows.
     """
 
     density: ClassVar[bool] = False
     uses_target: ClassVar[bool] = False
+    input_noise: float = 0.0
 
     @property
     def is_bound(self) -> bool:
@@ -87,6 +94,10 @@ class ELBO(Objective):
         Epochs over which beta rises linearly from 0 to its value.
     free_bits : float, default=0.0
         Nats a latent, averaged over the batch, that the KL leaves unpenalised (Kingma et al. 2016, section C.8).
+    input_noise : float, default=0.0
+        Variance of the Gaussian noise that is added to the rows of every batch, anew in each, as a share of a column's
+        variance. The model then learns the table smoothed by that much: repeated values and narrow gaps
+        leave no spikes in its density.
 
     Examples
     --------
@@ -107,18 +118,20 @@ class ELBO(Objective):
         "beta": [Interval(Real, 0, None, closed="left")],
         "warmup": [Count(0)],
         "free_bits": [Interval(Real, 0, None, closed="left")],
+        "input_noise": [Interval(Real, 0, None, closed="left")],
     }
 
-    def __init__(self, kl="analytic", *, n_draws=1, beta=1.0, warmup=0, free_bits=0.0):
+    def __init__(self, kl="analytic", *, n_draws=1, beta=1.0, warmup=0, free_bits=0.0, input_noise=0.0):
         self.kl = kl
         self.n_draws = n_draws
         self.beta = beta
         self.warmup = warmup
         self.free_bits = free_bits
+        self.input_noise = input_noise
 
     @property
     def is_bound(self) -> bool:
-        return self.beta == 1 and self.free_bits == 0
+        return self.beta == 1 and self.free_bits == 0 and self.input_noise == 0
 
     @property
     def ramp(self) -> int:
@@ -126,6 +139,7 @@ class ELBO(Objective):
 
     def terms(self, model: VAE, batch: Rows, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """E_q[log p(x|z)], (N,), and the KL of each latent, (N, J), in nats."""
+        batch = self.smoothed(model.likelihood, batch, rng)
         mu, log_var = model.encode(batch.x, batch.mask)
         eps = torch.randn(self.n_draws, *mu.shape, generator=rng, dtype=mu.dtype, device=mu.device)
         z = mu + torch.exp(0.5 * log_var) * eps
@@ -141,6 +155,14 @@ class ELBO(Objective):
         if self.free_bits:
             loss = batch.mean(loss) + beta * self.uncharged(batch.mean(kl))
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1)}
+
+    def smoothed(self, density: Density, batch: Rows, rng: torch.Generator) -> Rows:
+        """The batch with input noise."""
+        if not self.input_noise:
+            return batch
+        x = batch.x
+        noise = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
+        return replace(batch, x=density.smooth(x, math.sqrt(self.input_noise) * noise))
 
     def beta_at(self, epoch: int) -> float:
         """The KL's weight in `epoch`."""
@@ -200,4 +222,9 @@ class IWAE(Objective):
         return self.bound(model, batch, rng)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE}
+# "smoothed" is the anomaly detector's: its prior is made of training rows, whose neighbourhoods must have some width.
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "elbo": ELBO,
+    "iwae": IWAE,
+    "smoothed": partial(ELBO, input_noise=0.05),
+}

@@ -313,12 +313,12 @@ def held_out_mean(
     assert objective.monitor is not None
     rng = make_generator(seed, rows.x.device)
     total, mass = 0.0, 0.0
-    for _ in range(held_out_repeats(len(rows), most_repeats)):
-        for block in rows.blocks(BLOCK):
-            values = objective.monitor(model, block, rng).cpu().double()
-            weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
-            total += float((weight * values).sum())
-            mass += float(weight.sum())
+    repeated = torch.arange(len(rows), device=rows.x.device).repeat(held_out_repeats(len(rows), most_repeats))
+    for block in rows.take(repeated).blocks(BLOCK):
+        values = objective.monitor(model, block, rng).cpu().double()
+        weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
+        total += float((weight * values).sum())
+        mass += float(weight.sum())
     mean = total / mass
     return mean if math.isfinite(mean) else -math.inf
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state, gen_batches
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from . import _state
 from ._base import BaseVAE
+from ._inference import filled, refuse_far_rows
 from ._params import named
-from ._torch import make_generator, thread_limit, torch_scope
-from .data import Array, Rows, row_blocks, to_rows
+from ._torch import make_generator, torch_scope
+from .data import Array, Rows
 from .model import VAE
 from .objectives import OBJECTIVES
-from .scores import Rule, block_rows, conditional_mean, log_likelihood, normal_rule, posterior, posterior_mean
+from .scores import block_rows, conditional_mean, log_likelihood, posterior, posterior_mean
 
 __all__ = ["VAETransformer"]
 
@@ -296,7 +296,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         if rows.any():
             rule = self._rule()
             means = self._by_blocks(X[rows], lambda model, block: conditional_mean(model, block, rule), self.n_draws)
-            _refuse_far_rows(means, np.flatnonzero(rows))
+            refuse_far_rows(means, np.flatnonzero(rows))
             X[gaps] = self._scale().to_data(means)[gaps[rows]]
         return X
 
@@ -368,10 +368,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def _rule(self) -> Rule:
-        """The points all rows share."""
-        return normal_rule(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
-
     def _codes(self, X: Array, function: Callable[[VAE, Rows], Tensor]) -> np.ndarray:
         """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
         order = torch.tensor(self._order, device="cpu")
@@ -380,20 +376,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             return function(model, rows).index_select(1, order.to(rows.device))
 
         codes = self._by_blocks(X, ordered, dtype=X.dtype)
-        _refuse_far_rows(codes, range(len(X)))
+        refuse_far_rows(codes, range(len(X)))
         return codes
-
-    def _by_blocks(
-        self, X: Array, function: Callable[[VAE, Rows], Tensor], n_draws: int = 1, dtype: Any = np.float64
-    ) -> np.ndarray:
-        """`function` of the rows of X, block by block: memory follows the block and the result, not X."""
-        device = self._inference_device()
-        model, scale = _state.module_of(self, device), self._scale()
-
-        def of(part: slice) -> Tensor:
-            return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
-
-        return _filled(len(X), block_rows(model, n_draws), of, dtype, device, threads=True)
 
     def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in public order, block by block, in data units."""
@@ -405,54 +389,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             return scale.to_data(function(model, z).cpu().numpy())
 
         # One thread: draws come from a generator, in order.
-        return _filled(len(Z), block_rows(model, 1), of, np.float64, device, threads=False)
-
-
-def _filled(
-    n_rows: int,
-    size: int,
-    of: Callable[[slice], Tensor | np.ndarray],
-    dtype: Any,
-    device: torch.device,
-    threads: bool,
-) -> np.ndarray:
-    """The rows `of(part)` of every block of `size` rows, in one array.
-
-    Many blocks are shared out among threads of one core each: they never wait for each other, as the threads inside a
-    product do.
-    """
-    blocks = list(gen_batches(n_rows, size))
-
-    def values(part: slice) -> np.ndarray:
-        found = of(part)
-        return found.cpu().numpy() if isinstance(found, Tensor) else found
-
-    with torch_scope(device, grad=False):
-        first = values(blocks[0])
-    result = np.empty((n_rows, *first.shape[1:]), dtype=dtype)
-    result[blocks[0]] = first
-
-    def fill(parts: list[slice], largest_product: int | None) -> None:
-        with torch_scope(device, grad=False), thread_limit(largest_product):
-            for part in parts:
-                result[part] = values(part)
-
-    n_threads = torch.get_num_threads() if threads and device.type == "cpu" else 1
-    if n_threads > 1 and len(blocks) > 2 * n_threads:
-        shares = [blocks[1 + i :: n_threads] for i in range(n_threads)]
-        Parallel(n_jobs=n_threads, require="sharedmem")(delayed(fill)(share, 0) for share in shares)
-    else:
-        fill(blocks[1:], None)
-    return result
-
-
-def _refuse_far_rows(values: np.ndarray, row_numbers: Sequence[int] | np.ndarray) -> None:
-    for part in row_blocks(values):
-        finite = np.isfinite(values[part])
-        if finite.all():
-            continue
-        row = row_numbers[part][(~finite.reshape(len(finite), -1).all(axis=1)).argmax()]
-        raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
+        return filled(len(Z), block_rows(model, 1), of, np.float64, device, threads=False)
 
 
 def _mean_and_std(model: VAE, rows: Rows) -> Tensor:

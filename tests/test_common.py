@@ -11,7 +11,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import Gaussian, VAETransformer, VAETransformerCV
+from skvae import Gaussian, VAEAnomalyDetector, VAETransformer, VAETransformerCV
 
 REASON = "A weight of 2 equals two copies in distribution only: batches and draws differ. See test_a_weight_is_a_copy."
 WAIVED = {"check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"}
@@ -38,6 +38,23 @@ ESTIMATORS = [
 ]
 
 
+# Of these, the ones that look at no transform, and one that only classifiers and transformers are given.
+EXTRA_CHECKS_OF_DETECTORS = [
+    "check_estimators_partial_fit_n_features",
+    "check_param_validation",
+    "check_dataframe_column_names_consistency",
+    "check_inplace_ensure_writeable",
+]
+
+DETECTORS = [
+    VAEAnomalyDetector(max_iter=5, random_state=0),
+    VAEAnomalyDetector(criterion="elbo", hidden_layer_sizes=(8,), max_iter=3, random_state=0),
+    VAEAnomalyDetector(
+        2, criterion="log_likelihood", likelihood="gaussian", objective="elbo", max_iter=3, random_state=0
+    ),
+]
+
+
 def waived(estimator):
     if isinstance(estimator, VAETransformerCV):
         return {}  # on tables as small as the check's it keeps the linear start, drawn by nobody
@@ -54,7 +71,7 @@ def numpy_generator():
 
 
 @pytest.mark.usefixtures("numpy_generator")
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=waived, xfail_strict=True)
+@parametrize_with_checks([*ESTIMATORS, *DETECTORS], expected_failed_checks=waived, xfail_strict=True)
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 
@@ -64,6 +81,26 @@ def test_scikit_learn_check(estimator, check):
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=["feature", "shared", "cv"])
 def test_scikit_learn_extra_check(estimator, name):
     getattr(estimator_checks, name)(type(estimator).__name__, clone(estimator))
+
+
+@pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")
+@pytest.mark.parametrize("name", EXTRA_CHECKS_OF_DETECTORS)
+@pytest.mark.parametrize("estimator", DETECTORS, ids=["aggregated", "elbo", "log_likelihood"])
+def test_scikit_learn_extra_check_of_detectors(estimator, name):
+    getattr(estimator_checks, name)(type(estimator).__name__, clone(estimator))
+
+
+def test_the_checks_of_outlier_detectors_are_among_those_run():
+    """scikit-learn chooses them by mixin and by parameter: a detector that lost either would skip them."""
+    checks = [check for _, check in estimator_checks.estimator_checks_generator(DETECTORS[0], legacy=True)]
+    names = {getattr(check, "func", check).__name__ for check in checks}
+    assert {
+        "check_outlier_contamination",
+        "check_outliers_fit_predict",
+        "check_outliers_train",
+        "check_classifier_data_not_an_array",
+        "check_non_transformer_estimators_n_iter",
+    } <= names
 
 
 # scikit-learn's data are real-valued, so Bernoulli gets the same contract on binary rows.

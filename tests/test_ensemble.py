@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian
+from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian, JohnsonSU
 from skvae._ensemble import Member, _padded, _Stack, can_stack, train_many
 from skvae._solvers import Adam
 from skvae._state import Blueprint
@@ -24,6 +24,7 @@ LIKELIHOODS = {
     "shared": Gaussian("shared"),
     "decoder": Gaussian("decoder"),
     "bernoulli": Bernoulli(),
+    "johnson_su": JohnsonSU(),
 }
 NETWORKS = {
     "linear": MLP(()),
@@ -507,6 +508,7 @@ class OwnELBO(ELBO):
         (ELBO(n_draws=3, beta=2.0, warmup=3), MLP((4,), "gelu"), MLP(()), True),
         (ELBO("sampled"), MLP(), None, False),
         (ELBO(free_bits=0.1), MLP(), None, False),
+        (ELBO(input_noise=0.1), MLP(), None, False),
         (IWAE(), MLP(), None, False),
         (OwnELBO(), MLP(), None, False),
         (ELBO(), MLP(), Supplied(nn.Linear), False),

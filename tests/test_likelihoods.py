@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -12,10 +13,10 @@ from scipy.special import expit
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import Bernoulli, Gaussian, VAETransformer
+from skvae import Bernoulli, Gaussian, JohnsonSU, VAETransformer
 from skvae._linear import Covariance
 from skvae.data import Scale, column_moments, to_rows
-from skvae.likelihoods import LIKELIHOODS
+from skvae.likelihoods import LIKELIHOODS, Cells
 
 D = 3
 MEMBERS = {
@@ -23,10 +24,13 @@ MEMBERS = {
     "shared": Gaussian(noise="shared"),
     "decoder": Gaussian(noise="decoder"),
     "bernoulli": Bernoulli(),
+    "johnson_su": JohnsonSU(),
 }
 GAUSSIANS = ["feature", "shared", "decoder"]
+REAL = [*GAUSSIANS, "johnson_su"]
 every_member = pytest.mark.parametrize("name", MEMBERS)
 every_gaussian = pytest.mark.parametrize("name", GAUSSIANS)
+every_real = pytest.mark.parametrize("name", REAL)
 
 
 def table(name, n_rows=50, seed=0):
@@ -58,8 +62,19 @@ def distribution(name, density, scale, outputs):
     o = outputs.numpy()
     if name == "bernoulli":
         return stats.bernoulli(expit(o))
+    if name == "johnson_su":
+        return johnson_su(density, scale, o)
     log_var = np.maximum(o[..., D:], math.log(0.001)) if name == "decoder" else density.log_noise.detach().numpy()
     return stats.norm(o[..., :D] * scale.scale + scale.shift, np.exp(0.5 * log_var) * scale.scale)
+
+
+def johnson_su(density, scale, outputs):
+    """scipy's Johnson SU: a + b arcsinh((X - loc) / scale) is standard normal."""
+    centre, spread, unit = (getattr(density, key).numpy() for key in ("centre", "spread", "unit"))
+    std = np.exp(0.5 * np.maximum(density.log_noise.detach().numpy(), density.log_floor[:1].numpy()))
+    b = density.tail / (spread * std)
+    a = -(centre + spread * unit * outputs) / (spread * std)
+    return stats.johnsonsu(a, b, loc=scale.shift, scale=density.tail * scale.scale)
 
 
 def seeded(seed=0):
@@ -67,7 +82,7 @@ def seeded(seed=0):
 
 
 def test_the_registry_names_these_likelihoods():
-    assert {"gaussian": Gaussian, "bernoulli": Bernoulli} == LIKELIHOODS
+    assert {"gaussian": Gaussian, "bernoulli": Bernoulli, "johnson_su": JohnsonSU} == LIKELIHOODS
 
 
 @every_member
@@ -81,7 +96,7 @@ def test_log_prob_equals_scipy_in_data_units(name):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
-@every_gaussian
+@every_real
 def test_density_integrates_to_one_in_data_units(name):
     density, scale, _ = density_of(name, table(name))
     outputs = outputs_for(density, 1)
@@ -141,7 +156,7 @@ def test_samples_follow_the_generator_they_are_given(name):
 def test_mean_is_the_distributions_in_data_units(name):
     density, scale, _ = density_of(name, table(name))
     outputs = outputs_for(density, 2, 7)
-    found = scale.to_data(density.mean(outputs).numpy())
+    found = scale.to_data(density.mean(outputs).detach().numpy())
     np.testing.assert_allclose(found, distribution(name, density, scale, outputs).mean(), rtol=1e-12)
 
 
@@ -177,11 +192,12 @@ def test_missing_cells_add_nothing_and_leave_the_others_alone(name):
     assert torch.equal(found, expected)
 
 
-@every_gaussian
-def test_encoder_of_a_gaussian_sees_centred_columns(name):
+@every_real
+def test_encoder_of_real_columns_sees_them_centred(name):
     density, _, rows = density_of(name, table(name))
     seen = density.encode_input(rows.x)
-    torch.testing.assert_close(seen.mean(0), torch.zeros(D, dtype=torch.float64), atol=1e-10, rtol=0)
+    atol = 1e-6 if name == "johnson_su" else 1e-10  # its centre is a buffer of the model, in float32
+    torch.testing.assert_close(seen.mean(0), torch.zeros(D, dtype=torch.float64), atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["feature", "decoder"])
@@ -267,13 +283,14 @@ def test_shared_floor_is_a_share_of_the_smallest_variance_among_columns_that_var
     assert floor == pytest.approx(1e-3 * X[:, [0, 2]].var(0).min(), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["feature", "shared"])
+@pytest.mark.parametrize("name", ["feature", "shared", "johnson_su"])
 @pytest.mark.parametrize(("error", "moves"), [(0.0, False), (5.0, True)])
 def test_noise_below_the_floor_moves_only_upwards(name, error, moves):
     """With errors far above the floor the gradient asks for more noise and passes; with none it asks for less."""
     density, _, rows = density_of(name, table(name))
     density.log_noise.data.fill_(-50.0)
-    loss = -density.log_prob(rows.x + error, rows.x).sum()
+    outputs = (density.encode_input(rows.x) + error) / unit_of(density)
+    loss = -density.log_prob(outputs, rows.x).sum()
     (grad,) = torch.autograd.grad(loss, density.log_noise)
     assert bool((grad < 0).all()) is moves
     assert bool((grad == 0).all()) is not moves
@@ -288,7 +305,7 @@ def test_decoder_noise_below_the_floor_moves_only_upwards():
         assert bool((grad[:, D:] == 0).all()) is not moves
 
 
-@every_gaussian
+@every_real
 def test_noise_above_the_floor_has_the_ordinary_gradient(name):
     density, _, rows = density_of(name, table(name))
     outputs = outputs_for(density, len(rows)).requires_grad_()
@@ -321,7 +338,7 @@ def covariance(density, rows):
         return Covariance.of(density.encode_input(rows.x).numpy())
 
 
-@every_gaussian
+@every_real
 def test_start_is_the_linear_models_posterior(name):
     X = table(name, 200)
     X[:, 1] = X[:, 0] * 3 + X[:, 1] / 4
@@ -387,3 +404,286 @@ def test_weights_count_as_repeated_rows_in_the_bernoulli_column_means():
     density = Bernoulli().build(D, Scale(np.zeros(D), np.ones(D)))
     density.fit(rows)
     torch.testing.assert_close(density.column_mean.double(), repeated, rtol=1e-6, atol=0)
+
+
+# Johnson's SU
+
+
+def heavy_tailed(n_rows=200, seed=0):
+    """A normal column, one of Student's t with 2 degrees of freedom, and one of a few huge values."""
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.normal(size=n_rows), rng.standard_t(2, n_rows), rng.normal(size=n_rows)])
+    X[:3, 2] = [1e4, -3e4, 1e5]
+    return X * [0.5, 200.0, 1.0] + [1.0, -5.0, 1000.0]
+
+
+def johnson(X, tail=2.0, log_noise=-0.7, unit=1.0, weight=None):
+    member = JohnsonSU(tail)
+    scale = member.scale(column_moments(X, weight))
+    rows = to_rows(X, scale, weight, dtype=torch.float64)
+    density = member.build(X.shape[1], scale).double()
+    density.fit(rows)
+    density.log_noise.data.fill_(log_noise)
+    density.unit.fill_(unit)
+    return density, scale, rows
+
+
+TAILS = pytest.mark.parametrize("tail", [0.3, 2.0, 50.0])
+
+
+@TAILS
+@pytest.mark.parametrize("unit", [1.0, 0.3])
+def test_johnson_su_is_scipys_to_the_last_digits(tail, unit):
+    X = heavy_tailed()
+    density, scale, rows = johnson(X, tail, unit=unit)
+    outputs = outputs_for(density, 4, len(X))
+    found = density.log_prob(outputs, rows.x).detach().numpy()
+    np.testing.assert_allclose(found, johnson_su(density, scale, outputs.numpy()).logpdf(X), rtol=1e-10, atol=1e-10)
+
+
+@TAILS
+def test_johnson_su_integrates_to_one_far_into_its_tails(tail):
+    density, scale, _ = johnson(heavy_tailed(), tail, log_noise=0.5)
+    outputs = outputs_for(density, 1)
+
+    def value(t, d):
+        """In t = arcsinh of the standardised column, where the density is as short as a normal's."""
+        x = torch.zeros(1, D, dtype=torch.float64)
+        x[0, d] = tail * math.sinh(t)
+        jacobian = scale.scale[d] * tail * math.cosh(t)
+        return math.exp(density.log_prob(outputs, x)[0, d].item()) * jacobian
+
+    for d in range(D):
+        mean, spread = float((density.centre + density.spread * outputs)[0, d]) / tail, float(density.spread[d]) / tail
+        std = spread * math.exp(0.25)
+        area, _ = integrate.quad(value, mean - 10 * std, mean + 10 * std, args=(d,), epsabs=1e-12, limit=200)
+        assert area == pytest.approx(1, abs=1e-9)
+
+
+@TAILS
+@pytest.mark.parametrize("log_noise", [-4.0, -0.7])
+def test_johnson_sus_mean_is_that_of_its_density_by_quadrature(tail, log_noise):
+    density, scale, _ = johnson(table("johnson_su"), tail, log_noise)
+    outputs = outputs_for(density, 5)
+    points, weights = np.polynomial.hermite_e.hermegauss(80)
+    oracle = johnson_su(density, scale, outputs.numpy())
+    # X = loc + scale sinh((t - a) / b) for a standard normal t.
+    a, b = (np.asarray(value) for value in oracle.args)
+    values = oracle.kwds["loc"] + oracle.kwds["scale"] * np.sinh((points[:, None, None] - a) / b)
+    expected = np.tensordot(weights, values, 1) / weights.sum()
+    found = scale.to_data(density.mean(outputs).detach().numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(found, oracle.mean(), rtol=1e-9)
+
+
+@TAILS
+def test_johnson_sus_samples_have_its_quantiles_and_moments(tail):
+    density, scale, _ = johnson(table("johnson_su"), tail, log_noise=-1.5)
+    outputs, n = outputs_for(density, 1), 40_000
+    with torch.no_grad():
+        draws = scale.to_data(density.sample(outputs.expand(n, -1), seeded()).numpy())
+    oracle = johnson_su(density, scale, outputs.numpy())
+    for d in range(D):
+        one = stats.johnsonsu(*(np.ravel(p)[d] for p in oracle.args), **{k: v[d] for k, v in oracle.kwds.items()})
+        assert stats.kstest(draws[:, d], one.cdf).pvalue > 1e-3
+        assert abs(draws[:, d].mean() - one.mean()) < 5 * one.std() / math.sqrt(n)
+        assert draws[:, d].std() == pytest.approx(one.std(), rel=0.1 if tail < 1 else 0.03)
+
+
+def test_johnson_su_of_a_large_tail_is_gaussian_with_shared_noise_of_scaled_columns():
+    X = table("johnson_su")
+    density, scale, rows = johnson(X, tail=1e6)
+    outputs = outputs_for(density, len(X))
+    spread = density.spread.numpy()
+    std = np.exp(0.5 * density.log_noise.detach().numpy()) * spread * scale.scale
+    mean = (outputs.numpy() * spread + density.centre.numpy()) * scale.scale + scale.shift
+    found = density.log_prob(outputs, rows.x).detach().numpy()
+    np.testing.assert_allclose(found, stats.norm(mean, std).logpdf(X), rtol=1e-6, atol=1e-6)
+
+
+def test_johnson_sus_encoder_sees_centred_columns_of_mean_variance_one():
+    density, _, rows = johnson(heavy_tailed())
+    seen = density.encode_input(rows.x).numpy()
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
+    assert seen.var(0).mean() == pytest.approx(1, rel=1e-6)
+
+
+def test_johnson_sus_spread_is_the_geometric_mean_of_deviation_and_range():
+    X = heavy_tailed()
+    density, scale, _ = johnson(X)
+    bent = 2 * np.arcsinh(scale.to_model(X) / 2)
+    expected = np.sqrt(bent.std(0) * np.ptp(bent, axis=0))
+    ratio = density.spread.numpy() / expected
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
+def test_weights_count_as_repeated_rows_in_johnson_sus_columns():
+    X = heavy_tailed(30)
+    copies = np.arange(30) % 3 + 1
+    weighted = johnson(X, weight=copies.astype(float))[0]
+    repeated = johnson(np.repeat(X, copies, axis=0))[0]
+    for key in ("centre", "spread", "log_floor"):
+        torch.testing.assert_close(getattr(weighted, key), getattr(repeated, key), rtol=1e-6, atol=1e-7)
+
+
+def test_johnson_sus_columns_are_those_of_the_present_cells():
+    X = heavy_tailed(60)
+    gaps = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
+    found = johnson(gaps)[0]
+    scale = JohnsonSU().scale(column_moments(gaps))
+    for d in range(D):
+        x = (gaps[:, d] - scale.shift[d]) / scale.scale[d]
+        bent = 2 * np.arcsinh(x[~np.isnan(x)] / 2)
+        assert float(found.centre[d]) == pytest.approx(bent.mean(), abs=1e-6)
+    bent = 2 * np.arcsinh(scale.to_model(gaps) / 2)
+    ratio = found.spread.numpy() / np.sqrt(np.nanstd(bent, 0) * (np.nanmax(bent, 0) - np.nanmin(bent, 0)))
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
+def test_smoothing_adds_the_noise_to_what_the_encoder_sees():
+    for name in REAL:
+        density, _, rows = density_of(name, table(name))
+        noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
+        seen = density.encode_input(density.smooth(rows.x, noise))
+        torch.testing.assert_close(seen, density.encode_input(rows.x) + noise, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="input_noise=0"):
+        density_of("bernoulli", table("bernoulli"))[0].smooth(rows.x, noise)
+
+
+@every_member
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_stated_gradient_is_autograds(name, missing):
+    density, _, rows = density_of(name, table(name))
+    outputs = outputs_for(density, len(rows)).requires_grad_()
+    mask = (torch.rand(rows.x.shape, generator=seeded(3)) > 0.3).double() if missing else torch.ones(len(rows), 1)
+    cells = Cells(mask.double(), mask.double().sum(0, keepdim=True))
+    nll = -(cells.mass * density.log_prob(outputs, rows.x)).sum()
+    wanted = [outputs, *density.parameters()]
+    expected = torch.autograd.grad(nll, wanted)
+    for parameter in density.parameters():
+        parameter.grad = torch.full_like(parameter, 9.0)
+    with torch.no_grad():
+        found, slope = density.nll_gradient(outputs.detach().clone(), rows.x, cells)
+    torch.testing.assert_close(found, nll.detach(), rtol=1e-10, atol=1e-10)
+    for one, other in zip([slope, *(p.grad for p in density.parameters())], expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_baseline_of_johnson_su_is_the_density_of_its_linear_model():
+    """Gaussian in y, times the Jacobian of the columns."""
+    X = heavy_tailed()
+    weight = np.linspace(0.5, 1.5, len(X))
+    density, scale, rows = johnson(X, weight=weight)
+    seen = density.encode_input(rows.x).numpy()
+    cov = Covariance.of(seen, weight=weight)
+    start = density.start(cov, 1)
+    W = unit_of(density) * start.decoder_weight
+    model = stats.multivariate_normal(np.zeros(D), W @ W.T + density.log_noise.exp().item() * np.eye(D))
+    slope = 1 / (np.sqrt(1 + (scale.to_model(X) / 2) ** 2) * density.spread.numpy() * scale.scale)
+    expected = np.average(model.logpdf(seen) + np.log(slope).sum(1), weights=weight)
+    assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-6)
+
+
+@every_member
+@pytest.mark.parametrize("weighted", [False, True])
+def test_baseline_is_the_mean_over_its_rows(name, weighted):
+    X = table(name)
+    X[3, 1] = np.nan
+    weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
+    density, _, rows = density_of(name, X, weight)
+    cov = density.covariance(rows)
+    each = density.baseline_samples(rows, cov, 1)
+    assert each.shape == (len(X),)
+    assert density.baseline(rows, cov, 1) == pytest.approx(np.average(each, weights=weight), rel=1e-6)
+    alone = density.baseline_samples(rows.take(torch.tensor([3])), cov, 1)
+    np.testing.assert_allclose(alone, each[3:4], rtol=1e-9)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_johnson_su_starts_at_its_baseline(missing):
+    """As many nats as the linear model has: the bound at the start is exact, but for the gaps."""
+    X = table("johnson_su", 300)
+    X[:, 1] = X[:, 0] * 3 + X[:, 1] / 4
+    X[np.random.default_rng(0).random(X.shape) < (0.1 if missing else 0)] = np.nan
+    vae = VAETransformer(
+        1, likelihood="johnson_su", hidden_layer_sizes=(), max_iter=1, learning_rate_init=1e-12, random_state=0
+    ).fit(X)
+    rows = to_rows(X, vae._scale())
+    density = copy.deepcopy(vae.module_.likelihood).float()
+    baseline = density.baseline(rows, density.covariance(rows), 1)
+    assert vae.score(X) == pytest.approx(baseline, abs=0.1 if missing else 1e-3)
+
+
+def test_johnson_su_fits_heavy_tails_better_than_a_gaussian():
+    X = heavy_tailed(600)
+    shared = {"hidden_layer_sizes": (8,), "max_iter": 30, "random_state": 0}
+    heavy = VAETransformer(1, likelihood=JohnsonSU(), **shared).fit(X[:300]).score(X[300:])
+    gaussian = VAETransformer(1, likelihood=Gaussian("shared"), **shared).fit(X[:300]).score(X[300:])
+    assert heavy > gaussian + 1
+
+
+def test_a_johnson_su_model_has_no_noise_variance():
+    vae = VAETransformer(1, likelihood="johnson_su", max_iter=1, random_state=0).fit(table("johnson_su"))
+    assert not hasattr(vae, "noise_variance_")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_johnson_su_keeps_the_dtype_and_gives_the_same_numbers(dtype):
+    X = table("johnson_su").astype(np.float32)
+    vae = VAETransformer(2, likelihood="johnson_su", max_iter=3, random_state=0).fit(X.astype(dtype))
+    assert vae.transform(X.astype(dtype)).dtype == dtype
+    assert vae.reconstruct(X.astype(dtype)).dtype == dtype
+    assert vae.score_samples(X.astype(dtype)).dtype == np.float64
+    double = VAETransformer(2, likelihood="johnson_su", max_iter=3, random_state=0).fit(X.astype(np.float64))
+    np.testing.assert_allclose(vae.score_samples(X), double.score_samples(X), rtol=1e-5)
+
+
+CONSTANTS = {
+    "one": lambda X: np.column_stack([X, np.full(len(X), 3.0)]),
+    "zero": lambda X: np.column_stack([X, np.zeros(len(X))]),
+    "all": lambda X: np.ones_like(X) * [1.0, 0.0, -1e300],
+    "but for rounding": lambda X: np.column_stack([X, 1e12 + 1e-4 * X[:, 0]]),
+    "but for rounding, tiny": lambda X: np.column_stack([X, np.where(X[:, 0] > 0, 1e-40, np.nextafter(1e-40, 1))]),
+    "one value": lambda X: np.column_stack([X, np.r_[7.0, np.full(len(X) - 1, np.nan)]]),
+    "rows alike": lambda X: np.repeat(X[:1], len(X), axis=0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:VAETransformer stopped at")
+@pytest.mark.parametrize("table_of", CONSTANTS)
+def test_johnson_su_takes_columns_that_do_not_vary(table_of):
+    X = CONSTANTS[table_of](table("johnson_su"))
+    vae = VAETransformer(1, likelihood="johnson_su", max_iter=3, random_state=0).fit(X)
+    assert np.isfinite(vae.score_samples(X)).all()
+    flat = np.nanmax(X, axis=0) == np.nanmin(X, axis=0)
+    back = vae.reconstruct(X)
+    assert np.isfinite(back).all()
+    constant = np.broadcast_to(np.nanmax(X, axis=0)[flat], (len(X), flat.sum()))
+    np.testing.assert_allclose(back[:, flat], constant, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("value", [1e6, 1e39, 1e150, 1e300, 1.7e308])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_johnson_sus_tails_fall_off_and_are_never_undefined(value, sign):
+    X = table("johnson_su")
+    vae = VAETransformer(1, likelihood="johnson_su", max_iter=3, random_state=0).fit(X)
+    near, far = vae.score_samples(X).min(), vae.score_samples(np.full((1, D), sign * value))[0]
+    assert not np.isnan(far)
+    assert far < near - 30
+
+
+@pytest.mark.parametrize("power", [-1000, -130, 130, 1000])
+def test_johnson_su_of_a_table_of_any_scale_is_the_same_model(power):
+    X = table("johnson_su")
+    shared = {"likelihood": "johnson_su", "max_iter": 3, "random_state": 0}
+    plain, scaled = VAETransformer(1, **shared).fit(X), VAETransformer(1, **shared).fit(np.ldexp(X, power))
+    found = scaled.score_samples(np.ldexp(X, power))
+    np.testing.assert_allclose(found, plain.score_samples(X) - D * power * math.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "params", [{"tail": 0.0}, {"tail": -1}, {"tail": "a"}, {"noise_floor": 0.0}, {"noise_floor": 1.0}]
+)
+def test_wrong_hyperparameters_of_johnson_su_are_refused_in_fit(params):
+    with pytest.raises(InvalidParameterError, match=next(iter(params))):
+        VAETransformer(1, likelihood=JohnsonSU(**params), random_state=0).fit(table("johnson_su"))

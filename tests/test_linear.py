@@ -152,6 +152,49 @@ def test_covariance_of_full_rows_is_numpys():
     np.testing.assert_allclose(cov.diagonal, X.var(0), atol=1e-12)
 
 
+def noisy(X, noise):
+    return Covariance(lambda: iter([(X, None, None)]), *X.shape, noise=noise)
+
+
+def test_noise_is_added_to_every_columns_variance_and_to_no_covariance():
+    X = wine()
+    cov, plain = noisy(X, 0.3), Covariance.of(X)
+    np.testing.assert_allclose(cov.matrix, plain.matrix + 0.3 * np.eye(13), atol=1e-12)
+    np.testing.assert_allclose(cov.diagonal, plain.diagonal + 0.3, atol=1e-12)
+
+
+def test_noise_of_rows_with_gaps_is_added_once():
+    rng = np.random.default_rng(0)
+    X, present = rng.normal(size=(50, 3)), (rng.random((50, 3)) < 0.6).astype(float)
+    weight = rng.random(50)
+    plain = Covariance.of(X * present, present, weight)
+    cov = Covariance(lambda: iter([(X * present, present, weight)]), 50, 3, 0.3)
+    np.testing.assert_allclose(cov.matrix, plain.matrix + 0.3 * np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(cov.diagonal, plain.diagonal + 0.3, atol=1e-12)
+
+
+def test_noise_equals_that_of_many_noisy_copies_of_the_rows():
+    X = wine()
+    copies = np.repeat(X, 2000, axis=0)
+    copies += np.sqrt(0.3) * np.random.default_rng(0).normal(size=copies.shape)
+    np.testing.assert_allclose(noisy(X, 0.3).matrix, Covariance.of(copies).matrix, atol=0.02)
+
+
+@pytest.mark.parametrize("fit", [probabilistic_pca, factor_analysis])
+def test_the_linear_models_noise_holds_the_added_noise(fit):
+    assert (fit(noisy(wine(), 0.3), 3, FLOOR).noise > 0.3).all()
+
+
+def test_noise_on_the_randomised_path_is_that_on_the_exact_path(monkeypatch):
+    X, spread = digits(), np.linspace(0.5, 2, 64)
+    exact = noisy(X, 0.05).leading(5, spread)
+    monkeypatch.setattr(_linear, "EXACT_COLUMNS", 10)
+    plain = Covariance.of(X).leading(5, np.ones(64))[0]
+    np.testing.assert_allclose(noisy(X, 0.05).leading(5, np.ones(64))[0], plain + 0.05, rtol=1e-9)
+    # After a rescaling noise turns the eigenvectors, which this path leaves as they are.
+    np.testing.assert_allclose(noisy(X, 0.05).leading(5, spread)[0], exact[0], rtol=0.12)
+
+
 @pytest.mark.parametrize("gaps", [False, True])
 def test_weights_count_as_repeated_rows(gaps):
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import ELBO, IWAE, VAETransformer
+from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
 from skvae.data import Rows, Scale, to_rows
 from skvae.model import Dims
 from skvae.objectives import OBJECTIVES, Objective
@@ -26,6 +26,7 @@ VARIANTS = {
     "no kl": ELBO(beta=0.0),
     "warmup": ELBO(beta=2.0, warmup=5),
     "free bits": ELBO(free_bits=0.3),
+    "input noise": ELBO(input_noise=0.2),
     "iwae": IWAE(),
     "iwae 1": IWAE(1),
 }
@@ -65,7 +66,12 @@ def seeded(seed=0):
 
 
 def test_the_registry_names_these_objectives():
-    assert OBJECTIVES == {"elbo": ELBO, "iwae": IWAE}
+    made = {name: make() for name, make in OBJECTIVES.items()}
+    assert {name: repr(objective) for name, objective in made.items()} == {
+        "elbo": "ELBO()",
+        "iwae": "IWAE()",
+        "smoothed": "ELBO(input_noise=0.05)",
+    }
 
 
 @every_variant
@@ -188,6 +194,90 @@ def test_more_draws_average_the_reconstruction():
     torch.testing.assert_close(many, torch.stack(each).mean(0))
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", Gaussian("shared"), Gaussian("decoder"), JohnsonSU()], ids=repr)
+@pytest.mark.parametrize("missing", [False, True])
+def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, missing):
+    """Noise of a share of the variance, in the units that the encoder sees, drawn before the latents' draws."""
+    X = table(100)
+    X[np.random.default_rng(2).random(X.shape) < (0.3 if missing else 0.0)] = np.nan
+    vae = VAETransformer(J, likelihood=likelihood, hidden_layer_sizes=(3,), max_iter=3, random_state=0).fit(X)
+    model, rows = vae.module_, to_rows(X, vae._scale(), dtype=torch.float64)
+    rng = seeded()
+    noise = math.sqrt(0.2) * torch.randn(rows.x.shape, generator=rng, dtype=torch.float64)
+    noisy = Rows(model.likelihood.smooth(rows.x, noise), rows.mask)
+    seen = [model.likelihood.encode_input(r.x) for r in (noisy, rows)]
+    torch.testing.assert_close(seen[0] - seen[1], noise, rtol=1e-9, atol=1e-9)
+    expected = ELBO()(model, noisy, rng, 1)
+    found = ELBO(input_noise=0.2)(model, rows, seeded(), 1)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_input_noise_has_the_variance_it_is_given():
+    model, _ = model_and_rows()
+    rows = Rows(torch.zeros(40_000, D, dtype=torch.float64))
+    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood, rows, seeded())
+    np.testing.assert_allclose(noisy.x.var(0).numpy(), 0.3, rtol=0.05)
+    assert float(noisy.x.mean(0).abs().max()) < 5 * math.sqrt(0.3 / 40_000)
+    assert float(rows.x.abs().max()) == 0
+
+
+def test_without_input_noise_rows_and_draws_are_as_ever():
+    model, rows = model_and_rows()
+    rng = seeded()
+    assert ELBO().smoothed(model.likelihood, rows, rng) is rows
+    assert torch.equal(rng.get_state(), seeded().get_state())
+
+
+def test_input_noise_leaves_the_batchs_weights_and_targets():
+    model, rows = model_and_rows(missing=True, weight=np.linspace(0.5, 1.5, N))
+    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood, rows, seeded())
+    assert noisy.mask is rows.mask
+    assert noisy.weight is rows.weight
+
+
+def test_the_bound_of_noisy_rows_is_no_bound_on_the_likelihood_of_rows():
+    assert ELBO().is_bound
+    assert not ELBO(input_noise=0.1).is_bound
+
+
+def test_input_noise_starts_at_the_linear_model_of_noisy_rows():
+    """Of standardised columns: the noise's variance is added to the diagonal of their covariance."""
+    X = table(200)
+    shared = {"hidden_layer_sizes": (), "max_iter": 1, "learning_rate_init": 1e-12, "early_stopping": False}
+    for likelihood in (Gaussian(), Gaussian("shared"), JohnsonSU()):
+        vae = VAETransformer(J, likelihood=likelihood, objective=ELBO(input_noise=0.4), random_state=0, **shared)
+        density = vae.fit(X).module_.likelihood
+        rows = to_rows(X, vae._scale(), dtype=torch.float64)
+        seen = density.encode_input(rows.x).numpy()
+        cov = np.cov(seen.T, bias=True) + 0.4 * np.eye(D)
+        unit = getattr(density, "unit", torch.ones(1)).numpy()
+        W = unit[:, None] * vae.module_.decoder.linear.weight.numpy()
+        implied = W @ W.T + np.diag(np.broadcast_to(density.log_noise.detach().exp().numpy(), (D,)))
+        np.testing.assert_allclose(np.trace(implied), np.trace(cov), rtol=1e-4)
+        if likelihood.get_params().get("noise") != "feature":
+            values = np.linalg.eigvalsh(cov)[::-1]
+            np.testing.assert_allclose(np.linalg.eigvalsh(implied)[::-1][:J], values[:J], rtol=1e-4)
+            assert density.log_noise.exp().item() == pytest.approx(values[J:].mean(), rel=1e-4)
+
+
+def test_input_noise_makes_a_model_of_the_smoothed_table():
+    """The variance that the model draws is the table's and the noise's."""
+    X = np.random.default_rng(0).normal(size=(2000, 3)) * [1.0, 5.0, 0.2]
+    vae = VAETransformer(1, objective=ELBO(input_noise=0.5), max_iter=5, random_state=0).fit(X)
+    drawn = vae.sample(20_000, random_state=0).var(axis=0)
+    np.testing.assert_allclose(drawn / X.var(axis=0), 1.5, rtol=0.08)
+
+
+def test_bernoulli_refuses_input_noise_and_the_previous_model_stays():
+    X = (table(60) > 0).astype(float)
+    vae = VAETransformer(1, likelihood="bernoulli", max_iter=2, random_state=0).fit(X)
+    before = vae.transform(X)
+    with pytest.raises(ValueError, match="to which no noise can be added; use objective='elbo'"):
+        vae.set_params(objective="smoothed").fit(X)
+    np.testing.assert_array_equal(vae.transform(X), before)
+
+
 @pytest.mark.parametrize("weight", [None, np.linspace(0.25, 1.75, N)])
 def test_free_bits_equal_a_hand_computation(weight):
     """sum_j max(lambda, mean over the batch of KL_j): each latent's own average, then the floor, then the sum."""
@@ -278,7 +368,15 @@ def test_bound_of_the_iwae_is_finite_where_weights_underflow():
 
 @pytest.mark.parametrize(
     "objective",
-    [ELBO("exact"), ELBO(n_draws=0), ELBO(beta=-1.0), ELBO(warmup=-1), ELBO(free_bits=-0.1), IWAE(0)],
+    [
+        ELBO("exact"),
+        ELBO(n_draws=0),
+        ELBO(beta=-1.0),
+        ELBO(warmup=-1),
+        ELBO(free_bits=-0.1),
+        ELBO(input_noise=-0.1),
+        IWAE(0),
+    ],
     ids=repr,
 )
 def test_wrong_hyperparameters_are_refused_in_fit(objective):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from skvae.priors import StandardNormal, log_normal
+from skvae.priors import ROWS_TO_WIDEN, WIDTHS, AggregatedPosterior, StandardNormal, log_normal
 
 
 def values(*shape, seed=0):
@@ -48,3 +51,138 @@ def test_samples_are_standard_normal_and_follow_the_generator(dtype):
     assert not torch.equal(first, other)
     assert float(first.mean(0).abs().max()) < 5 / 50_000**0.5
     torch.testing.assert_close(first.double().T.cov(), torch.eye(3, dtype=torch.float64), atol=0.03, rtol=0)
+
+
+# The aggregated posterior
+
+
+def codes(n_rows=20, n_components=3, seed=0, spread=1.0):
+    """Means anywhere, variances from 0.01 to 1 and uneven weights."""
+    mean = spread * values(n_rows, n_components, seed=seed)
+    rng = torch.Generator().manual_seed(seed)
+    var = 10 ** -(2 * torch.rand(n_rows, n_components, generator=rng, dtype=torch.float64))
+    weight = torch.rand(n_rows, generator=rng, dtype=torch.float64) + 0.1
+    return AggregatedPosterior(mean, var, (weight / weight.sum()).log())
+
+
+def mixture(prior, without=None):
+    """The same density by torch's own classes, on the components that are kept."""
+    kept = [i for i in range(len(prior.mean)) if i != without]
+    components = Independent(Normal(prior.mean[kept], prior.var[kept].sqrt()), 1)
+    return MixtureSameFamily(Categorical(logits=prior.log_weight[kept]), components)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+@pytest.mark.parametrize(("n_rows", "n_components"), [(1, 1), (1, 4), (20, 1), (20, 3), (200, 8)])
+def test_the_aggregated_posterior_is_torchs_mixture(n_rows, n_components, spread):
+    prior = codes(n_rows, n_components, spread=spread)
+    z = 2 * spread * values(50, n_components, seed=1)
+    torch.testing.assert_close(prior.log_prob(z), mixture(prior).log_prob(z), rtol=1e-9, atol=1e-9)
+    terms = mixture(prior).component_distribution.log_prob(z[:, None]) + prior.log_weight
+    torch.testing.assert_close(prior.log_terms(z), terms, rtol=1e-9, atol=1e-9)
+
+
+def test_the_aggregated_posterior_integrates_to_one():
+    prior = codes(30, 2)
+    axis = torch.linspace(-6, 6, 501, dtype=torch.float64)
+    z = torch.cartesian_prod(axis, axis)
+    mass = prior.log_prob(z).exp().reshape(501, 501)
+    assert float(torch.trapezoid(torch.trapezoid(mass, axis), axis)) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_left_out_component_gives_the_mixture_built_without_it():
+    prior = codes()
+    z = values(20, 3, seed=1)
+    left_out = torch.arange(20).flip(0)
+    left_out[::3] = -1
+    found = prior.log_prob(z, left_out)
+    for row, index, value in zip(z, left_out.tolist(), found, strict=True):
+        expected = mixture(prior, None if index < 0 else index).log_prob(row)
+        torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_left_out_component_of_almost_all_weight_leaves_an_exact_mixture():
+    prior = codes(3, 2)._replace(log_weight=torch.tensor([1 - 2e-9, 1e-9, 1e-9], dtype=torch.float64).log())
+    z = prior.mean[:1]
+    expected = mixture(prior, 0).log_prob(z)
+    torch.testing.assert_close(prior.log_prob(z, torch.tensor([0])), expected, rtol=0, atol=1e-6)
+
+
+def test_a_left_out_component_has_no_gradient_and_the_others_have_theirs():
+    prior = codes()
+    z = prior.mean[:5].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(prior.log_prob(z, torch.arange(5)).sum(), z)
+    for i in range(5):
+        row = prior.mean[i].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(mixture(prior, i).log_prob(row), row)
+        torch.testing.assert_close(slope[i], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_own_finds_every_code_and_no_other():
+    prior = codes(500, 4)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    assert prior.own(prior.mean[order]).tolist() == order.tolist()
+    assert prior.own(values(50, 4, seed=1)).tolist() == [-1] * 50
+    assert prior.own(prior.mean + 1e-6).tolist() == [-1] * 500
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 1e4])
+def test_own_sees_through_rounding(spread):
+    prior = codes(500, 4, spread=spread)
+    noise = 1e-12 * spread * values(500, 4, seed=2)
+    assert prior.own(prior.mean + noise).tolist() == list(range(500))
+
+
+def test_own_of_a_repeated_code_is_one_of_its_copies():
+    prior = codes(10, 2)
+    prior = prior._replace(mean=prior.mean[torch.arange(10) // 2])
+    found = prior.own(prior.mean)
+    assert torch.equal(found // 2, torch.arange(10) // 2)
+
+
+@pytest.mark.parametrize("n_components", [2, 3, 5])
+def test_own_tells_codes_on_a_grid_apart(n_components):
+    """On a grid many codes have the same sum, however the entries are weighted by simple numbers."""
+    axis = torch.arange(3, dtype=torch.float64)
+    grid = torch.cartesian_prod(*[axis] * n_components)
+    prior = AggregatedPosterior(grid, torch.ones_like(grid), torch.full((len(grid),), -math.log(len(grid))).double())
+    assert prior.own(grid).tolist() == list(range(len(grid)))
+
+
+def test_own_of_a_code_that_is_no_number_is_none():
+    prior = codes(10, 2)
+    strange = torch.tensor([[math.nan, 0.0], [math.nan, math.nan], [1e300, -1e300]], dtype=torch.float64)
+    assert prior.own(strange).tolist() == [-1] * 3
+
+
+@pytest.mark.parametrize("shrink", [1e-4, 1e-2, 0.2, 1.0, 4.0])
+def test_widened_takes_the_factor_of_the_best_leave_one_out_likelihood(shrink):
+    prior = codes(40, 3)
+    prior = prior._replace(var=shrink * prior.var)
+
+    def others_find_likely(width):
+        wide = prior._replace(var=width * prior.var)
+        return np.mean([float(mixture(wide, i).log_prob(prior.mean[i])) for i in range(40)])
+
+    best = max(WIDTHS, key=others_find_likely)
+    found = prior.widened(0)
+    torch.testing.assert_close(found.var, best * prior.var, rtol=1e-12, atol=0)
+    assert torch.equal(found.mean, prior.mean)
+    assert torch.equal(found.log_weight, prior.log_weight)
+
+
+def test_widened_tries_narrow_and_wide():
+    """The cases above would not tell a constant from a choice if all of them had one answer."""
+    factors = set()
+    for shrink in (1e-4, 1e-2, 0.2, 1.0, 4.0):
+        prior = codes(40, 3)
+        prior = prior._replace(var=shrink * prior.var)
+        factors.add(round(float((prior.widened(0).var / prior.var).mean()), 6))
+    assert len(factors) >= 3
+
+
+def test_widened_asks_some_of_many_codes_and_always_the_same():
+    prior = codes(3 * ROWS_TO_WIDEN, 2)
+    assert torch.equal(prior.widened(0).var, prior.widened(0).var)
+    one = codes(1, 2)
+    assert torch.equal(one.widened(0).var, one.var)

@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skvae import Gaussian, VAETransformer
+from skvae import Gaussian, VAEAnomalyDetector, VAETransformer
 from skvae._state import SavedModelWarning
 
 
@@ -79,6 +79,44 @@ def test_a_fitted_model_comes_back_bit_for_bit(wine, binary, tmp_path, route, pa
     assert back.history_ == vae.history_
 
 
+def make_detector(**parameters):
+    return VAEAnomalyDetector(**{"max_iter": 3, "random_state": 0, "hidden_layer_sizes": (8,), **parameters})
+
+
+@pytest.fixture(scope="module")
+def detector(wine):
+    return make_detector().fit(wine).calibrate(wine[:60], false_alarm_rate=0.1)
+
+
+@route
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"criterion": "log_likelihood", "n_draws": 8}, {"contamination": 0.1, "likelihood": Gaussian()}],
+    ids=["default", "log_likelihood", "contamination"],
+)
+def test_a_fitted_detector_comes_back_bit_for_bit(wine, tmp_path, route, parameters):
+    X = wine.copy()
+    X[::5, 3] = np.nan
+    detector = make_detector(**parameters).fit(X).calibrate(X[:60], false_alarm_rate=0.1)
+    back = ROUTES[route](detector, tmp_path)
+    for method in ("score_samples", "predict", "p_values", "explain", "similar"):
+        np.testing.assert_array_equal(getattr(back, method)(X), getattr(detector, method)(X), err_msg=method)
+    assert back.offset_ == detector.offset_
+    np.testing.assert_array_equal(back.support_, detector.support_)
+    np.testing.assert_array_equal(back.training_scores_, detector.training_scores_)
+    assert back.set_contamination(0.2).offset_ == detector.set_contamination(0.2).offset_
+
+
+@route
+def test_a_detectors_stream_goes_on_after_loading_as_if_never_saved(wine, tmp_path, route):
+    detector = make_detector().partial_fit(wine[:90])
+    back = ROUTES[route](detector, tmp_path)
+    np.testing.assert_array_equal(
+        back.partial_fit(wine[90:]).score_samples(wine), detector.partial_fit(wine[90:]).score_samples(wine)
+    )
+    assert back.offset_ == detector.offset_
+
+
 @route
 def test_an_unfitted_estimator_comes_back_unfitted(wine, tmp_path, route):
     back = ROUTES[route](make(n_draws=7), tmp_path)
@@ -109,6 +147,10 @@ def test_skops_needs_to_trust_our_classes_only(fitted, wine):
     assert untrusted(fitted) == names
     assert untrusted(make_pipeline(StandardScaler(), make()).fit(wine)) == names
     assert untrusted(make().partial_fit(wine)) == names
+    names = ["skvae.ELBO", "skvae.JohnsonSU", "skvae.MLP", "skvae.VAEAnomalyDetector"]
+    assert untrusted(make_detector()) == ["skvae.VAEAnomalyDetector"]
+    assert untrusted(make_detector().fit(wine)) == names
+    assert untrusted(make_detector().partial_fit(wine)) == names
 
 
 def things(value):
@@ -325,6 +367,70 @@ def test_a_damaged_state_is_an_error_and_takes_no_memory(fitted, damage):
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:
         tracemalloc.stop()
+
+
+def codes(**change):
+    return lambda s: s.update(_codes={**s["_codes"], **{k: f(s["_codes"][k]) for k, f in change.items()}})
+
+
+DETECTOR_DAMAGE = {
+    "codes missing": lambda s: s.pop("_codes"),
+    "codes are a list": lambda s: s.update(_codes=[1, 2]),
+    "codes are empty": lambda s: s.update(_codes={}),
+    "codes without weights": lambda s: s["_codes"].pop("log_weight"),
+    "more codes": lambda s: s["_codes"].update(more=np.ones(3)),
+    "no codes": codes(mean=lambda v: v[:0], var=lambda v: v[:0], log_weight=lambda v: v[:0]),
+    "a code less": codes(mean=lambda v: v[1:]),
+    "codes of other latents": codes(mean=lambda v: v[:, 1:], var=lambda v: v[:, 1:]),
+    "codes in one dimension": codes(mean=np.ravel),
+    "NaN code": codes(mean=lambda v: v * np.nan),
+    "infinite variance": codes(var=lambda v: v * np.inf),
+    "negative variance": codes(var=lambda v: -v),
+    "variance of zero": codes(var=np.zeros_like),
+    "NaN weight": codes(log_weight=lambda v: v * np.nan),
+    "codes of strings": codes(mean=lambda v: v.astype(str)),
+    "codes of objects": codes(mean=lambda v: np.full(v.shape, None)),
+    "typical missing": lambda s: s.pop("_typical"),
+    "typical is NaN": lambda s: s.update(_typical=s["_typical"] * np.nan),
+    "typical too short": lambda s: s.update(_typical=s["_typical"][1:]),
+    "typical is a list": lambda s: s.update(_typical=s["_typical"].tolist()),
+    "explanation missing": lambda s: s.pop("_typical_explanation"),
+    "explanation too long": lambda s: s.update(_typical_explanation=np.ones(15)),
+    "offset missing": lambda s: s.pop("offset_"),
+    "offset is a string": lambda s: s.update(offset_="0"),
+    "offset is NaN": lambda s: s.update(offset_=np.nan),
+    "training scores missing": lambda s: s.pop("training_scores_"),
+    "training scores are NaN": lambda s: s.update(training_scores_=s["training_scores_"] * np.nan),
+    "calibration scores in disorder": lambda s: s.update(calibration_scores_=s["calibration_scores_"][::-1]),
+    "calibration scores are strings": lambda s: s.update(calibration_scores_="abc"),
+    "NaN model weight": weights(lambda w: {FIRST: np.full_like(w[FIRST], np.nan)}),
+}
+
+
+@pytest.mark.parametrize("damage", DETECTOR_DAMAGE)
+def test_a_damaged_detector_is_an_error(detector, damage):
+    state = copy.deepcopy(detector.__getstate__())
+    DETECTOR_DAMAGE[damage](state)
+    with pytest.raises(ValueError, match=r"state of this VAEAnomalyDetector is damaged: .* Load the file again"):
+        VAEAnomalyDetector.__new__(VAEAnomalyDetector).__setstate__(state)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "rows are a list": lambda s: s.update(_reservoir=[1]),
+        "rows without keys": lambda s: s["_reservoir"].pop("key"),
+        "rows of another width": lambda s: s["_reservoir"].update(X=s["_reservoir"]["X"][:, 1:]),
+        "a key less": lambda s: s["_reservoir"].update(key=s["_reservoir"]["key"][1:]),
+        "a negative weight": lambda s: s["_reservoir"].update(weight=-s["_reservoir"]["weight"]),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_damaged_stream_is_an_error(wine, damage):
+    state = copy.deepcopy(make_detector().partial_fit(wine).__getstate__())
+    damage[1](state)
+    with pytest.raises(ValueError, match=r"state of this VAEAnomalyDetector is damaged: .* Load the file again"):
+        VAEAnomalyDetector.__new__(VAEAnomalyDetector).__setstate__(state)
 
 
 def test_a_truncated_file_is_an_error(fitted):

@@ -1,0 +1,115 @@
+"""Rows through a fitted model, block by block: memory follows the block and the result, not X."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from sklearn.utils import gen_batches
+from torch import Tensor
+
+from . import _state
+from ._torch import resolve_device, thread_limit, torch_scope
+from .data import Array, Rows, Scale, row_blocks, to_rows
+from .model import VAE
+from .scores import Rule, block_rows, normal_rule
+
+__all__ = ["Fitted", "filled", "refuse_far_rows"]
+
+
+class Fitted:
+    """What every fitted estimator needs to look at rows."""
+
+    device: str
+    n_draws: int
+    n_components_: int
+    scale_: Array
+    _shift: Array
+    _seed: int
+
+    @property
+    def module_(self) -> VAE:
+        """The fitted model as a torch module, in float64 and evaluation mode; its latents are in training order."""
+        if "_weights" not in vars(self):
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet; call fit first.")
+        return _state.module_of(self, self._inference_device())
+
+    def _scale(self) -> Scale:
+        """The map between data units and the fitted model's."""
+        return Scale(self._shift, self.scale_)
+
+    def _inference_device(self) -> torch.device:
+        """Inference is in float64, which Apple's GPUs lack."""
+        device = resolve_device(self.device)
+        return torch.device("cpu") if device.type == "mps" else device
+
+    def _rule(self) -> Rule:
+        """The points all rows share."""
+        return normal_rule(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
+
+    def _by_blocks(
+        self,
+        X: Array,
+        function: Callable[[VAE, Rows], Tensor],
+        n_draws: int = 1,
+        dtype: Any = np.float64,
+        widest: int = 1,
+    ) -> np.ndarray:
+        """`function` of the rows of X, block by block; it holds `widest` numbers a row, a layer's if that is more."""
+        device = self._inference_device()
+        model, scale = _state.module_of(self, device), self._scale()
+
+        def of(part: slice) -> Tensor:
+            return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
+
+        return filled(len(X), block_rows(model, n_draws, widest), of, dtype, device, threads=True)
+
+
+def filled(
+    n_rows: int,
+    size: int,
+    of: Callable[[slice], Tensor | np.ndarray],
+    dtype: Any,
+    device: torch.device,
+    threads: bool,
+) -> np.ndarray:
+    """The rows `of(part)` of every block of `size` rows, in one array.
+
+    Many blocks are shared out among threads of one core each: they never wait for each other, as the threads inside a
+    product do.
+    """
+    blocks = list(gen_batches(n_rows, size))
+
+    def values(part: slice) -> np.ndarray:
+        found = of(part)
+        return found.cpu().numpy() if isinstance(found, Tensor) else found
+
+    with torch_scope(device, grad=False), thread_limit(0 if threads and device.type == "cpu" else None):
+        first = values(blocks[0])
+    result = np.empty((n_rows, *first.shape[1:]), dtype=dtype)
+    result[blocks[0]] = first
+
+    def fill(parts: list[slice], largest_product: int | None) -> None:
+        with torch_scope(device, grad=False), thread_limit(largest_product):
+            for part in parts:
+                result[part] = values(part)
+
+    n_threads = torch.get_num_threads() if threads and device.type == "cpu" else 1
+    if n_threads > 1 and len(blocks) > 2 * n_threads:
+        shares = [blocks[1 + i :: n_threads] for i in range(n_threads)]
+        Parallel(n_jobs=n_threads, require="sharedmem")(delayed(fill)(share, 0) for share in shares)
+    else:
+        fill(blocks[1:], 0 if threads and device.type == "cpu" else None)
+    return result
+
+
+def refuse_far_rows(values: np.ndarray, row_numbers: Sequence[int] | np.ndarray) -> None:
+    for part in row_blocks(values):
+        finite = np.isfinite(values[part])
+        if finite.all():
+            continue
+        row = row_numbers[part][(~finite.reshape(len(finite), -1).all(axis=1)).argmax()]
+        raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")

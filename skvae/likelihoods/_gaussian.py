@@ -1,0 +1,274 @@
+"""Real-valued columns: Gaussian noise a column, shared, or from the decoder."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import replace
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor, nn
+
+from .._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
+from ..data import Array, Moments, Rows, Scale, Table
+from ..priors import LOG_2PI, log_normal
+from ._base import Cells, Density, Likelihood, LinearStart, above, column_sums
+
+__all__ = ["Gaussian", "SharedNoise"]
+
+
+class _LowerBound(torch.autograd.Function):
+    """max(value, bound), whose gradient passes wherever a step against it would not go below the bound.
+
+    A plain clamp has no gradient below the bound, so a parameter that once slipped under it never comes back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(value, bound)
+        return torch.maximum(value, bound)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return above(*ctx.saved_tensors, *grads), None
+
+
+class Gaussian(Likelihood):
+    """p(x|z) = N(mean(z), variance): real-valued columns.
+
+    Parameters
+    ----------
+    noise : {"feature", "shared", "decoder"}, default="feature"
+        - "feature": one learnt variance a column, as in factor analysis. Columns are standardised one by one, so
+          units do not matter.
+        - "shared": one learnt variance for all columns, as in PCA. All columns are divided by one number, so the
+          columns of the largest values matter most: standardise a table of mixed units first.
+        - "decoder": a variance a row and column, emitted by the decoder (Kingma & Welling 2013, appendix C.2).
+    noise_floor : float, default=1e-3
+        The smallest noise variance, as a share of the column's variance ("shared": of the smallest variance among
+        the columns that vary). Without a floor the density of a column that the latents copy grows without bound.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAETransformer, Gaussian
+    >>> X = load_wine().data
+    >>> vae = VAETransformer(2, likelihood=Gaussian(noise="decoder"), random_state=0).fit(X)
+    >>> vae.transform(X).shape
+    (178, 2)
+    """
+
+    __module__ = "skvae"
+
+    _parameter_constraints: ClassVar[dict] = {
+        "noise": [StrOptions({"feature", "shared", "decoder"})],
+        "noise_floor": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(self, noise="feature", *, noise_floor=1e-3):
+        self.noise = noise
+        self.noise_floor = noise_floor
+
+    def scale(self, moments: Moments) -> Scale:
+        std = moments.std
+        if self.noise == "shared":
+            largest = std.max(initial=0.0) or 1.0
+            std = np.full_like(std, largest * np.sqrt(np.mean((std / largest) ** 2)))
+        return Scale(moments.mean, np.where(std > 0, std, 1.0))
+
+    def build(self, n_features: int, scale: Scale) -> Density:
+        kind: Any = {"feature": _FeatureNoise, "shared": SharedNoise, "decoder": _DecoderNoise}[self.noise]
+        return kind(n_features, scale, self.noise_floor)
+
+
+class _GaussianDensity(Density):
+    """What the three noises share. Subclasses say where the log variance comes from."""
+
+    stackable = True
+    log_scale: Tensor
+    log_unit: Tensor  # what -log p holds whatever z is
+    log_floor: Tensor
+
+    def __init__(self, n_features: int, scale: Scale, noise_floor: float, params_per_feature: int = 1):
+        super().__init__(n_features, params_per_feature * n_features)
+        self.noise_floor = noise_floor
+        self.register_buffer("log_scale", torch.tensor(np.log(scale.scale)), persistent=False)
+        self.register_buffer("log_unit", self.log_scale + 0.5 * LOG_2PI, persistent=False)
+        floor = torch.full((n_features,), math.log(noise_floor))
+        self.register_buffer("log_floor", floor)
+
+    @abstractmethod
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (..., N, D) and log variance (broadcastable to it)."""
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        """Logarithm of what a unit of X is in what the encoder sees, for every cell of x."""
+        return -self.log_scale.expand_as(x)
+
+    def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian:
+        """The linear model with this noise."""
+        return factor_analysis(cov, n_components, self.noise_floor)
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        mean, log_var = self.split(outputs)
+        return log_normal((x - mean) * torch.exp(-0.5 * log_var), log_var) - self.log_scale
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.split(outputs)[0]
+
+    def variance(self, outputs: Tensor) -> Tensor | None:
+        mean, log_var = self.split(outputs)
+        return log_var.exp().expand_as(mean)
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        mean, log_var = self.split(outputs)
+        eps = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
+        return mean + torch.exp(0.5 * log_var) * eps
+
+    def start(self, cov: Covariance, n_components: int) -> LinearStart:
+        linear = self.linear_model(cov, n_components)
+        self.set_noise(torch.tensor(np.log(linear.noise)))
+        pad = self.n_params - self.n_features
+        return LinearStart(
+            decoder_weight=np.pad(linear.loadings, ((0, pad), (0, 0))),
+            decoder_bias=np.append(np.zeros(self.n_features), np.log(linear.noise)[:pad]),
+            encoder_weight=linear.encoder,
+            posterior_var=1.0 / linear.precision,
+        )
+
+    def set_noise(self, log_noise: Tensor) -> None:
+        """Start the noise at `log_noise` (D,)."""
+        return
+
+    def baseline(self, rows: Rows, cov: Covariance, n_components: int) -> float:
+        total = self.baseline_samples(rows, cov, n_components)
+        return float(np.average(total, weights=None if rows.weight is None else rows.weight.cpu().numpy()))
+
+    def baseline_samples(self, rows: Rows, cov: Covariance, n_components: int) -> Array:
+        linear = self.linear_model(cov, n_components)
+        x = rows.x.double()
+        present = torch.ones_like(x) if rows.mask is None else rows.mask.double()
+        seen, log_slope = ((present * values).cpu().numpy() for values in (self.encode_input(x), self.log_slope(x)))
+        return linear.score_samples(seen, present.cpu().numpy()) + log_slope.sum(axis=1)
+
+
+class _LearntNoise(_GaussianDensity):
+    """A noise that is a parameter of its own: `log_noise` holds one number a column, or one for all."""
+
+    def __init__(self, n_features: int, scale: Scale, noise_floor: float, n_noises: int):
+        super().__init__(n_features, scale, noise_floor)
+        self.log_noise = nn.Parameter(torch.zeros(n_noises, dtype=torch.float32))
+
+    def bound(self) -> Tensor:
+        """The lower bound of `log_noise`."""
+        return self.log_floor
+
+    def decoded(self, outputs: Tensor) -> Tensor:
+        """The mean that the decoder's numbers stand for."""
+        return outputs
+
+    def decoded_gradient(self, grad: Tensor) -> Tensor:
+        """The outputs' gradient, from the mean's."""
+        return grad
+
+    def noise_gradient(self, grad: Tensor) -> Tensor:
+        """The gradient of `log_noise`, from that of every column's log variance."""
+        return grad
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decoded(outputs), _LowerBound.apply(self.log_noise, self.bound())
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        log_noise, bound = self.log_noise, self.bound()
+        log_var = torch.maximum(log_noise, bound)
+        residual = self.decoded(outputs).sub_(x)
+        slope = torch.exp(-log_var) * cells.mass * residual
+        squares = residual.mul_(slope).sum(-2, keepdim=True)
+        log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
+        nll = torch.add(cells.total * log_norm, squares, alpha=0.5).sum((-2, -1))
+        grad = 0.5 * (cells.total - squares)
+        assert log_noise.grad is not None
+        log_noise.grad.copy_(above(log_noise, bound, self.noise_gradient(grad).view_as(log_noise)))
+        return nll, self.decoded_gradient(slope)
+
+    def set_noise(self, log_noise: Tensor) -> None:
+        self.log_noise.data.copy_(log_noise[: len(self.log_noise)])
+
+
+class _FeatureNoise(_LearntNoise):
+    """One learnt variance a column."""
+
+    def __init__(self, n_features: int, scale: Scale, noise_floor: float):
+        super().__init__(n_features, scale, noise_floor, n_features)
+
+
+class SharedNoise(_LearntNoise):
+    """One learnt variance for all columns. Its floor follows the smallest column and so stays below PCA's noise.
+
+    The decoder speaks in units of the starting noise's standard deviation: on a raw table that is a thousandth of the
+    largest column, and steps measured in the column would throw the start away.
+    """
+
+    shared_noise = True
+    unit: Tensor
+
+    def __init__(self, n_features: int, scale: Scale, noise_floor: float):
+        super().__init__(n_features, scale, noise_floor, 1)
+        self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
+
+    def fit(self, rows: Rows | Table) -> None:
+        squares, mass = column_sums(rows, lambda x: x.square())
+        self.bound_noise(squares / mass)
+
+    def bound_noise(self, var: Tensor) -> None:
+        """Set the noise's floor from the columns' variances."""
+        smallest = var[var > 0].min() if bool((var > 0).any()) else var.new_ones(())
+        self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
+
+    def bound(self) -> Tensor:
+        return self.log_floor[..., :1]
+
+    def noise_gradient(self, grad: Tensor) -> Tensor:
+        return grad.sum(-1, keepdim=True)
+
+    def decoded(self, outputs: Tensor) -> Tensor:
+        return self.unit * outputs
+
+    def decoded_gradient(self, grad: Tensor) -> Tensor:
+        return self.unit * grad
+
+    def start(self, cov: Covariance, n_components: int) -> LinearStart:
+        start = super().start(cov, n_components)
+        return replace(start, decoder_weight=start.decoder_weight / float(self.unit))
+
+    def set_noise(self, log_noise: Tensor) -> None:
+        super().set_noise(log_noise)
+        self.unit.copy_(torch.exp(0.5 * log_noise[:1]))
+
+    def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian:
+        return probabilistic_pca(cov, n_components, float(self.log_floor[0].exp()))
+
+
+class _DecoderNoise(_GaussianDensity):
+    """A variance a row and column, from the second half of the decoder's outputs."""
+
+    def __init__(self, n_features: int, scale: Scale, noise_floor: float):
+        super().__init__(n_features, scale, noise_floor, params_per_feature=2)
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = outputs.chunk(2, dim=-1)
+        return mean, _LowerBound.apply(log_var, self.log_floor)
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        mean, raw = outputs.chunk(2, dim=-1)
+        log_var = torch.maximum(raw, self.log_floor)
+        residual = mean - x
+        slope = torch.exp(-log_var) * cells.mass * residual
+        squares = residual.mul_(slope)
+        log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
+        nll = torch.add(cells.mass * log_norm, squares, alpha=0.5).sum((-2, -1))
+        return nll, torch.cat([slope, above(raw, self.log_floor, 0.5 * (cells.mass - squares))], dim=-1)

@@ -1,0 +1,449 @@
+"""AnomalyDisplay: what is drawn is what the detector says."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.datasets import load_wine
+from sklearn.exceptions import NotFittedError
+
+from skvae import VAEAnomalyDetector
+from skvae.plotting import ANOMALOUS, NORMAL, AnomalyDisplay, _number, _ScoreAxis
+
+mpl = pytest.importorskip("matplotlib")
+plt = pytest.importorskip("matplotlib.pyplot")
+plt.switch_backend("Agg")
+
+KINDS = ["scores", "explanation", "image"]
+MINUS = "\N{MINUS SIGN}"
+
+
+class Known(BaseEstimator):
+    """A detector with the public methods that a display may use, and known numbers."""
+
+    feature_names_in_ = np.array(["a", "b", "c", "d"])
+
+    def __init__(self, scores, training_scores=tuple(range(100)), offset=0.0, missing=False):
+        self.scores, self.training_scores_, self.offset_ = np.array(scores, float), np.array(training_scores), offset
+        self.rows = np.array([[1234.5, -2.0, 0.0, 12345.0]] * len(self.scores)) + np.arange(len(self.scores))[:, None]
+        if missing:
+            self.rows[:, 1] = np.nan
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def fit(self, X):
+        return self
+
+    def score_samples(self, X):
+        return self.scores[self._places(X)]
+
+    def similar(self, X):
+        return self.rows[self._places(X)] * 0 + np.array([1234.0, -1.0, 0.5, 1.0])
+
+    def explain(self, X):
+        return np.where(np.isfinite(self.score_samples(X))[:, None], [-3.0, 0.25, -40.0, 1.0, 2.0], -np.inf)
+
+    def _places(self, X):
+        return np.asarray(X)[:, 2].astype(int)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return load_wine(as_frame=True, return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def detector(table):
+    X, y = table
+    return VAEAnomalyDetector(max_iter=5, random_state=0).fit(X[y == 0])
+
+
+@pytest.fixture(scope="module")
+def on_images(digits):
+    return VAEAnomalyDetector(8, max_iter=5, random_state=0).fit(digits)
+
+
+def draw(detector, X, kind, **kwargs):
+    display = AnomalyDisplay.from_estimator(detector, X, kind=kind, **kwargs)
+    display.figure_.draw_without_rendering()  # labels, ticks and layout are computed here
+    return display
+
+
+def heights(bars):
+    return np.array([bar.get_height() for bar in bars])
+
+
+# The contract of all kinds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_where_it_is_told(kind, on_images, digits):
+    figure, axes = plt.subplots(1, 2, layout="constrained")
+    display = draw(on_images, digits[:20], kind, ax=axes[1])
+    assert display.figure_ is figure
+    assert all(
+        ax.get_subplotspec().get_topmost_subplotspec() == axes[1].get_subplotspec() for ax in np.ravel(display.ax_)
+    )
+    assert not axes[0].has_data()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plot_draws_again_in_a_new_figure(kind, on_images, digits):
+    display = draw(on_images, digits[:20], kind)
+    first = display.figure_
+    assert display.plot() is display
+    assert display.figure_ is not first
+    assert sorted(display.artists_) == sorted(AnomalyDisplay(display.picture).plot().artists_)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "container", [np.asarray, np.ndarray.tolist, pd.DataFrame, pl.DataFrame, torch.tensor], ids=lambda f: f.__qualname__
+)
+def test_containers(kind, container, on_images, digits):
+    expected = AnomalyDisplay.from_estimator(on_images, digits[:20], kind=kind, row=3).picture
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "X has feature names")
+        found = AnomalyDisplay.from_estimator(on_images, container(digits[:20]), kind=kind, row=3).picture
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)
+
+
+def test_unfitted():
+    with pytest.raises(NotFittedError, match="VAEAnomalyDetector instance is not fitted yet"):
+        AnomalyDisplay.from_estimator(VAEAnomalyDetector(), [[1.0]])
+
+
+def test_unknown_kind(detector, table):
+    with pytest.raises(ValueError, match=r"kind='bars' must be one of 'scores', 'explanation', 'image'\."):
+        AnomalyDisplay.from_estimator(detector, table[0], kind="bars")
+
+
+@pytest.mark.parametrize("row", [-1, 178, 1.0, True, "a"])
+def test_row_that_is_none(row, detector, table):
+    with pytest.raises(ValueError, match=rf"row={row!r} must be an integer from 0 to 177, the place of a row in X\."):
+        AnomalyDisplay.from_estimator(detector, table[0], kind="explanation", row=row)
+
+
+def test_without_matplotlib(monkeypatch, detector, table):
+    display = AnomalyDisplay.from_estimator(detector, table[0])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"AnomalyDisplay\.from_estimator requires matplotlib\. You can install"):
+        AnomalyDisplay.from_estimator(detector, table[0])
+    with pytest.raises(ImportError, match=r"AnomalyDisplay\.plot requires matplotlib\. You can install"):
+        display.plot()
+
+
+def test_import_does_not_need_matplotlib():
+    code = "import sys; sys.modules['matplotlib'] = None; import skvae.plotting"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Scores
+
+
+def test_bars_are_shares_on_the_right_side_of_the_threshold(detector, table):
+    X, y = table
+    display = draw(detector, X, "scores")
+    scores, below = detector.score_samples(X), detector.predict(X) == -1
+    bars = display.artists_["anomalies"], display.artists_["normal"]
+    np.testing.assert_allclose([heights(part).sum() for part in bars], [below.mean(), 1 - below.mean()])
+    assert max(bar.get_x() + bar.get_width() for bar in bars[0]) <= detector.offset_
+    assert min(bar.get_x() for bar in bars[1]) == detector.offset_
+    np.testing.assert_allclose(display.artists_["training"].get_data().values.sum(), 1)
+    assert display.artists_["threshold"].get_xdata() == [detector.offset_, detector.offset_]
+    np.testing.assert_array_equal(display.artists_["marks"].get_xdata(), scores[below])
+    low, high = display.ax_.get_xlim()
+    assert low < scores.min()
+    assert scores.max() < high
+    legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert f"anomalies ({below.sum()})" in legend
+    assert f"normal ({(~below).sum()})" in legend
+    assert f"training rows ({(y == 0).sum()})" in legend
+    assert "off" not in display.artists_
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, -1e250, np.finfo(float).min])
+def test_scores_off_the_scale_are_counted(lowest):
+    known = Known([-np.inf, lowest, -1.0, 50.0], [*range(99), lowest])
+    display = draw(known, known.rows, "scores")
+    assert display.artists_["off"].get_text() == "\N{LEFTWARDS ARROW} off the scale: 2"
+    assert heights(display.artists_["anomalies"]).sum() == 0.25
+    assert "anomalies (3)" in [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    np.testing.assert_allclose(display.artists_["training"].get_data().values.sum(), 0.99)
+
+
+@pytest.mark.parametrize("scores", [[-np.inf], [5.0], [-5.0], [0.0]])
+@pytest.mark.parametrize("training_scores", [[5.0] * 3, [0.0] * 3, [-1.0, 0.0, 1.0]])
+def test_few_and_equal_scores(scores, training_scores):
+    known = Known(scores, training_scores)
+    display = draw(known, known.rows, "scores")
+    assert heights(display.artists_["normal"]).sum() == (scores[0] >= 0)
+    assert heights(display.artists_["anomalies"]).sum() == (-np.inf < scores[0] < 0)
+
+
+@pytest.mark.parametrize("lowest", [-1e3, -1e6, -1e10])
+def test_a_far_score_does_not_squeeze_the_others(lowest):
+    known = Known([lowest, -100.0, -10.0, 20.0, 80.0])
+    display = draw(known, known.rows, "scores")
+    assert display.ax_.get_xlabel() == "score (logarithmic below the threshold)"
+    place = display.ax_.transData.transform(np.column_stack([[lowest, 0.0, 50.0, 99.0], np.zeros(4)]))[:, 0]
+    width = place[3] - place[0]
+    assert (np.diff(place) > 0.005 * width).all()
+    ticks = display.ax_.get_xticks()
+    assert 3 <= len(ticks) <= 7
+    gaps = np.diff(display.ax_.transData.transform(np.column_stack([ticks, np.zeros(len(ticks))]))[:, 0])
+    assert gaps.min() > 0.1 * width
+
+
+def test_axis_is_linear_where_scores_are_near(detector):
+    known = Known([-100.0, 20.0])
+    display = draw(known, known.rows, "scores")
+    assert display.ax_.get_xscale() == "linear"
+    assert display.ax_.get_xlabel() == "score"
+
+
+@pytest.mark.parametrize("spread", [np.inf, 3.0])
+def test_bent_axis_has_an_inverse(spread):
+    axis = _ScoreAxis(-20.0, spread)
+    scores = np.array([-1e9, -500.0, -20.0, -19.0, 40.0])
+    np.testing.assert_allclose(axis.unbend(axis.bend(scores)), scores, rtol=1e-6)
+    assert (np.diff(axis.bend(scores)) > 0).all()
+    np.testing.assert_array_equal(axis.bend(np.array([-20.0, -19.0])), [0, 1])
+
+
+def test_style_of_the_histogram(detector, table):
+    display = draw(detector, table[0], "scores", alpha=0.1)
+    assert {bar.get_alpha() for name in ("normal", "anomalies") for bar in display.artists_[name]} == {0.1}
+
+
+# Explanations
+
+
+def test_bars_are_contributions(detector, table):
+    X, _ = table
+    display = draw(detector, X, "explanation", row=100, n_features=4)
+    contributions = detector.explain(X.iloc[[100]])[0]
+    order = np.argsort(-np.abs(contributions[:-1]))
+    parts = [*contributions[order[:4]], contributions[order[4:]].sum(), contributions[-1]]
+    bars = display.artists_["bars"]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], parts)
+    assert [mpl.colors.to_hex(bar.get_facecolor()) for bar in bars] == [NORMAL if p >= 0 else ANOMALOUS for p in parts]
+    names = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    assert names == [*X.columns[order[:4]], "9 other columns", "latent"]
+    difference = (X.iloc[[100]] - detector.similar(X.iloc[[100]])).to_numpy()[0]
+    beside = [tick.get_text() for tick in display.artists_["values"].get_yticklabels()]
+    expected = [f"{_number(X.iloc[100, i])} ({_number(difference[i], 3, '+')})" for i in order[:4]]
+    assert beside == [*expected, "", ""]
+
+
+def test_explanation_adds_up(detector, table):
+    display = draw(detector, table[0], "explanation", row=5, n_features=3)
+    total = sum(bar.get_width() for bar in display.artists_["bars"])
+    picture = display.picture
+    np.testing.assert_allclose(total, picture.score - picture.typical)
+    np.testing.assert_allclose(picture.typical, detector.training_scores_.mean())
+    numbers = [picture.score, picture.typical, picture.offset]
+    assert display.ax_.get_title() == "Row 5: score {}, typical {}, threshold {}".format(*map(_number, numbers))
+
+
+@pytest.mark.parametrize("kind", ["explanation", "image"])
+def test_row_of_the_lowest_score(kind, on_images, digits):
+    X = digits[:50]
+    display = draw(on_images, X, kind)
+    assert display.picture.row == on_images.score_samples(X).argmin()
+    np.testing.assert_array_equal(display.picture.values.ravel(), X[display.picture.row])
+
+
+@pytest.mark.parametrize(
+    ("n_features", "more"), [(2, ["2 other columns"]), (3, ["1 other column"]), (4, []), (np.int64(9), [])]
+)
+def test_number_of_bars(n_features, more):
+    known = Known([-10.0])
+    display = draw(known, known.rows, "explanation", n_features=n_features)
+    names = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    assert names == [*"cadb"[:n_features], *more, "latent"]
+
+
+def test_values_are_written_for_reading():
+    known = Known([-10.0], missing=True)
+    display = draw(known, known.rows, "explanation")
+    beside = [tick.get_text() for tick in display.artists_["values"].get_yticklabels()]
+    assert beside == [f"0 ({MINUS}0.5)", "1234 (+0.5)", "12,345 (+12,344)", "missing", ""]
+    numbers = [text.get_text() for text in display.artists_["numbers"]]
+    assert numbers == [f"{MINUS}40", f"{MINUS}3", "+1", "+0.25", "+2"]
+
+
+def test_names(detector, table):
+    X, y = table
+    plain = VAEAnomalyDetector(2, max_iter=1, random_state=0).fit(X[y == 0].to_numpy())
+    picture = AnomalyDisplay.from_estimator(plain, X.to_numpy(), kind="explanation").picture
+    assert picture.names == [f"x{i}" for i in range(13)]
+    names = load_wine().feature_names
+    picture = AnomalyDisplay.from_estimator(plain, X.to_numpy(), kind="explanation", feature_names=names).picture
+    assert picture.names == names
+    with pytest.raises(ValueError, match=r"feature_names has 2 names; X has 13 columns\."):
+        AnomalyDisplay.from_estimator(plain, X.to_numpy(), kind="explanation", feature_names=["a", "b"])
+
+
+def test_long_names_are_cut():
+    known = Known([-10.0])
+    names = ["x" * 100, "y", "z", "z"]
+    display = draw(known, known.rows, "explanation", feature_names=names)
+    shown = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    assert shown[1] == "x" * 31 + "\N{HORIZONTAL ELLIPSIS}"
+    assert display.picture.names == names
+
+
+def test_output_containers_make_no_difference(detector, table):
+    expected = AnomalyDisplay.from_estimator(detector, table[0], kind="explanation", row=1).picture
+    try:
+        detector.set_output(transform="pandas")
+        found = AnomalyDisplay.from_estimator(detector, table[0], kind="explanation", row=1).picture
+    finally:
+        detector.set_output(transform="default")
+    np.testing.assert_array_equal(found.contributions, expected.contributions)
+    np.testing.assert_array_equal(found.similar, expected.similar)
+
+
+@pytest.mark.parametrize("n_features", [0, -1, 2.0, True, "all"])
+def test_number_of_bars_that_is_none(n_features, detector, table):
+    with pytest.raises(ValueError, match=rf"n_features={n_features!r} must be an integer above 0\."):
+        AnomalyDisplay.from_estimator(detector, table[0], kind="explanation", n_features=n_features)
+
+
+@pytest.mark.parametrize("kind", ["explanation", "image"])
+def test_row_too_far_out(kind):
+    known = Known([5.0, -np.inf])
+    with pytest.raises(ValueError, match=r"Row 1 is too far out to be explained: its score is -inf\. Look at"):
+        AnomalyDisplay.from_estimator(known, known.rows, kind=kind)
+
+
+def test_texts_lie_inside_the_figure_and_do_not_overlap(detector, table):
+    display = draw(detector, table[0], "explanation")
+    renderer = display.figure_.canvas.get_renderer()
+    frame = display.figure_.bbox.padded(1)
+    labels = [*display.ax_.get_yticklabels(), *display.artists_["values"].get_yticklabels()]
+    boxes = [text.get_window_extent(renderer) for text in labels if text.get_text()]
+    boxes += [text.get_window_extent(renderer) for text in display.artists_["numbers"]]
+    for i, box in enumerate(boxes):
+        assert frame.contains(*box.min), labels[i]
+        assert frame.contains(*box.max), labels[i]
+        assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+# Images
+
+
+def test_panels(on_images, digits):
+    X = digits[:20]
+    display = draw(on_images, X, "image", row=4)
+    assert display.ax_.shape == (3,)
+    contributions = on_images.explain(X[4:5])[0, :-1].reshape(8, 8)
+    similar = on_images.similar(X[4:5]).reshape(8, 8)
+    image = X[4].reshape(8, 8)
+    artists = display.artists_
+    np.testing.assert_allclose(artists["image"].get_array(), image / image.max())
+    np.testing.assert_allclose(artists["similar"].get_array(), (similar / image.max()).clip(0, 1))
+    np.testing.assert_allclose(artists["contributions"].get_array(), contributions)
+    low, high = artists["contributions"].get_clim()
+    assert low == -high
+    assert high == np.percentile(np.abs(contributions), 99)
+    assert artists["colorbar"].extend == "both"
+    assert (
+        display.ax_[0].get_xlabel() == f"score {_number(display.picture.score)}, threshold {_number(on_images.offset_)}"
+    )
+
+
+def test_style_of_the_heat_map(on_images, digits):
+    artists = draw(on_images, digits[:20], "image", cmap="coolwarm", vmin=-5, vmax=5).artists_
+    assert artists["contributions"].get_clim() == (-5, 5)
+    assert artists["contributions"].get_cmap().name == "coolwarm"
+
+
+@pytest.mark.parametrize(("shape", "panel"), [(None, (2, 2)), ((1, 4), (1, 4)), ([4, 1], (4, 1)), ((1, 1, 4), (1, 1))])
+def test_image_shape(shape, panel):
+    known = Known([-10.0])
+    picture = AnomalyDisplay.from_estimator(known, known.rows, kind="image", image_shape=shape).picture
+    assert picture.contributions.shape == panel
+    np.testing.assert_allclose(picture.contributions.sum(), -41.75)
+    np.testing.assert_array_equal(picture.values.ravel(), known.rows[0])
+
+
+def test_colour_images():
+    picture = AnomalyDisplay.from_estimator(Image := Colours(), Image.rows, kind="image", image_shape=(2, 1, 3)).picture
+    np.testing.assert_array_equal(picture.contributions, [[6.0], [15.0]])
+    AnomalyDisplay(picture).plot()
+
+
+class Colours(Known):
+    def __init__(self):
+        super().__init__([1.0])
+        self.rows = np.arange(6.0)[None] * [[1, 1, 0, 1, 1, 1]]
+
+    def similar(self, X):
+        return self.rows
+
+    def explain(self, X):
+        return np.arange(1.0, 8.0)[None]
+
+
+@pytest.mark.parametrize("row", [np.zeros(4), [0, np.nan, 0, 0], np.full(4, np.nan)])
+def test_blank_and_missing_pixels(row):
+    known = Known([-10.0])
+    known._places = lambda X: np.zeros(len(X), int)
+    image = draw(known, np.array([row]), "image").artists_["image"].get_array()
+    np.testing.assert_array_equal(np.ma.getmaskarray(image), np.isnan(row).reshape(2, 2))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (4,), (2, 2, 1, 1)])
+def test_image_shape_that_does_not_fit(shape):
+    known = Known([-10.0])
+    with pytest.raises(
+        ValueError, match=r"must be \(height, width\) or \(height, width, channels\) with a product of 4"
+    ):
+        AnomalyDisplay.from_estimator(known, known.rows, kind="image", image_shape=shape)
+
+
+def test_columns_that_are_no_square(detector, table):
+    with pytest.raises(ValueError, match=r"13 columns are no square image; give image_shape=\(height, width\)\."):
+        AnomalyDisplay.from_estimator(detector, table[0], kind="image")
+
+
+def test_three_axes(on_images, digits):
+    _, axes = plt.subplots(1, 3)
+    display = AnomalyDisplay.from_estimator(on_images, digits[:5], kind="image", ax=axes)
+    assert list(display.ax_) == list(axes)
+    with pytest.raises(ValueError, match=r"kind='image' draws in three axes; ax holds 2\."):
+        AnomalyDisplay.from_estimator(on_images, digits[:5], kind="image", ax=axes[:2])
+    with pytest.raises(ValueError, match=r"kind='image' needs an ax made by plt\.subplots, or three axes\."):
+        AnomalyDisplay.from_estimator(on_images, digits[:5], kind="image", ax=plt.figure().add_axes([0, 0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "sign", "text"),
+    [
+        (0.0, 4, "", "0"),
+        (-0.012345, 3, "+", f"{MINUS}0.0123"),
+        (1480.0, 4, "", "1480"),
+        (1204.4, 3, "+", "+1204"),
+        (12345.6, 4, "", "12,346"),
+        (1e30, 4, "", "1e+30"),
+        (-np.inf, 4, "", f"{MINUS}inf"),
+    ],
+)
+def test_numbers(value, digits, sign, text):
+    assert _number(value, digits, sign) == text
