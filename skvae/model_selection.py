@@ -59,11 +59,12 @@ class VAETransformerCV(VAETransformer):
         error of it.
     n_jobs : int, default=None
         Processes for models that cannot be stacked.
-    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "johnson_su"} or Likelihood, default="gaussian"
         What a row looks like given its latents. "gaussian" learns one noise variance a column;
-        see :class:`Gaussian` for one shared variance or one a row, :class:`Bernoulli` for data in [0, 1].
-    objective : {"elbo", "iwae"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`.
+        see :class:`Gaussian` for one shared variance or one a row, :class:`Bernoulli` for data in [0, 1],
+        :class:`JohnsonSU` for heavy tails.
+    objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"

@@ -48,11 +48,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_components : int or "auto", default="auto"
         Number of latents. "auto": as many as the principal components that hold 90 % of the variance of the scaled
         columns, at most 32.
-    likelihood : {"gaussian", "bernoulli"} or Likelihood, default="gaussian"
+    likelihood : {"gaussian", "bernoulli", "johnson_su"} or Likelihood, default="gaussian"
         What a row looks like given its latents. "gaussian" learns one noise variance a column;
-        see :class:`Gaussian` for one shared variance or one a row, :class:`Bernoulli` for data in [0, 1].
-    objective : {"elbo", "iwae"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`.
+        see :class:`Gaussian` for one shared variance or one a row, :class:`Bernoulli` for data in [0, 1],
+        :class:`JohnsonSU` for heavy tails.
+    objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
