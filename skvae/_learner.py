@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import _state
 from ._base import BaseVAE
 from ._door import Checked, empty_columns
 from ._linear import Covariance
 from ._torch import single_blas, thread_limit, torch_scope
+from .criteria import CRITERIA
 from .data import Array, Moments, column_moments, row_blocks, to_rows
 from .priors import AggregatedPosterior
 from .scores import posterior
@@ -31,6 +33,15 @@ ROBUST_SUPPORT, CONCENTRATIONS = 0.5, 3
 
 class Learner(BaseVAE):
     """The part of a detector that looks at training rows; subclasses score rows."""
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        # In the middle of a fit, when callbacks see a copy, there is a model and none of these.
+        learnt = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
+        if learnt & set(vars(self)) and (fault := _fault(dict(vars(self)))):
+            raise ValueError(
+                f"The saved state of this {type(self).__name__} is damaged: {fault}. Load the file again or refit."
+            )
 
     def _auto_components(self, cov: Covariance) -> int:
         return min(cov.n_columns, AUTO_MOST)
@@ -132,6 +143,55 @@ class Learner(BaseVAE):
             log_weight = torch.tensor(np.log(weight / weight.sum()))
             codes = AggregatedPosterior(mean, std.square(), log_weight).widened(self._seed)
         return {name: values.numpy() for name, values in codes._asdict().items()}
+
+
+def _fault(state: dict[str, Any]) -> str | None:
+    """What is wrong with what a detector has learnt beside its model, in words; None if nothing is."""
+    if not callable(state.get("_criterion")) and state.get("_criterion") not in list(CRITERIA):
+        return f"_criterion is {state.get('_criterion')!r}"
+    n_features, n_components = state["n_features_in_"], state["n_components_"]
+    for name in ("_typical", "_typical_explanation"):
+        value: Any = state.get(name)
+        if not _state.is_finite_array(value) or value.shape != (n_features + 1,):
+            return f"{name} is not {n_features + 1} finite numbers"
+    offset = state.get("offset_")
+    if not isinstance(offset, (float, np.floating)) or not np.isfinite(offset):
+        return f"offset_ is {offset!r}"
+    for name in ("training_scores_", "calibration_scores_"):
+        value = state.get(name, None if name == "training_scores_" else np.zeros(0))
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim != 1 or np.isnan(value).any():
+            return f"{name} is not an array of scores"
+        if name == "calibration_scores_" and (value[1:] < value[:-1]).any():
+            return f"{name} is not sorted"
+    return _fault_of_codes(state.get("_codes"), n_components) or _fault_of_rows(state.get("_reservoir"), n_features)
+
+
+def _fault_of_codes(codes: Any, n_components: int) -> str | None:
+    fields = AggregatedPosterior._fields
+    if not isinstance(codes, dict) or codes.keys() != set(fields):
+        return f"_codes are not {sorted(fields)}"
+    if not all(_state.is_finite_array(values) for values in codes.values()):
+        return "_codes hold something that is not a finite number"
+    mean, var, log_weight = (codes[name] for name in fields)
+    n_codes = log_weight.size
+    if not n_codes or log_weight.ndim != 1 or not mean.shape == var.shape == (n_codes, n_components):
+        return f"_codes have the shapes {mean.shape}, {var.shape} and {log_weight.shape}"
+    return None if (var > 0).all() else "a code's variance is not positive"
+
+
+def _fault_of_rows(rows: Any, n_features: int) -> str | None:
+    if rows is None:
+        return None
+    if not isinstance(rows, dict) or rows.keys() != {"X", "weight", "key"}:
+        return "_reservoir is not rows, weights and keys"
+    if not all(isinstance(values, np.ndarray) and values.dtype.kind in "fu" for values in rows.values()):
+        return "_reservoir holds something that is not a number"
+    n_rows = rows["key"].size
+    if rows["X"].shape != (n_rows, n_features) or not rows["weight"].shape == rows["key"].shape == (n_rows,):
+        return f"_reservoir has the shapes {[values.shape for values in rows.values()]}"
+    return (
+        None if np.isfinite(rows["weight"]).all() and (rows["weight"] > 0).all() else "a row's weight is not positive"
+    )
 
 
 def _at(rows: np.ndarray, X: Array, target: Array | None, weight: Array | None) -> Checked:

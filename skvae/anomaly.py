@@ -13,7 +13,6 @@ from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from . import _state
 from ._base import BaseVAE
 from ._learner import Learner, percentile, total
 from .criteria import (
@@ -143,7 +142,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     >>> from skvae import VAEAnomalyDetector
     >>> X, y = load_wine(return_X_y=True)
     >>> detector = VAEAnomalyDetector(random_state=0).fit(X[y == 0])
-    >>> (detector.predict(X[y == 2]) == -1).mean() > 0.9
+    >>> bool((detector.predict(X[y == 2]) == -1).mean() > 0.9)
     True
     """
 
@@ -434,8 +433,9 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
             found = contributions(criterion, model, rows, view, typical)
             return found.sum(dim=1) if summed else found
 
-        n_draws = self.n_draws if callable(self._criterion) or self._criterion in DRAWN else 1
-        return self._by_blocks(X, of, n_draws, widest=self._widest(view, share_out))
+        drawn = self._criterion in DRAWN  # they do not look at the codes
+        widest = 1 if drawn and not share_out else self._widest(view, share_out)
+        return self._by_blocks(X, of, self.n_draws if drawn else 1, widest=widest)
 
     def _widest(self, view: View, shared: bool) -> int:
         """Numbers that a criterion, or `nearest`, holds a row."""
@@ -450,36 +450,6 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         completions = quasi_normal(COMPLETIONS, self.n_components_, self._seed).to(device)
         return View(self._rule(), codes, completions, torch.tensor(self.scale_, device=device))
 
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        if self.__sklearn_is_fitted__() and "_codes" in vars(self) and (fault := _fault(self)):
-            raise ValueError(
-                f"The saved state of this {type(self).__name__} is damaged: {fault}. Load the file again or refit."
-            )
-
 
 def _is_within(value: Any, interval: Interval) -> bool:
     return not isinstance(value, (bool, np.bool_)) and interval.is_satisfied_by(value)
-
-
-def _fault(detector: VAEAnomalyDetector) -> str | None:
-    """What is wrong with what a detector has learnt beside its model, in words; None if nothing is."""
-    criterion = vars(detector).get("_criterion")
-    if not callable(criterion) and criterion not in CRITERIA:
-        return f"_criterion is {criterion!r}"
-    codes, fields = detector._codes, AggregatedPosterior._fields
-    if not isinstance(codes, dict) or codes.keys() != set(fields):
-        return f"_codes are not {sorted(fields)}"
-    mean, var, log_weight = (np.asarray(codes[name]) for name in fields)
-    if not all(map(_state.is_finite_array, (mean, var, log_weight))):
-        return "_codes hold something that is not a finite number"
-    n_codes = len(log_weight) if log_weight.ndim == 1 else 0
-    if not n_codes or not mean.shape == var.shape == (n_codes, detector.n_components_):
-        return f"_codes have the shapes {mean.shape}, {var.shape} and {log_weight.shape}"
-    if not (var > 0).all():
-        return "a code's variance is not positive"
-    for name in ("_typical", "_typical_explanation"):
-        value: Any = vars(detector).get(name)
-        if not _state.is_finite_array(value) or value.shape != (detector.n_features_in_ + 1,):
-            return f"{name} is not {detector.n_features_in_ + 1} finite numbers"
-    return None

@@ -322,7 +322,7 @@ def test_scores_are_the_same_at_every_call_in_any_batch_and_order(criterion, new
 
 @every_criterion
 def test_scores_do_not_depend_on_the_size_of_the_blocks(criterion, new_rows, monkeypatch):
-    detector, X = fitted(criterion), np.vstack([new_rows, with_gaps(new_rows, 0.2)])
+    detector, X = fitted(criterion), np.vstack([new_rows[:40], with_gaps(new_rows[:20], 0.2)])
     whole = [detector.score_samples(X), detector.explain(X), detector.similar(X)]
     monkeypatch.setattr("skvae.scores.BLOCK_NUMBERS", 150 * (64 * 7 if criterion in DRAWN else 7))
     for one, other in zip(whole, [detector.score_samples(X), detector.explain(X), detector.similar(X)], strict=True):
@@ -463,9 +463,9 @@ def test_training_with_gaps_works(share, new_rows):
 @pytest.mark.parametrize("gaps", [0.0, 0.3])
 def test_explanations_sum_to_the_score_less_the_mean_training_score(criterion, gaps, new_rows):
     detector = fitted(criterion)
-    X = with_gaps(np.vstack([new_rows, correlated(150)]), gaps)
+    X = with_gaps(np.vstack([new_rows[:60], correlated(150)[:40]]), gaps)
     found = detector.explain(X)
-    assert found.shape == (270, 9)
+    assert found.shape == (100, 9)
     expected = detector.score_samples(X) - detector.training_scores_.mean()
     np.testing.assert_allclose(found.sum(axis=1), expected, rtol=1e-9, atol=1e-9)
 
@@ -486,13 +486,13 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("criterion", ["aggregated", "elbo", "reconstruction", "reconstruction_probability"])
+@pytest.mark.parametrize("criterion", ["aggregated", "elbo", "reconstruction"])
 @pytest.mark.parametrize("name", PLANTED)
 def test_the_lowest_contribution_names_a_planted_anomaly(name, criterion):
     """Six standard deviations up or down in one column, in every row and (of many, some) columns."""
     train, rows = PLANTED[name]()
     detector = VAEAnomalyDetector(criterion=criterion, random_state=0).fit(train)
-    n, (n_rows, D) = 400, rows.shape
+    n, (n_rows, D) = 250, rows.shape
     rng = np.random.RandomState(0)
     column, X = rng.randint(D, size=n), rows[np.arange(n) % n_rows].copy()
     X[np.arange(n), column] += rng.choice([-6, 6], n) * train.std(axis=0)[column]
