@@ -44,7 +44,7 @@ from .objectives import OBJECTIVES, Objective
 from .scores import latent_kl
 from .training import DivergedError, Epoch, Plan, Report, held_out_mean, train
 
-__all__ = ["BaseVAE", "Begun", "forget"]
+__all__ = ["BaseVAE", "Begun", "forget", "most_latents"]
 
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
@@ -301,7 +301,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
 
     def _auto_components(self, cov: Covariance) -> int:
         """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
-        values, _ = cov.leading(_most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
+        values, _ = cov.leading(most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
         share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
         return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
 
@@ -331,7 +331,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         none is better, the start itself is kept, and then it may know all rows.
         """
         with single_blas():
-            start = model.likelihood.start(cov, _most_latents(self.n_components_, cov, model.likelihood))
+            start = model.likelihood.start(cov, most_latents(self.n_components_, cov, model.likelihood))
         if start is not None:
             model.start_at(start, make_generator(self._seed))
         return start is not None
@@ -464,7 +464,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         elif self._parts["objective"].is_bound and not (begun.started and (report.held_out or report.best == 0)):
             split = begun.split
             rows = (split.training if split.held_out is None else split.held_out).thinned(DIAGNOSTIC_ROWS)
-            most = _most_latents(self.n_components_, split.cov, begun.model.likelihood)
+            most = most_latents(self.n_components_, split.cov, begun.model.likelihood)
             with single_blas():
                 baseline = begun.model.likelihood.baseline(rows, split.cov, most)
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
@@ -491,7 +491,7 @@ def forget(estimator: BaseVAE) -> None:
             delattr(estimator, name)
 
 
-def _most_latents(n_components: int, cov: Covariance, density: Density | None = None) -> int:
+def most_latents(n_components: int, cov: Covariance, density: Density | None = None) -> int:
     """How many latents a linear model of these rows can use.
 
     As many as columns with a shared noise, whose floor keeps the covariance apart from it; otherwise one fewer.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from . import _state
-from ._base import BaseVAE
+from ._base import BaseVAE, most_latents
 from ._door import Checked, empty_columns
 from ._linear import Covariance
 from ._torch import single_blas, thread_limit, torch_scope
@@ -72,7 +72,8 @@ class Learner(BaseVAE):
     def _linear_scores(self, X: Array, *used: Any) -> Array:
         """How likely the rows of X are under the linear model of the used ones; a gap counts as the other cells do."""
         split = self._split(used[0], used[1], used[2], hold_out=False)
-        n_components = self._auto_components(split.cov) if self.n_components == "auto" else self.n_components
+        wanted = self._auto_components(split.cov) if self.n_components == "auto" else self.n_components
+        n_components = most_latents(wanted, split.cov, split.density)
         scores = np.empty(len(X))
         with single_blas():
             for part in row_blocks(X):

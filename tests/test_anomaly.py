@@ -990,3 +990,10 @@ def test_digits_of_one_kind_among_others():
     detector = VAEAnomalyDetector(random_state=0).fit(zeros[:120])
     rows, truth = np.vstack([zeros[120:], X[y != 0][:300]]), np.repeat([0, 1], [len(zeros) - 120, 300])
     assert roc_auc_score(truth, -detector.score_samples(rows)) > 0.97
+
+
+@pytest.mark.parametrize("likelihood", ["johnson_su", "gaussian"])
+def test_more_latents_than_columns_find_the_rows_to_train_on(likelihood):
+    detector = make(n_components=20, likelihood=likelihood, contamination=0.1).fit(correlated(100))
+    assert detector.support_.mean() == 0.5
+    assert np.isfinite(detector.training_scores_).all()
