@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from sklearn.utils import gen_batches
 from torch import Tensor
 
@@ -57,6 +58,7 @@ class Fitted:
         n_draws: int = 1,
         dtype: Any = np.float64,
         widest: int = 1,
+        factors: bool = True,
     ) -> np.ndarray:
         """`function` of the rows of X, block by block; it holds `widest` numbers a row, a layer's if that is more."""
         device = self._inference_device()
@@ -65,7 +67,7 @@ class Fitted:
         def of(part: slice) -> Tensor:
             return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
 
-        return filled(len(X), block_rows(model, n_draws, widest), of, dtype, device, threads=True)
+        return filled(len(X), block_rows(model, n_draws, widest, factors), of, dtype, device, threads=True)
 
 
 def filled(
@@ -100,7 +102,9 @@ def filled(
     n_threads = torch.get_num_threads() if threads and device.type == "cpu" else 1
     if n_threads > 1 and len(blocks) > 2 * n_threads:
         shares = [blocks[1 + i :: n_threads] for i in range(n_threads)]
-        Parallel(n_jobs=n_threads, require="sharedmem")(delayed(fill)(share, 0) for share in shares)
+        # joblib would look every 10 ms whether they are done, which is as long as a small table takes.
+        with ThreadPoolExecutor(n_threads) as pool:
+            list(pool.map(partial(fill, largest_product=0), shares))
     else:
         fill(blocks[1:], 0 if threads and device.type == "cpu" else None)
     return result

@@ -13,7 +13,8 @@ from ._door import Checked, empty_columns
 from ._linear import Covariance
 from ._torch import single_blas, thread_limit, torch_scope
 from .criteria import CRITERIA
-from .data import Array, Moments, column_moments, row_blocks, to_rows
+from .data import Array, Moments, Rows, column_moments, row_blocks, to_rows
+from .model import VAE
 from .priors import AggregatedPosterior
 from .scores import posterior
 
@@ -138,7 +139,7 @@ class Learner(BaseVAE):
 
     def _aggregated(self, X: Array, weight: Array) -> dict[str, np.ndarray]:
         """The aggregated posterior of these rows, as arrays."""
-        found = self._by_blocks(X, lambda model, rows: torch.stack([(q := posterior(model, rows)).mean, q.std], dim=1))
+        found = self._by_blocks(X, _mean_and_std, factors=bool(np.isnan(X).any()))
         with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
             mean, std = torch.tensor(found).unbind(dim=1)
             log_weight = torch.tensor(np.log(weight / weight.sum()))
@@ -193,6 +194,15 @@ def _fault_of_rows(rows: Any, n_features: int) -> str | None:
     return (
         None if np.isfinite(rows["weight"]).all() and (rows["weight"] > 0).all() else "a row's weight is not positive"
     )
+
+
+def _mean_and_std(model: VAE, rows: Rows) -> torch.Tensor:
+    """Of the latents given each row: (N, 2, J)."""
+    if rows.mask is not None:
+        q = posterior(model, rows)
+        return torch.stack([q.mean, q.std], dim=1)
+    mean, log_var = model.encode(rows.x)
+    return torch.stack([mean, torch.exp(0.5 * log_var)], dim=1)
 
 
 def _at(rows: np.ndarray, X: Array, target: Array | None, weight: Array | None) -> Checked:

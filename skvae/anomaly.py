@@ -34,6 +34,10 @@ from .scores import quasi_normal
 __all__ = ["VAEAnomalyDetector"]
 
 
+# How many times a block's numbers the differences to similar rows may be: 32 MB.
+BEYOND_CACHE = 16
+
+
 class VAEAnomalyDetector(OutlierMixin, Learner):
     """Variational autoencoder for anomaly detection.
 
@@ -435,12 +439,16 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
         drawn = self._criterion in DRAWN  # they do not look at the codes
         widest = 1 if drawn and not share_out else self._widest(view, share_out)
-        return self._by_blocks(X, of, self.n_draws if drawn else 1, widest=widest)
+        gaps = bool(np.isnan(X).any())  # only rows with gaps ask for whole posteriors
+        return self._by_blocks(X, of, self.n_draws if drawn else 1, widest=widest, factors=gaps)
 
     def _widest(self, view: View, shared: bool) -> int:
-        """Numbers that a criterion, or `nearest`, holds a row."""
+        """Numbers that a criterion, or `nearest`, holds a row.
+
+        What `nearest` holds may pass the cache: with many columns its blocks would be single rows.
+        """
         n_codes = len(view.codes.mean)
-        return max(n_codes, min(n_codes, MOST_SIMILAR) * self.n_features_in_ if shared else 1)
+        return max(n_codes, min(n_codes, MOST_SIMILAR) * self.n_features_in_ // BEYOND_CACHE if shared else 1)
 
     def _view(self) -> View:
         device = self._inference_device()

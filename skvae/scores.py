@@ -212,7 +212,10 @@ def latent_kl(model: VAE, rows: Rows) -> tuple[Tensor, Tensor]:
     return model.prior.kl(mu, log_var), mu
 
 
-def block_rows(model: VAE, n_draws: int, widest: int = 1) -> int:
-    """How many rows to look at in one go, so that no array holds more than `BLOCK_NUMBERS` numbers."""
+def block_rows(model: VAE, n_draws: int, widest: int = 1, factors: bool = True) -> int:
+    """How many rows to look at in one go, so that no array holds more than `BLOCK_NUMBERS` numbers.
+
+    `factors` says whether posteriors are asked for, whose factor is a matrix a row.
+    """
     widest = max([widest, model.likelihood.n_params, *(p.shape[0] for p in model.parameters() if p.dim() > 1)])
-    return max(1, BLOCK_NUMBERS // max(widest * n_draws, model.prior.n_components**2))
+    return max(1, BLOCK_NUMBERS // max(widest * n_draws, model.prior.n_components**2 if factors else 1))
