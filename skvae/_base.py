@@ -288,7 +288,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         self.n_features_in_ = split.density.n_features
         self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
         cov, n_features = split.cov, len(self.mean_)
-        self.n_components_ = self._auto_components(cov) if self.n_components == "auto" else int(self.n_components)
+        self.n_components_ = self._count_components(cov)
         rng = make_generator(self._seed)
         model = _state.Blueprint(n_features, self.n_components_, scale=split.scale, **self._parts).build(rng)
         model.likelihood.load_state_dict(split.density.state_dict())
@@ -298,6 +298,10 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         if type(objective).start is not Objective.start:
             objective.start(model, split.training.whole(), rng)
         return Begun(model, split, started)
+
+    def _count_components(self, cov: Covariance) -> int:
+        """The number of latents that `n_components` asks for."""
+        return self._auto_components(cov) if self.n_components == "auto" else int(self.n_components)
 
     def _auto_components(self, cov: Covariance) -> int:
         """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,33 +83,36 @@ def filled(
     product do.
     """
     blocks = list(gen_batches(n_rows, size))
+    threads = threads and device.type == "cpu"
+    limit = 0 if threads else None
 
     def values(part: slice) -> np.ndarray:
         found = of(part)
         return found.cpu().numpy() if isinstance(found, Tensor) else found
 
-    with torch_scope(device, grad=False), thread_limit(0 if threads and device.type == "cpu" else None):
+    with torch_scope(device, grad=False), thread_limit(limit):
         first = values(blocks[0])
     result = np.empty((n_rows, *first.shape[1:]), dtype=dtype)
     result[blocks[0]] = first
 
-    def fill(parts: list[slice], largest_product: int | None) -> None:
-        with torch_scope(device, grad=False), thread_limit(largest_product):
+    def fill(parts: list[slice]) -> None:
+        with torch_scope(device, grad=False), thread_limit(limit):
             for part in parts:
                 result[part] = values(part)
 
-    n_threads = torch.get_num_threads() if threads and device.type == "cpu" else 1
+    n_threads = torch.get_num_threads() if threads else 1
     if n_threads > 1 and len(blocks) > 2 * n_threads:
         shares = [blocks[1 + i :: n_threads] for i in range(n_threads)]
         # joblib would look every 10 ms whether they are done, which is as long as a small table takes.
         with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(partial(fill, largest_product=0), shares))
+            list(pool.map(fill, shares))
     else:
-        fill(blocks[1:], 0 if threads and device.type == "cpu" else None)
+        fill(blocks[1:])
     return result
 
 
 def refuse_far_rows(values: np.ndarray, row_numbers: Sequence[int] | np.ndarray) -> None:
+    """Raise ValueError, naming a row by its number, where `values` (N, ...) are not finite."""
     for part in row_blocks(values):
         finite = np.isfinite(values[part])
         if finite.all():

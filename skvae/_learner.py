@@ -73,8 +73,7 @@ class Learner(BaseVAE):
     def _linear_scores(self, X: Array, *used: Any) -> Array:
         """How likely the rows of X are under the linear model of the used ones; a gap counts as the other cells do."""
         split = self._split(used[0], used[1], used[2], hold_out=False)
-        wanted = self._auto_components(split.cov) if self.n_components == "auto" else self.n_components
-        n_components = most_latents(wanted, split.cov, split.density)
+        n_components = most_latents(self._count_components(split.cov), split.cov, split.density)
         scores = np.empty(len(X))
         with single_blas():
             for part in row_blocks(X):
@@ -191,9 +190,8 @@ def _fault_of_rows(rows: Any, n_features: int) -> str | None:
     n_rows = rows["key"].size
     if rows["X"].shape != (n_rows, n_features) or not rows["weight"].shape == rows["key"].shape == (n_rows,):
         return f"_reservoir has the shapes {[values.shape for values in rows.values()]}"
-    return (
-        None if np.isfinite(rows["weight"]).all() and (rows["weight"] > 0).all() else "a row's weight is not positive"
-    )
+    positive = np.isfinite(rows["weight"]).all() and (rows["weight"] > 0).all()
+    return None if positive else "a row's weight is not positive"
 
 
 def _mean_and_std(model: VAE, rows: Rows) -> torch.Tensor:

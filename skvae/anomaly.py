@@ -36,6 +36,8 @@ __all__ = ["VAEAnomalyDetector"]
 
 # How many times a block's numbers the differences to similar rows may be: 32 MB.
 BEYOND_CACHE = 16
+# What `contamination` may be.
+SHARE = Interval(Real, 0, 0.5, closed="right")
 
 
 class VAEAnomalyDetector(OutlierMixin, Learner):
@@ -155,7 +157,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     _parameter_constraints: ClassVar[dict] = {
         **BaseVAE._parameter_constraints,
         "criterion": [StrOptions(set(CRITERIA)), callable],
-        "contamination": [StrOptions({"auto"}), Interval(Real, 0, 0.5, closed="right")],
+        "contamination": [StrOptions({"auto"}), SHARE],
         "support_fraction": [None, Interval(Real, 0, 1, closed="right")],
     }
 
@@ -227,7 +229,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
             float64, in nats for the criteria that are logarithms of densities; -inf for a row too far out to be scored.
         """
         check_is_fitted(self)
-        return self._scores(self._check_rows(X))
+        return total(self._contributions(self._check_rows(X), summed=True))
 
     def decision_function(self, X):
         """Scores less the threshold: negative for anomalies.
@@ -270,7 +272,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self : object
         """
         check_is_fitted(self)
-        if not _is_within(contamination, Interval(Real, 0, 0.5, closed="right")):
+        if not _is_within(contamination, SHARE):
             raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
         self.offset_ = percentile(self.training_scores_, contamination)
         self.__dict__.pop("calibration_scores_", None)
@@ -418,9 +420,6 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         return list(getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)]))
 
     # Scores
-
-    def _scores(self, X: Array) -> np.ndarray:
-        return total(self._contributions(X, summed=True))
 
     def _contributions(self, X: Array, share_out: bool = False, summed: bool = False) -> np.ndarray:
         """The criterion's contributions of the rows of X, (N, D + 1), or their sums, (N,)."""

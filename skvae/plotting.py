@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from ._params import Count
 
 __all__ = ["AnomalyDisplay", "Explanation", "Image", "Picture", "Scores"]
 
@@ -270,7 +271,7 @@ class Explanation(Picture):
 
     @classmethod
     def of(cls, detector: Any, X: Any, wishes: Wishes) -> Explanation:
-        if not _is_count(wishes.n_features):
+        if not Count().is_satisfied_by(wishes.n_features):
             raise ValueError(f"n_features={wishes.n_features!r} must be an integer above 0.")
         seen = _Row.of(detector, X, wishes.row)
         names = wishes.feature_names
@@ -401,7 +402,7 @@ class _Row(NamedTuple):
         n_rows = _num_samples(X)
         if row is None:
             row = int(np.argmin(detector.score_samples(X)))
-        elif not _is_count(row, 0) or row >= n_rows:
+        elif not Count(0).is_satisfied_by(row) or row >= n_rows:
             raise ValueError(f"row={row!r} must be an integer from 0 to {n_rows - 1}, the place of a row in X.")
         one = _safe_indexing(X, [row])
         score = float(detector.score_samples(one)[0])
@@ -521,10 +522,6 @@ def _image_shape(shape: tuple[int, ...] | None, n_features: int) -> tuple[int, .
             "the number of columns."
         )
     return shape
-
-
-def _is_count(value: Any, least: int = 1) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _rounded(value: Any, room: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,13 @@ ROWS_TO_WIDEN = 250
 SAME_CODE = 1e-9
 
 
-class AggregatedPosterior(NamedTuple):
+class _Codes(NamedTuple):
+    mean: Tensor
+    var: Tensor
+    log_weight: Tensor
+
+
+class AggregatedPosterior(_Codes):
     """p(z) = sum_i w_i q(z|x_i), the mean posterior of known rows: where codes really lie (Hoffman & Johnson 2016).
 
     Of all priors it gives those rows the highest ELBO (Tomczak & Welling 2018, eq. 6).
@@ -80,9 +87,27 @@ class AggregatedPosterior(NamedTuple):
         Logarithms of weights that sum to 1.
     """
 
-    mean: Tensor
-    var: Tensor
-    log_weight: Tensor
+    # What follows from the codes alone is kept: rows come in many blocks.
+
+    @cached_property
+    def _log_norm(self) -> Tensor:
+        return self.log_weight - 0.5 * (self.var.log() + LOG_2PI).sum(-1)
+
+    @cached_property
+    def _square(self) -> tuple[Tensor, Tensor]:
+        """A squared distance multiplied out: its constant (M,), and what z^2 and z are multiplied by, (2 J, M)."""
+        precision = 1 / self.var
+        return (self.mean.square() * precision).sum(-1), torch.cat([precision, -2 * self.mean * precision], dim=1).T
+
+    @cached_property
+    def _register(self) -> tuple[Tensor, Tensor, Tensor]:
+        """One number a code in rising order, (M,), whose code each is, and the combination that they are.
+
+        The combination is a random one, or codes on a grid would share their numbers.
+        """
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.rand(self.mean.shape[1], generator=generator, dtype=torch.float64).to(self.mean)
+        return *torch.sort(self.mean @ weights), weights
 
     def log_prob(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
         """log p(z), (N,), for codes (N, J); component `left_out[n]` (-1: none) is not there for row n."""
@@ -98,24 +123,18 @@ class AggregatedPosterior(NamedTuple):
 
     def log_terms(self, z: Tensor) -> Tensor:
         """log w_i + log N(z; mean_i, var_i): (N, M)."""
-        return self._log_norm() - 0.5 * self._distance(z)
-
-    def _log_norm(self) -> Tensor:
-        return self.log_weight - 0.5 * (self.var.log() + LOG_2PI).sum(-1)
+        return self._log_norm - 0.5 * self._distance(z)
 
     def _distance(self, z: Tensor) -> Tensor:
-        """The squared distances in standard deviations, (N, M), multiplied out: as one product."""
-        precision = 1 / self.var
-        weights = torch.cat([precision, -2 * self.mean * precision], dim=1)
-        return torch.addmm((self.mean.square() * precision).sum(-1), torch.cat([z.square(), z], dim=1), weights.T)
+        """The squared distances in standard deviations, (N, M), as one product."""
+        constant, weights = self._square
+        return torch.addmm(constant, torch.cat([z.square(), z], dim=1), weights)
 
     def own(self, z: Tensor) -> Tensor:
         """Which component each code is the mean of, -1 for none or where there is no other: (N,)."""
         if len(self.mean) < 2:
             return torch.full((len(z),), -1, device=z.device)
-        # Codes are looked up by one number each. It is a random combination, or codes on a grid would share theirs.
-        weights = torch.rand(z.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z)
-        known, order = torch.sort(self.mean @ weights)
+        known, order, weights = self._register
         value = z @ weights
         tolerance = SAME_CODE * (1 + z.abs() @ weights)
         place = torch.searchsorted(known, value - tolerance).clamp_max(len(known) - 1)
@@ -133,7 +152,7 @@ class AggregatedPosterior(NamedTuple):
             return self
         generator = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(self.mean), generator=generator)[:ROWS_TO_WIDEN].to(self.mean.device)
-        distance, log_norm = self._distance(self.mean[some]), self._log_norm()
+        distance, log_norm = self._distance(self.mean[some]), self._log_norm
 
         def others_find_likely(width: float) -> float:
             terms = log_norm - 0.5 * (distance / width + self.mean.shape[1] * math.log(width))
