@@ -1,7 +1,20 @@
 """skvae: the variational autoencoder as a scikit-learn estimator."""
 
 from .anomaly import VAEAnomalyDetector
-from .likelihoods import Bernoulli, Gaussian, JohnsonSU
+from .imputer import VAEImputer
+from .likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    JohnsonSU,
+    Laplace,
+    LogNormal,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
 from .model_selection import VAETransformerCV
 from .networks import MLP
 from .objectives import ELBO, IWAE
@@ -12,9 +25,18 @@ __all__ = [
     "IWAE",
     "MLP",
     "Bernoulli",
+    "Categorical",
+    "ContinuousBernoulli",
     "Gaussian",
     "JohnsonSU",
+    "Laplace",
+    "LogNormal",
+    "Mixed",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
     "VAEAnomalyDetector",
+    "VAEImputer",
     "VAETransformer",
     "VAETransformerCV",
 ]

@@ -27,17 +27,8 @@ from ._linear import Covariance
 from ._params import Count, named
 from ._solvers import SOLVERS
 from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
-from .data import (
-    SMALL_TABLE,
-    Array,
-    Moments,
-    Rows,
-    Scale,
-    Table,
-    column_moments,
-    to_rows,
-)
-from .likelihoods import LIKELIHOODS, Density, Likelihood
+from .data import Array, Moments, Rows, Scale, Table, as_table, column_moments
+from .likelihoods import LIKELIHOODS, Density, Likelihood, described
 from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
@@ -195,7 +186,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
                     model, rows = begun.model, begun.split.rows
                 else:
                     self._check_same_parts()
-                    model, rows = _state.rebuild(self, torch.float32), to_rows(table, self._scale(), weight, target)
+                    model, rows = _state.rebuild(self, torch.float32), as_table(table, self._scale(), weight, target)
                 done, before = (0, None) if first else (self.n_iter_, self._solver_state)
                 rng = make_generator(self._seed + done, device)
                 with self._products(model, len(rows)):
@@ -227,6 +218,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         tags.input_tags.positive_only = getattr(named(self.likelihood, LIKELIHOODS), "positive_only", False)
         return tags
 
@@ -256,7 +248,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     def _check_same_parts(self) -> None:
         """partial_fit cannot follow a change of what the model is built from."""
         now = self._parts_now()
-        changed = [name for name, part in self._parts.items() if repr(part) != repr(now[name])]
+        changed = [name for name, part in self._asked.items() if part != repr(now[name])]
         if self.n_components not in ("auto", self.n_components_):
             changed.append("n_components")
         if changed:
@@ -268,12 +260,11 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     def _split(self, X: Array, target: Array | None, weight: Array | None, hold_out: bool) -> Split:
         """Draw the seed and fix the parts of a new model; its rows in the model's units, in two parts."""
         self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        self._parts = self._parts_now()
         likelihood: Likelihood = self._parts["likelihood"]
+        self.likelihood_ = described(likelihood, self._schema.names)
         moments = self._moments(X, weight)
         scale = likelihood.scale(moments)
-        small = X.size <= SMALL_TABLE
-        rows = to_rows(X, scale, weight, target) if small else Table(X, scale, weight, target)
+        rows = as_table(X, scale, weight, target)
         training, held_out = self._hold_out(rows, make_generator(self._seed)) if hold_out else (rows, None)
         density = likelihood.build(X.shape[1], scale)
         density.fit(rows)
@@ -362,8 +353,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
                 f"The validation set is too small: validation_fraction={self.validation_fraction} of {len(rows)} rows "
                 f"is {n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
             )
-        order = torch.randperm(len(rows), generator=rng, device=rng.device)
-        return rows.part(order[n_held_out:]), rows.part(order[:n_held_out]).whole()
+        return rows.split_off(n_held_out, rng)
 
     def _train(
         self,
@@ -489,7 +479,7 @@ def _network(value: Any, default: Network) -> Network:
 
 def forget(estimator: BaseVAE) -> None:
     """Drop what the last fit left, so that no half-new state can be mistaken for a fitted one."""
-    hidden = ("_weights", "_order", "_parts", "_shift", *estimator._learnt)
+    hidden = ("_weights", "_order", "_shift", *estimator._learnt)
     for name in [n for n in vars(estimator) if n.endswith("_") or n in hidden]:
         if name not in ("n_features_in_", "feature_names_in_"):
             delattr(estimator, name)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Rows
-from .likelihoods import Cells, Density
+from .likelihoods import Cells
 from .model import LOG_VAR_RANGE, VAE
 from .networks import LinearPath
 from .objectives import ELBO, Objective
@@ -247,7 +247,7 @@ class _Workspace:
             if is_perceptron(network)
             else _Opaque(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
-                (model.encoder, model.likelihood.n_features, 2 * model.prior.n_components, n_rows),
+                (model.encoder, model.likelihood.n_inputs, 2 * model.prior.n_components, n_rows),
                 (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
             )
         )
@@ -279,8 +279,7 @@ class DenseStep:
         self.workspaces: dict[tuple[int, int], _Workspace] = {}
         self.n_rows = 0
         # Without autograd inside, inference mode saves another sixth of the time.
-        stated = type(model.likelihood).nll_gradient is not Density.nll_gradient
-        self.pure = stated and is_perceptron(model.encoder) and is_perceptron(model.decoder)
+        self.pure = model.likelihood.states_gradient and is_perceptron(model.encoder) and is_perceptron(model.decoder)
         self.scope: Callable[[], Any] = torch.inference_mode if self.pure else torch.no_grad
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
@@ -345,7 +344,7 @@ class DenseStep:
     def _encode(self, work: _Workspace, rows: Rows) -> tuple[Tensor, Tensor]:
         """Log variance and standard deviation of q(z|x); its mean is in `work.mu`."""
         seen = self.density.encode_input(rows.x)
-        work.encoder.input.copy_(seen if rows.mask is None else seen * rows.mask)
+        work.encoder.input.copy_(seen if rows.mask is None else seen * self.density.per_input(rows.mask))
         work.encoder.forward()
         log_var = work.raw_log_var.clamp(*LOG_VAR_RANGE)
         return log_var, torch.exp(work.half * log_var)

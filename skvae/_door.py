@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    check_consistent_length,
+    validate_data,
+)
 
 from ._params import named
+from ._schema import Schema, frame_library
+from ._sources import RowSource
 from .data import Array, name_the_string, row_blocks, unpack_container
-from .likelihoods import LIKELIHOODS
+from .likelihoods import LIKELIHOODS, Auto, Categorical, Mixed, resolved
 from .objectives import OBJECTIVES
 
 __all__ = ["Checked", "Door", "empty_columns"]
@@ -19,34 +28,83 @@ __all__ = ["Checked", "Door", "empty_columns"]
 Checked = tuple[Array, Array | None, Array | None]
 
 
-class Door:
+class Door(ABC):
     """The checks of every estimator here."""
+
+    @abstractmethod
+    def _parts_now(self) -> dict[str, Any]:
+        """The hyperparameters a model is built from, as objects of their families."""
 
     likelihood: Any
     objective: Any
+    n_features_in_: int
     _parts: dict[str, Any]
+    _schema: Schema
 
     def _check_rows(self, X, reset: bool = False) -> Array:
-        """X as a float64 array, NaN where a cell is missing, within the likelihood's support."""
+        """X as an array of floats or a source of such, NaN where a cell is missing, within the likelihood's support.
+
+        With `reset` X says what the columns are, and which likelihood each of them has.
+        """
         X = unpack_container(X)
-        try:
-            X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
-        except ValueError as error:
-            if "could not convert string" in str(error):
-                raise name_the_string(X, error) from None
-            raise
-        labels = self._column_labels(X)
-        likelihood = named(self.likelihood, LIKELIHOODS) if reset else self._parts["likelihood"]
+        if reset:
+            self._learn_columns(X)
+        elif self._schema.categories and frame_library(X) is not None:
+            # Before categories are looked up, which columns in another order would not have.
+            _check_feature_names(self, X, reset=False)
+        n_columns = X.shape[1] if len(getattr(X, "shape", ())) == 2 else None
+        if reset or n_columns in (None, self.n_features_in_):
+            X = self._schema.encoded(X)
+        X = self._as_numbers(X, reset)
+        labels, likelihood = self._column_labels(X), self._parts["likelihood"]
         for part in row_blocks(X):
-            infinite = np.isinf(X[part])
+            block = X[part]
+            infinite = np.isinf(block)
             if infinite.any():
                 row, column = np.argwhere(infinite)[0]
                 raise ValueError(
                     f"Input X contains infinity: {labels[column]}, row {part.start + row}. Remove it, or mark it as "
                     "missing (NaN)."
                 )
-            likelihood.check(X[part], labels)
+            likelihood.check(block, labels)
         return X
+
+    def _as_numbers(self, X: Any, reset: bool) -> Array:
+        """X as scikit-learn's estimators check it, without a copy of what is read from elsewhere."""
+        if isinstance(X, RowSource):
+            if not (len(X) and X.shape[1]):
+                raise ValueError(f"X has {len(X)} sample(s) and {X.shape[1]} feature(s); at least 1 of each is needed.")
+            _check_n_features(self, X, reset=reset)
+            return X  # type: ignore[return-value]
+        try:
+            return validate_data(
+                self, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset
+            )
+        except ValueError as error:
+            if "could not convert string" in str(error):
+                raise name_the_string(X, error) from None
+            raise
+
+    def _learn_columns(self, X: Any) -> None:
+        """Find out what the columns of a table are, and the likelihood of each."""
+        likelihood = named(self.likelihood, LIKELIHOODS)
+        likelihood._validate_params()
+        schema = Schema.of(X)
+        looked_at = isinstance(likelihood, (Auto, Categorical, Mixed))
+        if looked_at and frame_library(X) is None and not isinstance(X, RowSource):
+            X = check_array(X, dtype=None, ensure_all_finite=False)
+        assigned = likelihood.assign(X)
+        wanted: dict[int, int | None] = {}
+        for member, columns in assigned:
+            if isinstance(member, Categorical):
+                owned = range(X.shape[1]) if columns is None else columns
+                wanted |= dict(zip(owned, member.sizes(len(owned)), strict=True))
+        schema.learn(X, wanted)
+        self._schema = schema
+        counts = lambda columns: schema.n_categories(list(range(X.shape[1])) if columns is None else columns)  # noqa: E731
+        asked = self._parts_now()
+        self._asked = {name: repr(part) for name, part in asked.items()}
+        self._parts = asked | {"likelihood": resolved(assigned, counts)}
 
     def _column_labels(self, X: Array) -> list[str]:
         return [f"column {name!r}" for name in getattr(self, "feature_names_in_", range(X.shape[1]))]
@@ -76,4 +134,6 @@ def empty_columns(X: Array) -> np.ndarray:
     empty = np.ones(X.shape[1], dtype=bool)
     for part in row_blocks(X):
         empty &= np.isnan(X[part]).all(axis=0)
+        if not empty.any():
+            break
     return empty

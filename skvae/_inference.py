@@ -58,6 +58,7 @@ class Fitted:
         dtype: Any = np.float64,
         widest: int = 1,
         factors: bool = True,
+        threads: bool = True,
     ) -> np.ndarray:
         """`function` of the rows of X, block by block; it holds `widest` numbers a row, a layer's if that is more."""
         device = self._inference_device()
@@ -66,7 +67,7 @@ class Fitted:
         def of(part: slice) -> Tensor:
             return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
 
-        return filled(len(X), block_rows(model, n_draws, widest, factors), of, dtype, device, threads=True)
+        return filled(len(X), block_rows(model, n_draws, widest, factors), of, dtype, device, threads)
 
 
 def filled(

@@ -13,7 +13,7 @@ from ._door import Checked, empty_columns
 from ._linear import Covariance
 from ._torch import single_blas, thread_limit, torch_scope
 from .criteria import CRITERIA
-from .data import Array, Moments, Rows, column_moments, row_blocks, to_rows
+from .data import Array, Moments, Rows, column_moments, has_gaps, row_blocks, to_rows
 from .model import VAE
 from .priors import AggregatedPosterior
 from .scores import posterior
@@ -116,7 +116,7 @@ class Learner(BaseVAE):
         contributions = self._contributions(X)
         self._typical = _finite_mean(contributions, weight)
         all_rows = self.contamination != "auto"
-        if all_rows or np.isnan(X).any():
+        if all_rows or has_gaps(X):
             contributions = self._contributions(table[0] if all_rows else X, summed=True)
         self.training_scores_ = total(contributions)
         share = self.contamination if all_rows else AUTO_CONTAMINATION
@@ -138,7 +138,7 @@ class Learner(BaseVAE):
 
     def _aggregated(self, X: Array, weight: Array) -> dict[str, np.ndarray]:
         """The aggregated posterior of these rows, as arrays."""
-        found = self._by_blocks(X, _mean_and_std, factors=bool(np.isnan(X).any()))
+        found = self._by_blocks(X, _mean_and_std, factors=has_gaps(X))
         with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
             mean, std = torch.tensor(found).unbind(dim=1)
             log_weight = torch.tensor(np.log(weight / weight.sum()))

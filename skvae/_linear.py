@@ -41,11 +41,11 @@ class Covariance:
         Returns an iterator over blocks of rows: centred rows (n, D), 0 in missing cells; 1 where a cell is present,
         (n, D), or None when all are; and weights (n,) or None.
     n_rows, n_columns : int
-    noise : float, default=0.0
-        Variance that independent noise adds to every column.
+    noise : float or array of shape (n_columns,), default=0.0
+        Variance that independent noise adds to the columns.
     """
 
-    def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int, noise: float = 0.0):
+    def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int, noise: float | Array = 0.0):
         self.blocks, self.n_rows, self.n_columns, self.noise = blocks, n_rows, n_columns, noise
 
     @classmethod
@@ -92,7 +92,7 @@ class Covariance:
         for x, present, total in self._rooted():
             products += x.T @ x
             pairs = pairs + (total if present is None else present.T @ present)
-        return products / np.maximum(pairs, np.finfo(float).tiny) + self.noise * np.eye(self.n_columns)
+        return products / np.maximum(pairs, np.finfo(float).tiny) + np.diag(np.broadcast_to(self.noise, self.n_columns))
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
@@ -108,7 +108,7 @@ class Covariance:
         else:
             rows = np.concatenate([x for x, _, _ in self._rooted()])
             _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
-            values, vectors = singular**2 + self.noise * ((vt / scale) ** 2).sum(axis=1), vt.T
+            values, vectors = singular**2 + ((vt / scale) ** 2 * self.noise).sum(axis=1), vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
 
 
@@ -183,14 +183,16 @@ def probabilistic_pca(cov: Covariance, n_components: int, floor: float) -> Linea
     return LinearGaussian(vectors * np.sqrt(np.maximum(values - noise, 0.0)), noise * one)
 
 
-def factor_analysis(cov: Covariance, n_components: int, floor: float, max_iter: int = 100) -> LinearGaussian:
-    """Maximum likelihood with one noise variance a feature, at least `floor`.
+def factor_analysis(
+    cov: Covariance, n_components: int, floor: float | Array, ceiling: float | Array = np.inf, max_iter: int = 100
+) -> LinearGaussian:
+    """Maximum likelihood with one noise variance a feature, between `floor` and `ceiling`.
 
     The likelihood with the best W for given psi has a closed form (Joreskog 1967): with lambda the leading
     eigenvalues of psi^-1/2 S psi^-1/2, those above 1 carry a latent. What is left, a smooth function of log psi,
     goes to L-BFGS-B with the floor as its bound; expectation-maximisation needs hundreds of steps for the same digits.
     """
-    diagonal = np.maximum(cov.diagonal, floor)
+    highest = np.maximum(np.minimum(cov.diagonal, ceiling), floor)
 
     def loadings(noise: Array) -> tuple[Array, Array]:
         values, vectors = cov.leading(n_components, np.sqrt(noise))
@@ -203,14 +205,16 @@ def factor_analysis(cov: Covariance, n_components: int, floor: float, max_iter: 
         nll = log_noise.sum() + (cov.diagonal / noise).sum() + (np.log(used) + 1.0 - used).sum()
         return 0.5 * nll, 0.5 * ((W**2).sum(axis=1) + noise - cov.diagonal) / noise
 
-    start = probabilistic_pca(cov, n_components, floor)
-    residual = np.clip(cov.diagonal - (start.loadings**2).sum(axis=1), floor, diagonal)
-    bounds = optimize.Bounds(np.full(cov.n_columns, np.log(floor)), np.log(diagonal))
+    lowest = np.minimum(floor, highest)
+    if n_components == 0 or np.array_equal(lowest, highest):
+        return LinearGaussian(loadings(highest)[1], highest)
+    start = probabilistic_pca(cov, n_components, float(np.min(floor)))
+    residual = np.clip(cov.diagonal - (start.loadings**2).sum(axis=1), lowest, highest)
     found = optimize.minimize(
         loss,
         np.log(residual),
         jac=True,
-        bounds=bounds,
+        bounds=optimize.Bounds(np.log(lowest), np.log(highest)),
         method="L-BFGS-B",
         options={"maxiter": max_iter, "ftol": 1e-9, "gtol": 1e-5},
     )

@@ -20,9 +20,10 @@ import torch
 from sklearn.exceptions import InconsistentVersionWarning
 from torch import nn
 
+from ._schema import Schema
 from ._torch import build_seeded, make_generator, torch_scope
 from .data import Scale
-from .likelihoods import Likelihood
+from .likelihoods import Likelihood, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
 from .networks import AutoregressiveDecoder, Network, Supplied
 from .objectives import Objective
@@ -95,7 +96,7 @@ class Blueprint:
         def networks() -> nn.Module:
             return nn.ModuleDict(
                 {
-                    "encoder": self.encoder.build_encoder(self.n_features, 2 * self.n_components),
+                    "encoder": self.encoder.build_encoder(density.n_inputs, 2 * self.n_components),
                     "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
                     "extras": nn.ModuleDict(self.objective.modules(dims)),
                 }
@@ -188,6 +189,9 @@ def _fault(state: dict[str, Any]) -> str | None:
             return f"{key} is not {n_features} finite numbers"
     if not (state["scale_"] > 0).all():
         return "scale_ is not positive"
+    schema = state.get("_schema")
+    if not isinstance(schema, Schema) or (fault := schema.fault(n_features)):
+        return "there is no schema" if not isinstance(schema, Schema) else fault
     order = state.get("_order")
     if not isinstance(order, np.ndarray) or order.shape != (n_components,) or order.dtype.kind not in "iu":
         return f"_order is not an array of {n_components} integers"
@@ -208,6 +212,8 @@ def _fault(state: dict[str, Any]) -> str | None:
             parts[key]._validate_params()
         except (TypeError, ValueError) as error:
             return f"the {key}'s parameters break a rule ({error})"
+    if not fits_schema(parts["likelihood"], schema.n_categories(list(range(n_features)))):
+        return "its likelihood is not one of these columns"
     networks = [parts["encoder"], parts["decoder"]]
     if any(isinstance(network, Supplied) for network in networks):
         return None  # a user's module may hold anything, and only pickle can have carried it

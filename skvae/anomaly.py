@@ -26,7 +26,7 @@ from .criteria import (
     named_criterion,
     nearest,
 )
-from .data import Array, Rows
+from .data import Array, Rows, has_gaps
 from .model import VAE
 from .priors import AggregatedPosterior
 from .scores import quasi_normal
@@ -388,7 +388,10 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         found = self._by_blocks(
             self._check_rows(X), lambda model, rows: nearest(model, rows, view), widest=self._widest(view, shared=True)
         )
-        return self._framed(X, self._scale().to_data(found), self._names())
+        values = self._scale().to_data(found)
+        return (
+            self._schema.decoded(values, like=X) if self._schema.categories else self._framed(X, values, self._names())
+        )
 
     def set_output(self, *, transform=None):
         """Choose the container of `explain` and `similar`.
@@ -438,7 +441,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
         drawn = self._criterion in DRAWN  # they do not look at the codes
         widest = 1 if drawn and not share_out else self._widest(view, share_out)
-        gaps = bool(np.isnan(X).any())  # only rows with gaps ask for whole posteriors
+        gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors
         return self._by_blocks(X, of, self.n_draws if drawn else 1, widest=widest, factors=gaps)
 
     def _widest(self, view: View, shared: bool) -> int:

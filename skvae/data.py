@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from torch import Tensor
 
+from ._sources import RowSource, as_source
+
 __all__ = [
     "Array",
     "Moments",
     "Rows",
     "Scale",
+    "SomeColumns",
+    "Stream",
     "Table",
+    "Walk",
+    "as_table",
     "column_moments",
+    "has_gaps",
     "name_the_string",
     "row_blocks",
     "to_rows",
@@ -32,6 +39,9 @@ BLOCK_NUMBERS = 250_000
 GATHERED_ROWS = 1024
 # Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
 SMALL_TABLE = 1_000_000
+# A table that is read from elsewhere is shuffled by blocks of about so many numbers, and the rows of this many blocks
+# together; and this many rows are held out of it, at most.
+SHUFFLED_NUMBERS, SHUFFLED_BLOCKS, MOST_HELD_OUT = 65_536, 32, 100_000
 
 Array = NDArray[np.float64]
 
@@ -47,10 +57,15 @@ def unpack_container(X: Any) -> Any:
         return X.numpy()
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
-    kinds = [getattr(dtype, "kind", "") for dtype in getattr(X, "dtypes", [getattr(X, "dtype", None)])]
-    if "M" in kinds or "m" in kinds:
-        raise ValueError("X holds dates or time spans; turn them into numbers first (days since a date, say).")
-    return X
+    names = getattr(X, "columns", None)
+    for column, dtype in enumerate(getattr(X, "dtypes", [getattr(X, "dtype", None)])):
+        if getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith(("Date", "Duration", "Time")):
+            label = "X" if names is None else f"column {names[column]!r}"
+            raise ValueError(
+                f"{label} holds dates or time spans; turn them into numbers first (days since a date, say)."
+            )
+    source = as_source(X)
+    return X if source is None else source
 
 
 def name_the_string(X: Any, error: ValueError) -> ValueError:
@@ -64,8 +79,8 @@ def name_the_string(X: Any, error: ValueError) -> ValueError:
             if isinstance(value, str) and not _is_number(value):
                 name = i if columns is None else columns[i]
                 return ValueError(
-                    f"could not convert string to float: column {name!r} holds {value!r}. Encode categories as numbers "
-                    "(OneHotEncoder, say), drop the column, or mark the cell as missing (NaN)."
+                    f"could not convert string to float: column {name!r} holds {value!r}. Set likelihood='auto' (or "
+                    "Mixed) for a table with categories, drop the column, or mark the cell as missing (NaN)."
                 )
     return error
 
@@ -138,12 +153,17 @@ def column_moments(X: Array, weight: Array | None = None) -> Moments:
     return Moments(mean * magnitude, np.where(constant, 0.0, np.sqrt(var) * magnitude), constant)
 
 
-def row_blocks(X: np.ndarray, numbers: int = BLOCK_NUMBERS) -> Iterator[slice]:
+def row_blocks(X: np.ndarray | RowSource, numbers: int = BLOCK_NUMBERS) -> Iterator[slice]:
     """Slices of consecutive rows that hold about `numbers` numbers each."""
     return gen_batches(len(X), max(1, numbers // max(1, X.shape[1])))
 
 
-class _Walk:
+def has_gaps(X: np.ndarray | RowSource) -> bool:
+    """Whether any cell is missing."""
+    return any(bool(np.isnan(X[part]).any()) for part in row_blocks(X))
+
+
+class Walk:
     """Ways through a table, for anything that has a length and can `take` rows."""
 
     def __len__(self) -> int:
@@ -151,6 +171,10 @@ class _Walk:
 
     def take(self, index: Tensor) -> Rows:
         """The rows at `index`."""
+        raise NotImplementedError
+
+    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+        """The rows in order, at most `size` at a time."""
         raise NotImplementedError
 
     def thinned(self, most: int) -> Rows:
@@ -172,6 +196,15 @@ class _Walk:
             taken, order = order.split([sum(group), len(order) - sum(group)])
             yield from self.take(taken).split(group)
 
+    def part(self, index: Tensor) -> Any:
+        """The rows at `index`, to train on."""
+        raise NotImplementedError
+
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
+        """The table without `n_rows` random rows, and those."""
+        order = torch.randperm(len(self), generator=rng, device=rng.device)
+        return self.part(order[n_rows:]), self.part(order[:n_rows]).whole()
+
     @property
     def device(self) -> torch.device:
         """Where the rows that are taken lie."""
@@ -179,7 +212,7 @@ class _Walk:
 
 
 @dataclass
-class Rows(_Walk):
+class Rows(Walk):
     """Rows in the model's units. A missing cell holds 0 in `x` and 0 in `mask`.
 
     Attributes
@@ -254,7 +287,7 @@ class Rows(_Walk):
         return torch.tensordot(self.weight, values, dims=1) / len(self)
 
 
-class Table(_Walk):
+class Table(Walk):
     """The rows of an array in data units, converted to the model's when they are taken: nothing is copied before.
 
     Parameters
@@ -306,6 +339,88 @@ class Table(_Walk):
     def to(self, device: torch.device) -> Table | Rows:
         """The table itself on the CPU, its rows as tensors on another device."""
         return self if device.type == "cpu" else self.whole().to(device)
+
+
+class Stream(Table):
+    """The rows of a table that is read from elsewhere, block by block: a file, or a sparse matrix.
+
+    An epoch reads `SHUFFLED_BLOCKS` blocks of neighbouring rows at once, from anywhere in the table, and shuffles their
+    rows. Reading row by row would ask the disk for each, and a permutation of all rows would take more memory than a
+    batch.
+
+    Parameters
+    ----------
+    X : RowSource
+    scale, weight, y
+        As in `Table`.
+    numbers : Tensor of int or None
+        The blocks this table consists of; None for all. A last, shorter one stands last.
+    """
+
+    def __init__(self, X: RowSource, scale: Scale, weight=None, y=None, numbers: Tensor | None = None):
+        super().__init__(X, scale, weight, y)  # type: ignore[arg-type]
+        self.size = max(1, SHUFFLED_NUMBERS // max(1, X.shape[1]))
+        self.numbers = torch.arange(-(-len(X) // self.size)) if numbers is None else numbers.sort().values
+
+    def __len__(self) -> int:
+        n_blocks = len(self.numbers)
+        lacking = -len(self.X) % self.size if n_blocks and self.numbers[-1] == len(self.X) // self.size else 0
+        return n_blocks * self.size - lacking
+
+    def _rows_of(self, numbers: Tensor) -> Rows:
+        """The rows of these blocks."""
+        slices = [slice(n * self.size, min((n + 1) * self.size, len(self.X))) for n in numbers.tolist()]
+        weight, y = (None if v is None else np.concatenate([v[s] for s in slices]) for v in (self.weight, self.y))
+        return to_rows(np.concatenate([self.X[s] for s in slices]), self.scale, weight, y)
+
+    def take(self, index: Tensor) -> Rows:
+        at = (self.numbers[index // self.size] * self.size + index % self.size).numpy()
+        weight, y = (None if v is None else v[at] for v in (self.weight, self.y))
+        return to_rows(self.X[at], self.scale, weight, y)
+
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+        """One epoch: shuffled rows in batches of about `batch_size`, none dropped."""
+        order = self.numbers[torch.randperm(len(self.numbers), generator=rng, device=rng.device).cpu()]
+        for numbers in order.tensor_split(-(-len(order) // SHUFFLED_BLOCKS)):
+            rows = self._rows_of(numbers.sort().values)
+            yield from rows.batches(batch_size, rng)
+
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Stream, Rows]:
+        """The table without some random blocks that hold about `n_rows`, `MOST_HELD_OUT` at most, and those."""
+        n_blocks = max(1, min(n_rows, MOST_HELD_OUT) // self.size)
+        order = self.numbers[torch.randperm(len(self.numbers), generator=rng, device=rng.device).cpu()]
+        return self._of(order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
+
+    def _of(self, numbers: Tensor) -> Stream:
+        return Stream(self.X, self.scale, self.weight, self.y, numbers)  # type: ignore[arg-type]
+
+    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+        """The rows in order, a few blocks at a time."""
+        at_once = max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)
+        for numbers in self.numbers.split(at_once):
+            yield self._rows_of(numbers)
+
+
+def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Rows | Table:
+    """The rows of a table, in the model's units where it is small, to be converted when they are taken elsewhere."""
+    if X.size <= SMALL_TABLE:
+        return to_rows(X[:], scale, weight, y)
+    return Stream(X, scale, weight, y) if isinstance(X, RowSource) else Table(X, scale, weight, y)
+
+
+class SomeColumns(Walk):
+    """The same rows with some of their columns, for what is summed block by block."""
+
+    def __init__(self, rows: Walk, columns: Tensor):
+        self.rows, self.columns = rows, columns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+        for block in self.rows.blocks(size):
+            mask = None if block.mask is None else block.mask.index_select(1, self.columns)
+            yield Rows(block.x.index_select(1, self.columns), mask, block.weight, block.y)
 
 
 def _joined(parts: list[Rows]) -> Rows:

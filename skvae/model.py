@@ -36,8 +36,8 @@ class VAE(nn.Module):
 
     Parameters
     ----------
-    encoder : nn.Module, (N, D) -> (N, 2 J)
-        Means, then log variances.
+    encoder : nn.Module, (N, n_inputs) -> (N, 2 J)
+        From what the likelihood shows it of a row to means, then log variances.
     decoder : nn.Module, (N, J) -> (N, n_params)
     likelihood : Density
     prior : StandardNormal
@@ -74,7 +74,7 @@ class VAE(nn.Module):
     def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """What the encoder sees."""
         seen = self.likelihood.encode_input(x)
-        return seen if mask is None else seen * mask
+        return seen if mask is None else seen * self.likelihood.per_input(mask)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for latents (..., J): (..., n_params)."""
@@ -106,12 +106,12 @@ class VAE(nn.Module):
     @torch.no_grad()
     def check_widths(self) -> None:
         """Raise ValueError where a network does not take or give the widths the model needs."""
-        n_features, n_components = self.likelihood.n_features, self.prior.n_components
+        n_inputs, n_components = self.likelihood.n_inputs, self.prior.n_components
         self.eval()
-        x, z = torch.zeros(2, n_features, dtype=torch.float32), torch.zeros(2, n_components, dtype=torch.float32)
+        seen, x, z = (torch.zeros(2, n) for n in (n_inputs, self.likelihood.n_features, n_components))
         for name, call, n_in, n_out in (
-            ("encoder", lambda: self.encoder(x), n_features, 2 * n_components),
-            ("decoder", lambda: self.params(z, x), n_components, self.likelihood.n_params),
+            ("encoder", lambda: self.encoder(seen.float()), n_inputs, 2 * n_components),
+            ("decoder", lambda: self.params(z.float(), x.float()), n_components, self.likelihood.n_params),
         ):
             rule = f"The {name} must turn {n_in} columns into {n_out}"
             try:

@@ -24,6 +24,7 @@ from ._base import Begun, forget
 from ._ensemble import Member, can_stack, train_many
 from ._params import Count
 from ._torch import make_generator, resolve_device, single_blas, thread_limit, torch_scope
+from .likelihoods import described
 from .training import DivergedError
 from .transformer import VAETransformer
 
@@ -246,8 +247,10 @@ class VAETransformerCV(VAETransformer):
             best.set_callbacks(*getattr(self, "_skl_callbacks", []))
             best.fit(table, y, sample_weight)
             forget(self)
-            own = set(best.get_params(deep=False)) | {"n_features_in_"}
+            own = set(best.get_params(deep=False)) | {"n_features_in_", "_schema"}
             self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
+            if "likelihood" not in candidates[index]:
+                self.likelihood_ = described(self._parts["likelihood"], self._schema.names)
             self._report(index, candidates, results, stacked)
         return self
 
@@ -260,6 +263,8 @@ class VAETransformerCV(VAETransformer):
         """The estimator that the candidates vary."""
         names = VAETransformer._get_param_names()
         settings = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
+        # Of the whole table: a fold may lack a category.
+        settings["likelihood"] = self._parts["likelihood"]
         return VAETransformer(**{**settings, "random_state": seed})
 
     def _candidates(self) -> list[dict[str, Any]]:

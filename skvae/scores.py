@@ -19,6 +19,7 @@ __all__ = [
     "Posterior",
     "Rule",
     "block_rows",
+    "conditional_draws",
     "conditional_mean",
     "latent_kl",
     "log_likelihood",
@@ -61,8 +62,8 @@ class Rule(NamedTuple):
 
     Attributes
     ----------
-    eps : Tensor of shape (S, 1, J)
-    log_weight : Tensor of shape (S, 1)
+    eps : Tensor of shape (S, 1 or N, J)
+    log_weight : Tensor of shape (S, 1 or N)
         Logarithms of weights that sum to 1.
     """
 
@@ -185,7 +186,10 @@ def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Ten
 def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor]:
     """Points z (S, N, J) of q(z|x), and log (rule's weight * w(x, z)), (S, N)."""
     mean, factor = posterior(model, rows)
-    z = mean + torch.einsum("njk,sk->snj", factor, rule.eps[:, 0])
+    if rule.eps.shape[1] == 1:  # the same points for all rows
+        z = mean + torch.einsum("njk,sk->snj", factor, rule.eps[:, 0])
+    else:
+        z = mean + torch.einsum("njk,snk->snj", factor, rule.eps)
     log_q = log_normal(rule.eps).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
     return z, model.log_joint(z, rows.x, rows.mask) - log_q + rule.log_weight
 
@@ -201,9 +205,26 @@ def log_likelihood(model: VAE, rows: Rows, rule: Rule) -> Tensor:
 
 
 def conditional_mean(model: VAE, rows: Rows, rule: Rule) -> Tensor:
-    """E[x | the present cells], in model units: (N, D). Points are weighted by w(x, z) (Mattei & Frellsen 2019)."""
+    """E[x | the present cells], in model units: (N, D). Points are weighted by w(x, z) (Mattei & Frellsen 2019).
+
+    The most likely category where x is one.
+    """
     z, log_weight = _weighted_points(model, rows, rule)
-    return torch.einsum("sn,snd->nd", torch.softmax(log_weight, dim=0), model.mean(z))
+    expected = model.likelihood.expected(model.params(z))
+    return model.likelihood.collapse(torch.einsum("sn,snd->nd", torch.softmax(log_weight, dim=0), expected))
+
+
+def conditional_draws(model: VAE, rows: Rows, n_points: int, n_draws: int, rng: torch.Generator) -> Tensor:
+    """Draws of x given the present cells, in model units: (n_draws, N, D).
+
+    Points z from q, of which each draw keeps one in proportion to w(x, z) (sampling importance resampling, Rubin 1987).
+    """
+    shape = (max(n_points, n_draws), len(rows), model.prior.n_components)
+    eps = torch.randn(shape, generator=rng, dtype=torch.float64, device=rng.device)
+    z, log_weight = _weighted_points(model, rows, Rule(eps, torch.zeros_like(eps[..., 0])))
+    chosen = torch.multinomial(torch.softmax(log_weight, dim=0).T, n_draws, replacement=True, generator=rng).T
+    kept = z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1]))
+    return model.sample(kept, rng)
 
 
 def latent_kl(model: VAE, rows: Rows) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,12 @@ from torch import Tensor
 from . import _state
 from ._base import BaseVAE
 from ._inference import filled, refuse_far_rows
-from ._params import named
+from ._params import Count, named
 from ._torch import make_generator, torch_scope
 from .data import Array, Rows
 from .model import VAE
 from .objectives import OBJECTIVES
-from .scores import block_rows, conditional_mean, log_likelihood, posterior, posterior_mean
+from .scores import block_rows, conditional_draws, conditional_mean, log_likelihood, posterior, posterior_mean
 
 __all__ = ["VAETransformer"]
 
@@ -235,7 +235,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return codes[..., 0], codes[..., 1]
 
     def inverse_transform(self, X):
-        """Mean of p(x|z), in data units.
+        """Mean of p(x|z), in data units; the most likely one where a column holds categories.
 
         Parameters
         ----------
@@ -244,7 +244,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         Returns
         -------
-        X_original : ndarray of shape (n_samples, n_features)
+        X_original : ndarray or DataFrame of shape (n_samples, n_features)
+            A DataFrame where `fit` was given one.
         """
         check_is_fitted(self)
         Z = check_array(X, dtype=[np.float64, np.float32])
@@ -252,7 +253,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             raise ValueError(
                 f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {self.n_components_} latents."
             )
-        return self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype)
+        return self._schema.decoded(self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype), like=X)
 
     def reconstruct(self, X):
         """Every row as the model sees it: `inverse_transform(transform(X))`.
@@ -264,26 +265,33 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         Returns
         -------
-        X_reconstructed : ndarray of shape (n_samples, n_features)
-            In data units, without gaps.
+        X_reconstructed : ndarray or DataFrame of shape (n_samples, n_features)
+            In data units, without gaps. A DataFrame where `fit` was given one.
         """
-        return self.inverse_transform(self.posterior(X)[0])
+        check_is_fitted(self)
+        codes = self._codes(self._check_rows(X), posterior_mean)
+        return self._schema.decoded(self._decode(codes, lambda model, z: model.mean(z)).astype(codes.dtype), like=X)
 
-    def impute(self, X):
-        """Fill missing cells with their conditional mean given the row's other cells.
+    def impute(self, X, *, n_draws=None, random_state=None):
+        """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
 
-        E[x_missing | x_present], with `n_draws` latents weighted by how likely they make the present cells
-        (Mattei & Frellsen 2019).
+        E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
+        the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows; NaN marks a missing cell.
+        n_draws : int, default=None
+            For multiple imputation: how many tables to draw from p(x_missing | x_present), which vary as much as the
+            cells are uncertain. None: one table, of conditional means.
+        random_state : int, RandomState or None, default=None
+            Of the draws. None draws anew at every call.
 
         Returns
         -------
-        X_filled : ndarray of shape (n_samples, n_features)
-            X, with present cells untouched.
+        X_filled : ndarray or DataFrame of shape (n_samples, n_features), or a list of `n_draws` of these
+            X, with present cells untouched. DataFrames where `fit` was given one.
 
         Raises
         ------
@@ -291,15 +299,33 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             If a row with gaps lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
-        X = self._check_rows(X).copy()
-        gaps = np.isnan(X)
-        rows = gaps.any(axis=1)
-        if rows.any():
+        if n_draws is not None and not Count().is_satisfied_by(n_draws):
+            raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
+        filled = np.array(self._check_rows(X)[:])
+        gaps = np.isnan(filled)
+        rows = np.flatnonzero(gaps.any(axis=1))
+        found = [filled] if n_draws is None else [filled.copy() for _ in range(n_draws)]
+        if len(rows):
+            values = self._fillings(filled[rows], n_draws, random_state)
+            refuse_far_rows(values, rows)
+            for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
+                table[gaps] = self._scale().to_data(filling)[gaps[rows]]
+        tables = [self._schema.decoded(table, like=X, drawn=n_draws is not None) for table in found]
+        return tables[0] if n_draws is None else tables
+
+    def _fillings(self, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
+        """Conditional means, (N, 1, D), or draws, (N, n_draws, D), of rows in model units."""
+        if n_draws is None:
             rule = self._rule()
-            means = self._by_blocks(X[rows], lambda model, block: conditional_mean(model, block, rule), self.n_draws)
-            refuse_far_rows(means, np.flatnonzero(rows))
-            X[gaps] = self._scale().to_data(means)[gaps[rows]]
-        return X
+            return self._by_blocks(X, lambda model, block: conditional_mean(model, block, rule)[:, None], self.n_draws)
+        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        rng = make_generator(seed, self._inference_device())
+
+        def draws(model: VAE, block: Rows) -> Tensor:
+            return conditional_draws(model, block, self.n_draws, n_draws, rng).transpose(0, 1)
+
+        # One thread: draws come from a generator, in order.
+        return self._by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
     def sample(self, n_samples=1, random_state=None):
         """Draw new rows: z from p(z), then x from p(x|z).
@@ -313,8 +339,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
-            In data units.
+        X : ndarray or DataFrame of shape (n_samples, n_features)
+            In data units. A DataFrame where `fit` was given one, with the same columns and types: those of whole
+            numbers are rounded.
         """
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
@@ -324,7 +351,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         rng = make_generator(seed, self._inference_device())
         with torch_scope(rng.device, grad=False):
             z = model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
-        return self._decode(z[:, self._order], lambda model, z: model.sample(z, rng))
+        return self._schema.decoded(self._decode(z[:, self._order], lambda model, z: model.sample(z, rng)), drawn=True)
 
     @available_if(_has_density)
     def score_samples(self, X):

@@ -609,7 +609,7 @@ def test_calibrate_refuses_what_is_no_rate(value):
         ("support_fraction", 1.1),
         ("criterion", "elbow"),
         ("criterion", None),
-        ("likelihood", "poisson"),
+        ("likelihood", "poison"),
         ("objective", "smooth"),
         ("n_components", 0),
     ],

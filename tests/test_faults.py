@@ -197,10 +197,13 @@ def test_every_mark_of_a_missing_cell_is_one(iris, missing):
     np.testing.assert_array_equal(make().fit(X).transform(X), make().fit(gaps).transform(gaps))
 
 
-@pytest.mark.parametrize("container", [scipy.sparse.csr_array, scipy.sparse.csr_matrix])
-def test_sparse_rows_are_refused_with_the_way_out(binary, container):
-    with pytest.raises(TypeError, match=r"dense data is required.*toarray\(\)"):
-        make(likelihood="bernoulli").fit(container(binary))
+@pytest.mark.parametrize("container", [scipy.sparse.csr_array, scipy.sparse.csc_matrix, scipy.sparse.coo_array])
+def test_sparse_rows_are_rows(binary, container):
+    dense, sparse = (make(likelihood="bernoulli").fit(X) for X in (binary, container(binary)))
+    for method in ("transform", "score_samples", "reconstruct", "impute"):
+        expected = getattr(dense, method)(binary)
+        np.testing.assert_array_equal(getattr(sparse, method)(container(binary)), expected)
+        np.testing.assert_array_equal(getattr(sparse, method)(binary), expected)
 
 
 def test_np_matrix_is_refused(iris):

@@ -409,7 +409,8 @@ def test_pandas_output_names_rows_and_columns(wine):
     assert codes.index.equals(X.index)
     assert vae.feature_names_in_.tolist() == X.columns.tolist()
     pd.testing.assert_frame_equal(vae.transform(X), codes)
-    assert isinstance(vae.inverse_transform(codes.to_numpy()), np.ndarray)
+    assert vae.inverse_transform(codes).index.equals(X.index)
+    assert vae.inverse_transform(codes.to_numpy()).columns.equals(X.columns)
     assert vae.reconstruct(X).shape == X.shape
 
 

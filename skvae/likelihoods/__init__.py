@@ -8,10 +8,33 @@ units, x = (X - shift) / scale, and report nats of the data's own units: the Jac
 from __future__ import annotations
 
 from ._base import Cells, Density, Likelihood, LinearStart
-from ._bernoulli import Bernoulli
+from ._bernoulli import Bernoulli, ContinuousBernoulli
+from ._categorical import Categorical
+from ._counts import NegativeBinomial, Poisson
 from ._gaussian import Gaussian
-from ._johnson_su import JohnsonSU
+from ._mixed import LIKELIHOODS, Auto, Mixed, described, fits_schema, resolved
+from ._robust import Laplace, StudentT
+from ._warped import JohnsonSU, LogNormal
 
-__all__ = ["LIKELIHOODS", "Bernoulli", "Cells", "Density", "Gaussian", "JohnsonSU", "Likelihood", "LinearStart"]
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {"gaussian": Gaussian, "bernoulli": Bernoulli, "johnson_su": JohnsonSU}
+__all__ = [
+    "LIKELIHOODS",
+    "Auto",
+    "Bernoulli",
+    "Categorical",
+    "Cells",
+    "ContinuousBernoulli",
+    "Density",
+    "Gaussian",
+    "JohnsonSU",
+    "Laplace",
+    "Likelihood",
+    "LinearStart",
+    "LogNormal",
+    "Mixed",
+    "NegativeBinomial",
+    "Poisson",
+    "StudentT",
+    "described",
+    "fits_schema",
+    "resolved",
+]

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._linear import Block, Covariance
+from .._linear import Block, Covariance, LinearGaussian, factor_analysis
 from .._params import Part
-from ..data import Array, Moments, Rows, Scale, Table
+from ..data import Array, Moments, Rows, Scale, Walk
 
-__all__ = ["Cells", "Density", "Likelihood", "LinearStart", "above", "column_sums"]
+__all__ = [
+    "Cells",
+    "Centred",
+    "Density",
+    "Likelihood",
+    "LinearStart",
+    "Natural",
+    "above",
+    "column_sums",
+    "refuse",
+    "unscaled",
+]
 
 
 class Cells(NamedTuple):
@@ -61,6 +74,13 @@ class Likelihood(Part, ABC):
 
     positive_only: ClassVar[bool] = False
 
+    def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
+        """The likelihood of every column of a table, as the user gave it: members, and the numbers of their columns.
+
+        None stands for all columns.
+        """
+        return [(self, None)]
+
     @abstractmethod
     def scale(self, moments: Moments) -> Scale:
         """The map between data units and the model's units."""
@@ -83,9 +103,13 @@ class Density(nn.Module, ABC):
         D.
     n_params : int
         How many numbers the decoder emits for a row.
+    n_inputs : int or None
+        How many the encoder sees of one; None: as many as features. More where a category has a number of its own.
 
     Attributes
     ----------
+    takes_noise : bool
+        Whether x + noise is in the support, so that `smooth` can add some.
     shared_noise : bool
         Whether `variance` is one number for the whole table.
     stackable : bool
@@ -93,25 +117,36 @@ class Density(nn.Module, ABC):
         every parameter and buffer has the shape (M, 1, K), where K is the number of its entries.
     """
 
+    takes_noise: ClassVar[bool] = True
     shared_noise: ClassVar[bool] = False
     stackable: ClassVar[bool] = False
 
-    def __init__(self, n_features: int, n_params: int):
+    def __init__(self, n_features: int, n_params: int, n_inputs: int | None = None):
         super().__init__()
         self.n_features = n_features
         self.n_params = n_params
+        self.n_inputs = n_features if n_inputs is None else n_inputs
 
-    def fit(self, rows: Rows | Table) -> None:
+    def fit(self, rows: Walk) -> None:
         """Set what depends on the rows, beyond their scale."""
         return
 
     def encode_input(self, x: Tensor) -> Tensor:
-        """What the encoder sees of x, 0 where a cell is missing."""
+        """What the encoder sees of x, (..., n_inputs); a missing cell is for the caller to blank."""
         return x
+
+    def per_input(self, cells: Tensor) -> Tensor:
+        """What belongs to a cell of x, (..., D) or (..., 1), once for every number the encoder sees of it."""
+        return cells
 
     def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
         """x with `noise` added in the units that the encoder sees: (N, D) both."""
-        return x + noise
+        if self.takes_noise:
+            return x + noise
+        raise ValueError(
+            f"{type(self).__name__.strip('_')}: these columns' values are set apart, and no noise can be added to "
+            "them; use objective='elbo', or ELBO with input_noise=0."
+        )
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
@@ -144,9 +179,22 @@ class Density(nn.Module, ABC):
             parameter.grad.copy_(grad)
         return nll.detach(), grads[0]
 
+    @property
+    def states_gradient(self) -> bool:
+        """Whether `nll_gradient` does without autograd."""
+        return type(self).nll_gradient is not Density.nll_gradient
+
     @abstractmethod
     def mean(self, outputs: Tensor) -> Tensor:
-        """E[x|z] in model units: (..., N, D)."""
+        """E[x|z] in model units, the most likely category where x is one: (..., N, D)."""
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        """What may be averaged over draws of z before it is turned into x by `collapse`: (..., N, n_inputs)."""
+        return self.mean(outputs)
+
+    def collapse(self, expected: Tensor) -> Tensor:
+        """x, (..., N, D), from averages of `expected`."""
+        return expected
 
     @abstractmethod
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
@@ -156,35 +204,113 @@ class Density(nn.Module, ABC):
         """Var[x|z] in model units where it is a noise the model has learnt; None elsewhere."""
         return None
 
-    def covariance(self, rows: Rows | Table, noise: float = 0.0) -> Covariance:
+    def covariance(self, rows: Walk, noise: float = 0.0) -> Covariance:
         """The covariance of `rows` as the encoder sees them, with input noise of this variance."""
 
         @torch.no_grad()
         def blocks() -> Iterator[Block]:
             for block in rows.blocks():
-                x = self.encode_input(block.x)
+                x, mask = self.encode_input(block.x), None if block.mask is None else self.per_input(block.mask)
                 yield (
-                    (x if block.mask is None else x * block.mask).numpy(),
-                    None if block.mask is None else block.mask.numpy(),
+                    (x if mask is None else x * mask).numpy(),
+                    None if mask is None else mask.numpy(),
                     None if block.weight is None else block.weight.numpy(),
                 )
 
-        return Covariance(blocks, len(rows), self.n_features, noise)
+        return Covariance(blocks, len(rows), self.n_inputs, noise * self.noisy_inputs())
+
+    def noisy_inputs(self) -> Array:
+        """1 for every number the encoder sees that `smooth` adds noise to, 0 for the others: (n_inputs,)."""
+        return np.full(self.n_inputs, float(self.takes_noise))
+
+    # Where training starts: factor analysis of what the encoder sees, carried over to the decoder by the link's slope.
+
+    def noise_range(self) -> tuple[Array, Array] | None:
+        """Least and largest noise variance of every number the encoder sees: two (n_inputs,).
+
+        Equal where the likelihood leaves no choice. None: there is no linear start.
+        """
+        return None
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        """Set the noise to a linear model's; return its decoder's weight, (n_params, J), and bias, (n_params,)."""
+        raise NotImplementedError(f"{type(self).__name__} states a noise_range, and so must have a from_linear.")
+
+    def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian | None:
+        """The linear model with a noise that this likelihood can have."""
+        bounds = self.noise_range()
+        return None if bounds is None else factor_analysis(cov, n_components, *bounds)
 
     def start(self, cov: Covariance, n_components: int) -> LinearStart | None:
         """Set the noise to the linear model's and return its maps; None where the link allows no such start."""
-        return None
+        linear = self.linear_model(cov, n_components)
+        if linear is None:
+            return None
+        weight, bias = self.from_linear(linear)
+        return LinearStart(weight, bias, linear.encoder, 1.0 / linear.precision)
 
-    @abstractmethod
     def baseline(self, rows: Rows, cov: Covariance, n_components: int) -> float:
         """Mean log-likelihood of `rows`, in nats of data units, under the family's linear model of `cov`."""
+        total = self.baseline_samples(rows, cov, n_components)
+        return float(np.average(total, weights=None if rows.weight is None else rows.weight.cpu().numpy()))
 
+    @torch.no_grad()
     def baseline_samples(self, rows: Rows, cov: Covariance, n_components: int) -> Array:
-        """`baseline`'s log-likelihood of every row, (N,): what ranks rows before there is a model."""
-        raise ValueError(
-            f"support_fraction below 1 needs a likelihood that can score rows by its linear model; "
-            f"{type(self).__name__} cannot. Set support_fraction=1."
-        )
+        """`baseline`'s log-likelihood of every row, (N,): what ranks rows before there is a model.
+
+        Unless a member knows better, that of the columns taken as independent.
+        """
+        alone = copy.deepcopy(self)
+        start = alone.start(cov, 0)
+        if start is None:
+            raise ValueError(
+                f"{type(self).__name__} has no linear model to score rows by; define noise_range and from_linear, or "
+                "baseline_samples, and leave support_fraction at 1."
+            )
+        bias = torch.as_tensor(start.decoder_bias, dtype=rows.x.dtype, device=rows.x.device)
+        terms = alone.log_prob(bias.expand(len(rows), -1), rows.x)
+        return (terms if rows.mask is None else terms * rows.mask).sum(-1).double().cpu().numpy()
+
+
+class Centred(Density):
+    """The encoder sees `features` of x, centred column by column and divided by one number, their pooled deviation.
+
+    Their means are smoothed by `prior_weight` cells of the value `prior_mean`, so that no category is impossible.
+    """
+
+    takes_noise = False
+    column_mean: Tensor
+    pooled_std: Tensor
+    prior_mean: float | Tensor = 0.0
+    prior_weight: float | Tensor = 0.0
+
+    def __init__(self, n_features: int, n_params: int, n_inputs: int | None = None):
+        super().__init__(n_features, n_params, n_inputs)
+        self.register_buffer("column_mean", torch.full((self.n_inputs,), 0.5, dtype=torch.float32))
+        self.register_buffer("pooled_std", torch.ones((), dtype=torch.float32))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What is centred: (..., n_inputs)."""
+        return x
+
+    def fit(self, rows: Walk) -> None:
+        sums, mass = column_sums(rows, self.features, self.per_input)
+        mean = (sums + self.prior_weight * self.prior_mean) / (mass + self.prior_weight)
+        squares, _ = column_sums(rows, lambda x: (self.features(x) - mean).square(), self.per_input)
+        var = squares.sum() / mass.sum()
+        self.column_mean.copy_(mean)
+        self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
+
+    def encode_input(self, x: Tensor) -> Tensor:
+        return (self.features(x) - self.column_mean) / self.pooled_std
+
+
+class Natural(Centred):
+    """A family whose outputs are natural parameters: the gradient of -log p is E[x|z] - x, whatever the family."""
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
+        return nll, (self.mean(outputs) - x).mul_(cells.mass)
 
 
 def above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
@@ -192,12 +318,33 @@ def above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
     return torch.where(value >= bound, grad, grad.clamp_max(0.0))
 
 
-def column_sums(rows: Rows | Table, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Weighted sums over the present cells of each column of `function` of x, and of 1: two (D,), float64."""
-    sums, mass = (sum(parts) for parts in zip(*(_block_sums(b, function) for b in rows.blocks()), strict=True))
+def column_sums(
+    rows: Walk, function: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor] = lambda mass: mass
+) -> tuple[Tensor, Tensor]:
+    """Weighted sums over the present cells of each column of `function` of x, and of 1: two (D,), float64.
+
+    `spread` turns a cell's weight into those of the numbers that `function` makes of it.
+    """
+    sums, mass = (sum(parts) for parts in zip(*(_block_sums(b, function, spread) for b in rows.blocks()), strict=True))
     return sums, mass
 
 
-def _block_sums(block: Rows, function: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    mass = block.mass
+def _block_sums(block: Rows, function: Callable, spread: Callable) -> tuple[Tensor, Tensor]:
+    mass = spread(block.mass)
     return (mass * function(block.x.double())).sum(dim=0), mass.sum(dim=0)
+
+
+def unscaled(moments: Moments) -> Scale:
+    """Data units for a model's."""
+    return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
+
+
+def refuse(X: Array, outside: np.ndarray, names: Sequence[str], rule: str) -> None:
+    """Raise ValueError for a cell of X that is `outside`, naming its column; a negative one first."""
+    if not outside.any():
+        return
+    negative = outside & (X < 0)
+    row, column = np.argwhere(negative if negative.any() else outside)[0]
+    # scikit-learn's checks and its own estimators open with these words.
+    opening = "Negative values in data passed to VAE: " if negative.any() else ""
+    raise ValueError(f"{opening}{names[column]} holds {X[row, column]}; {rule}.")

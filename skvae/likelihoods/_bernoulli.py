@@ -1,4 +1,4 @@
-"""Columns of zeros and ones."""
+"""Columns between 0 and 1: zeros and ones, or fractions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .._linear import Covariance
-from ..data import Array, Moments, Rows, Scale, Table
-from ._base import Cells, Density, Likelihood, LinearStart, column_sums
+from .._linear import LinearGaussian
+from ..data import Array, Moments, Scale
+from ._base import Density, Likelihood, Natural, refuse, unscaled
 
-__all__ = ["Bernoulli"]
+__all__ = ["Bernoulli", "ContinuousBernoulli"]
 
 
 class Bernoulli(Likelihood):
@@ -21,6 +21,7 @@ class Bernoulli(Likelihood):
 
     The decoder emits logits. On fractional values this is a cross entropy and no density (at a probability of 0.1
     it integrates to 0.36 over [0, 1]): fine for images, not to be compared with another model's likelihood.
+    :class:`ContinuousBernoulli` is a density there.
 
     Examples
     --------
@@ -37,43 +38,20 @@ class Bernoulli(Likelihood):
     positive_only = True
 
     def scale(self, moments: Moments) -> Scale:
-        return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
+        return unscaled(moments)
 
     def build(self, n_features: int, scale: Scale) -> Density:
-        return _BernoulliDensity(n_features)
+        return _BernoulliDensity(n_features, n_features)
 
     def check(self, X: Array, names: Sequence[str]) -> None:
-        outside = (X < 0) | (X > 1)
-        if outside.any():
-            row, column = np.argwhere(X < 0 if (X < 0).any() else outside)[0]
-            value = X[row, column]
-            # scikit-learn's checks and its own estimators open with these words.
-            opening = "Negative values in data passed to VAE: " if value < 0 else ""
-            raise ValueError(f"{opening}{names[column]} holds {value}; likelihood='bernoulli' takes values in [0, 1].")
+        refuse(X, (X < 0) | (X > 1), names, "likelihood='bernoulli' takes values in [0, 1]")
 
 
-class _BernoulliDensity(Density):
-    """The encoder sees centred columns divided by one number, the pooled standard deviation."""
+class _BernoulliDensity(Natural):
+    """Column means are smoothed: half a one and half a zero are added to every column."""
 
     stackable = True
-    column_mean: Tensor
-    pooled_std: Tensor
-
-    def __init__(self, n_features: int):
-        super().__init__(n_features, n_features)
-        self.register_buffer("column_mean", torch.full((n_features,), 0.5, dtype=torch.float32))
-        self.register_buffer("pooled_std", torch.ones((), dtype=torch.float32))
-
-    def fit(self, rows: Rows | Table) -> None:
-        """Smoothed column means: half a one and half a zero are added to every column."""
-        ones, mass = column_sums(rows, lambda x: x)
-        mean = (ones + 0.5) / (mass + 1.0)
-        var = column_sums(rows, lambda x: (x - mean).square())[0].sum() / mass.sum()
-        self.column_mean.copy_(mean)
-        self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
-
-    def encode_input(self, x: Tensor) -> Tensor:
-        return (x - self.column_mean) / self.pooled_std
+    prior_mean, prior_weight = 0.5, 1.0
 
     def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
         raise ValueError(
@@ -84,38 +62,110 @@ class _BernoulliDensity(Density):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - softplus(outputs)
 
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
-        return nll, outputs.sigmoid_().sub_(x).mul_(cells.mass)
-
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.bernoulli(outputs.sigmoid(), generator=rng)
 
-    def start(self, cov: Covariance, n_components: int) -> LinearStart | None:
-        """Principal components of the columns, each divided by its Bernoulli standard deviation.
+    def noise_range(self) -> tuple[Array, Array]:
+        noise = self._variance() / float(self.pooled_std) ** 2
+        return noise, noise
 
-        Around the column means p the logit's slope is 1 / v, v = p (1 - p), and the log-likelihood's curvature is v:
-        a linear model of noise v in x, seen through logits.
-        """
-        mean, unit = self.column_mean.double().numpy(), float(self.pooled_std)
-        noise = mean * (1 - mean)
-        values, vectors = cov.leading(n_components, np.sqrt(noise) / unit)
-        gain = np.sqrt(np.maximum(values - 1.0, 0.0))
-        loadings = vectors * gain / np.sqrt(noise)[:, None]
-        return LinearStart(
-            decoder_weight=loadings,
-            decoder_bias=np.log(mean) - np.log1p(-mean),
-            encoder_weight=(loadings / (1.0 + gain**2)).T * unit,
-            posterior_var=1.0 / (1.0 + gain**2),
-        )
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        """Around the column means p the logit's slope is 1 / v, v = p (1 - p), the Bernoulli's variance."""
+        mean = self.column_mean.double().numpy()
+        weight = linear.loadings * float(self.pooled_std) / self._variance()[:, None]
+        return weight, np.log(mean) - np.log1p(-mean)
 
-    def baseline(self, rows: Rows, cov: Covariance, n_components: int) -> float:
-        """The columns taken as independent: log-likelihood at the column means."""
-        return float(rows.mean(torch.tensor(self.baseline_samples(rows, cov, n_components), dtype=rows.x.dtype)))
+    def _variance(self) -> Array:
+        mean = self.column_mean.double().numpy()
+        return mean * (1 - mean)
 
-    def baseline_samples(self, rows: Rows, cov: Covariance, n_components: int) -> Array:
-        terms = self.log_prob(torch.logit(self.column_mean), rows.x)
-        return (terms if rows.mask is None else terms * rows.mask).sum(-1).cpu().numpy()
+
+class ContinuousBernoulli(Likelihood):
+    """p(x|z) = exp(logit(z) x) / A(z) on [0, 1]: fractions and grey values (Loaiza-Ganem & Cunningham 2019).
+
+    The Bernoulli's cross entropy with the constant that makes it a density. Its mean is 1/2 at a logit of 0 and goes
+    to 0 or 1 more slowly than a probability.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skvae import VAETransformer
+    >>> X = load_digits().data / 16
+    >>> vae = VAETransformer(8, likelihood="continuous_bernoulli", max_iter=5, random_state=0).fit(X)
+    >>> vae.score(X) > 20  # nats an image: a density on [0, 1] can exceed 1
+    True
+    """
+
+    __module__ = "skvae"
+
+    positive_only = True
+
+    def scale(self, moments: Moments) -> Scale:
+        return unscaled(moments)
+
+    def build(self, n_features: int, scale: Scale) -> Density:
+        return _ContinuousBernoulliDensity(n_features, n_features)
+
+    def check(self, X: Array, names: Sequence[str]) -> None:
+        refuse(X, (X < 0) | (X > 1), names, "likelihood='continuous_bernoulli' takes values in [0, 1]")
+
+
+# Below this, |logit| is small enough for the first terms of the series, and too small for the quotients.
+SMALL_LOGIT = 0.05
+# Logits that a column's mean may start at.
+LARGEST_LOGIT = 50.0
+
+
+class _ContinuousBernoulliDensity(Natural):
+    """log p = logit x - log A, A = (exp(logit) - 1) / logit."""
+
+    stackable = True
+    prior_mean, prior_weight = 0.5, 1.0
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return x * outputs - _log_norm(outputs)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """d log A / d logit = 1 / (1 - exp(-logit)) - 1 / logit, which is 1/2 + logit/12 around 0."""
+        small = outputs.abs() < SMALL_LOGIT
+        safe = torch.where(small, 1.0, outputs)
+        series = 0.5 + outputs / 12 - outputs**3 / 720
+        return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        """By the inverse of the distribution function, from the side that the mass is on."""
+        u = torch.rand(outputs.shape, generator=rng, dtype=outputs.dtype, device=outputs.device)
+        size = outputs.abs()
+        safe = torch.where(size < SMALL_LOGIT, SMALL_LOGIT, size)
+        from_one = -torch.log1p(u * torch.expm1(-safe)) / safe
+        # Around a logit of 0 the density is 1 + logit (x - 1/2).
+        near = torch.where(size < SMALL_LOGIT, u - 0.5 * size * u * (1 - u), from_one)
+        return torch.where(outputs > 0, 1 - near, near)
+
+    def noise_range(self) -> tuple[Array, Array]:
+        noise = self._logit_and_variance()[1] / float(self.pooled_std) ** 2
+        return noise, noise
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        """The logit's slope over the mean is 1 / v, the variance at that mean."""
+        logit, variance = self._logit_and_variance()
+        return linear.loadings * float(self.pooled_std) / variance[:, None], logit
+
+    def _logit_and_variance(self) -> tuple[Array, Array]:
+        """The logit whose mean is the column's, and the variance there, from a table of both."""
+        grid = torch.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, 4001, dtype=torch.float64)
+        means = self.mean(grid).numpy()
+        logit = np.interp(self.column_mean.double().numpy(), means, grid.numpy())
+        return logit, np.interp(logit, grid.numpy(), np.gradient(means, grid.numpy()))
+
+
+def _log_norm(logit: Tensor) -> Tensor:
+    """log((exp(logit) - 1) / logit), even but for logit / 2: 1/2 logit + logit^2 / 24 - ... around 0."""
+    size = logit.abs()
+    small = size < SMALL_LOGIT
+    safe = torch.where(small, 1.0, size)
+    series = logit**2 / 24 - logit**4 / 2880
+    return 0.5 * logit + torch.where(small, series, 0.5 * safe + torch.log(-torch.expm1(-safe)) - safe.log())

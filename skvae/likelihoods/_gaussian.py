@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import replace
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -13,12 +12,12 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
-from .._linear import Covariance, LinearGaussian, factor_analysis, probabilistic_pca
-from ..data import Array, Moments, Rows, Scale, Table
+from .._linear import Covariance, LinearGaussian, probabilistic_pca
+from ..data import Array, Moments, Rows, Scale, Walk
 from ..priors import LOG_2PI, log_normal
-from ._base import Cells, Density, Likelihood, LinearStart, above, column_sums
+from ._base import Cells, Density, Likelihood, above, column_sums
 
-__all__ = ["Gaussian", "SharedNoise"]
+__all__ = ["FeatureNoise", "Gaussian", "GaussianDensity", "SharedNoise", "standardised"]
 
 
 class _LowerBound(torch.autograd.Function):
@@ -74,18 +73,23 @@ class Gaussian(Likelihood):
         self.noise_floor = noise_floor
 
     def scale(self, moments: Moments) -> Scale:
-        std = moments.std
-        if self.noise == "shared":
-            largest = std.max(initial=0.0) or 1.0
-            std = np.full_like(std, largest * np.sqrt(np.mean((std / largest) ** 2)))
-        return Scale(moments.mean, np.where(std > 0, std, 1.0))
+        if self.noise != "shared":
+            return standardised(moments)
+        largest = moments.std.max(initial=0.0) or 1.0
+        pooled = largest * np.sqrt(np.mean((moments.std / largest) ** 2))
+        return standardised(moments._replace(std=np.full_like(moments.std, pooled)))
 
     def build(self, n_features: int, scale: Scale) -> Density:
-        kind: Any = {"feature": _FeatureNoise, "shared": SharedNoise, "decoder": _DecoderNoise}[self.noise]
+        kind: Any = {"feature": FeatureNoise, "shared": SharedNoise, "decoder": _DecoderNoise}[self.noise]
         return kind(n_features, scale, self.noise_floor)
 
 
-class _GaussianDensity(Density):
+def standardised(moments: Moments) -> Scale:
+    """Columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
+    return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
+
+
+class GaussianDensity(Density):
     """What the three noises share. Subclasses say where the log variance comes from."""
 
     stackable = True
@@ -109,9 +113,8 @@ class _GaussianDensity(Density):
         """Logarithm of what a unit of X is in what the encoder sees, for every cell of x."""
         return -self.log_scale.expand_as(x)
 
-    def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian:
-        """The linear model with this noise."""
-        return factor_analysis(cov, n_components, self.noise_floor)
+    def noise_range(self) -> tuple[Array, Array]:
+        return np.full(self.n_features, self.noise_floor), np.full(self.n_features, np.inf)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         mean, log_var = self.split(outputs)
@@ -129,34 +132,26 @@ class _GaussianDensity(Density):
         eps = torch.randn(mean.shape, generator=rng, dtype=mean.dtype, device=mean.device)
         return mean + torch.exp(0.5 * log_var) * eps
 
-    def start(self, cov: Covariance, n_components: int) -> LinearStart:
-        linear = self.linear_model(cov, n_components)
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         self.set_noise(torch.tensor(np.log(linear.noise)))
         pad = self.n_params - self.n_features
-        return LinearStart(
-            decoder_weight=np.pad(linear.loadings, ((0, pad), (0, 0))),
-            decoder_bias=np.append(np.zeros(self.n_features), np.log(linear.noise)[:pad]),
-            encoder_weight=linear.encoder,
-            posterior_var=1.0 / linear.precision,
-        )
+        bias = np.append(np.zeros(self.n_features), np.log(linear.noise)[:pad])
+        return np.pad(linear.loadings, ((0, pad), (0, 0))), bias
 
     def set_noise(self, log_noise: Tensor) -> None:
         """Start the noise at `log_noise` (D,)."""
         return
 
-    def baseline(self, rows: Rows, cov: Covariance, n_components: int) -> float:
-        total = self.baseline_samples(rows, cov, n_components)
-        return float(np.average(total, weights=None if rows.weight is None else rows.weight.cpu().numpy()))
-
     def baseline_samples(self, rows: Rows, cov: Covariance, n_components: int) -> Array:
         linear = self.linear_model(cov, n_components)
+        assert linear is not None
         x = rows.x.double()
         present = torch.ones_like(x) if rows.mask is None else rows.mask.double()
         seen, log_slope = ((present * values).cpu().numpy() for values in (self.encode_input(x), self.log_slope(x)))
         return linear.score_samples(seen, present.cpu().numpy()) + log_slope.sum(axis=1)
 
 
-class _LearntNoise(_GaussianDensity):
+class _LearntNoise(GaussianDensity):
     """A noise that is a parameter of its own: `log_noise` holds one number a column, or one for all."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float, n_noises: int):
@@ -199,7 +194,7 @@ class _LearntNoise(_GaussianDensity):
         self.log_noise.data.copy_(log_noise[: len(self.log_noise)])
 
 
-class _FeatureNoise(_LearntNoise):
+class FeatureNoise(_LearntNoise):
     """One learnt variance a column."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):
@@ -220,7 +215,7 @@ class SharedNoise(_LearntNoise):
         super().__init__(n_features, scale, noise_floor, 1)
         self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
-    def fit(self, rows: Rows | Table) -> None:
+    def fit(self, rows: Walk) -> None:
         squares, mass = column_sums(rows, lambda x: x.square())
         self.bound_noise(squares / mass)
 
@@ -241,19 +236,20 @@ class SharedNoise(_LearntNoise):
     def decoded_gradient(self, grad: Tensor) -> Tensor:
         return self.unit * grad
 
-    def start(self, cov: Covariance, n_components: int) -> LinearStart:
-        start = super().start(cov, n_components)
-        return replace(start, decoder_weight=start.decoder_weight / float(self.unit))
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        weight, bias = super().from_linear(linear)
+        return weight / float(self.unit), bias
 
     def set_noise(self, log_noise: Tensor) -> None:
-        super().set_noise(log_noise)
-        self.unit.copy_(torch.exp(0.5 * log_noise[:1]))
+        shared = log_noise.mean(0, keepdim=True)  # the columns' are the same, but for a part of a `Mixed`
+        super().set_noise(shared)
+        self.unit.copy_(torch.exp(0.5 * shared))
 
     def linear_model(self, cov: Covariance, n_components: int) -> LinearGaussian:
         return probabilistic_pca(cov, n_components, float(self.log_floor[0].exp()))
 
 
-class _DecoderNoise(_GaussianDensity):
+class _DecoderNoise(GaussianDensity):
     """A variance a row and column, from the second half of the decoder's outputs."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):

@@ -1,0 +1,345 @@
+"""What the columns of a user's table are: their container, names, types and categories; into numbers, and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils._indexing import _get_column_indices
+
+from ._sources import Recoded, RowSource
+from .data import Array, column_moments, row_blocks
+
+__all__ = ["ColumnFacts", "Schema", "column_facts", "frame_library", "select_columns"]
+
+# How many known categories an error names.
+NAMED_CATEGORIES = 10
+
+
+def frame_library(X: Any) -> str | None:
+    """ "pandas" or "polars" for a data frame of theirs, None for anything else."""
+    for name in ("pandas", "polars"):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(X, library.DataFrame):
+            return name
+    return None
+
+
+class Schema:
+    """The columns of a table.
+
+    Attributes
+    ----------
+    library : str or None
+        Of the data frame that the table is.
+    names, dtypes : list or None
+        Of a data frame's columns.
+    categories : dict of int to list
+        The values that a column of categories can hold, in the order of their codes.
+    """
+
+    def __init__(self, library=None, names=None, dtypes=None, categories=None):
+        self.library, self.names, self.dtypes = library, names, dtypes
+        self.categories = {} if categories is None else categories
+
+    @classmethod
+    def of(cls, X: Any) -> Schema:
+        """The schema of a table, without categories yet."""
+        library = frame_library(X)
+        if library is None:
+            return cls()
+        dtypes = [str(X[name].dtype) for name in X.columns] if X.columns.__class__ is list else None
+        return cls(library, list(X.columns), dtypes or [str(dtype) for dtype in X.dtypes])
+
+    def label(self, column: int) -> str:
+        """How an error names a column."""
+        return f"column {column if self.names is None else self.names[column]!r}"
+
+    def learn(self, X: Any, wanted: dict[int, int | None]) -> None:
+        """Find the categories of these columns; a number says that they are the codes 0, 1, ... below it."""
+        for column, n_categories in wanted.items():
+            known = range(n_categories) if n_categories is not None else _categories(X, column)
+            self.categories[column] = list(known)
+            if not self.categories[column]:
+                raise ValueError(f"{self.label(column)} holds no value in {len(X)} rows; drop it before fitting.")
+
+    def n_categories(self, columns: list[int]) -> list[int]:
+        """How many categories each of these columns has; numbers have none."""
+        return [len(self.categories.get(column, ())) for column in columns]
+
+    def encoded(self, X: Any) -> Any:
+        """X with codes for categories; X itself where it has none."""
+        if not self.categories:
+            return X
+        if isinstance(X, RowSource):
+            return Recoded(X, self._encoded_array)
+        library = frame_library(X)
+        if library is None:
+            return self._encoded_array(np.asarray(X))
+        codes = {column: self._codes(_values(X, column), column) for column in self.categories}
+        if library == "polars":
+            series = sys.modules["polars"].Series
+            return X.with_columns([series(X.columns[column], values) for column, values in codes.items()])
+        X = X.copy(deep=False)
+        for column, values in codes.items():
+            X.isetitem(column, values)
+        return X
+
+    def _encoded_array(self, X: np.ndarray) -> np.ndarray:
+        """An array in memory with codes for categories; other cells become numbers later."""
+        result = np.array(X, dtype=X.dtype if X.dtype.kind == "O" else np.float64)
+        for column in self.categories:
+            result[:, column] = self._codes(X[:, column], column)
+        return result
+
+    def _codes(self, values: np.ndarray, column: int) -> Array:
+        """The codes of a column's values, NaN where one is missing."""
+        places = {value: code for code, value in enumerate(self.categories[column])}
+        distinct, inverse = _distinct(values)
+        codes = np.array([np.nan if _is_missing(v) else places.get(v, -1) for v in distinct], dtype=np.float64)
+        found = codes[inverse]
+        if (codes == -1).any():
+            row = int(np.flatnonzero(found == -1)[0])
+            raise ValueError(
+                f"{self.label(column)} holds {values[row]!r} in row {row}, a category that fit has not seen; it knows "
+                f"{_listed(self.categories[column])}. Mark the cell as missing (NaN), or fit to rows that have it."
+            )
+        return found
+
+    def decoded(self, X: Array, like: Any = None, drawn: bool = False) -> Any:
+        """Numbers in data units as the kind of table that `fit` saw.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_features)
+            Codes where a column holds categories.
+        like : table or None
+            Whose index a pandas frame takes over.
+        drawn : bool
+            Whether X was drawn from the model: then columns of whole numbers are rounded, and yes or no is made of 0
+            and 1.
+        """
+        columns: list[Any] = list(X.T)
+        for column, known in self.categories.items():
+            columns[column] = _looked_up(known, X[:, column])
+        if self.library is None:
+            texts = any(values.dtype.kind == "O" for values in columns)
+            return np.column_stack(columns).astype(object if texts else np.float64) if self.categories else X
+        for column, dtype in enumerate(self.dtypes):
+            if column not in self.categories:
+                columns[column] = _as_dtype(columns[column], dtype, drawn)
+        make = _polars_frame if self.library == "polars" else _pandas_frame
+        return make(self, columns, like)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def fault(self, n_features: int) -> str | None:
+        """What is wrong with a saved schema, in words; None if nothing is."""
+        if self.library not in (None, "pandas", "polars"):
+            return f"its table is of {self.library!r}"
+        for values in (self.names, self.dtypes):
+            if (values is None) != (self.library is None) or (values is not None and len(values) != n_features):
+                return f"its columns are not {n_features} names and types"
+        if not isinstance(self.categories, dict) or not set(self.categories) <= set(range(n_features)):
+            return "its categories are not those of columns"
+        if not all(isinstance(known, list) and known for known in self.categories.values()):
+            return "a column has no list of categories"
+        return None
+
+
+def _values(X: Any, column: int) -> np.ndarray:
+    """A column of any table as an array; what is missing is None or NaN."""
+    library = frame_library(X)
+    if library == "pandas":
+        series = X.iloc[:, column]
+        if _is_number_type(series.dtype):
+            return series.to_numpy(dtype=np.float64, na_value=np.nan)
+        return series.astype(object).where(series.notna(), None).to_numpy()
+    if library == "polars":
+        series = X.to_series(column)
+        if _is_number_type(series.dtype):
+            return series.cast(sys.modules["polars"].Float64).to_numpy()
+        return np.array(series.to_list(), dtype=object)
+    return np.asarray(X)[:, column]
+
+
+def _is_number_type(dtype: Any) -> bool:
+    """Whether a column's type says that it holds numbers, or True and False."""
+    if hasattr(dtype, "is_numeric"):
+        return dtype.is_numeric() or str(dtype) == "Boolean"
+    return getattr(dtype, "kind", "O") in "biuf"
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value
+
+
+def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
+    """The distinct values of a column, and which of them every cell is."""
+    if values.dtype.kind != "O":
+        distinct, inverse = np.unique(values, return_inverse=True)
+        return distinct.tolist(), inverse
+    places: dict[Any, int] = {}
+    inverse = np.array([places.setdefault(None if _is_missing(v) else v, len(places)) for v in values], dtype=int)
+    return list(places), inverse
+
+
+def _categories(X: Any, column: int) -> list:
+    """The categories of a column: those of its pandas or polars type, else the sorted values it holds."""
+    library = frame_library(X)
+    dtype: Any = None
+    if library is not None:
+        dtype = X.iloc[:, column].dtype if library == "pandas" else X.to_series(column).dtype
+    # polars' Categorical shares its categories with every other column.
+    if getattr(dtype, "categories", None) is not None and str(dtype) != "Categorical":
+        return dtype.categories.tolist() if library == "pandas" else dtype.categories.to_list()
+    if isinstance(X, RowSource):
+        parts = [np.unique(X[part][:, column]) for part in row_blocks(X)]
+        values = np.unique(np.concatenate(parts)).tolist()
+    else:
+        values = _distinct(_values(X, column))[0]
+    values = [value.item() if isinstance(value, np.generic) else value for value in values if not _is_missing(value)]
+    return sorted(values, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
+
+
+def _looked_up(known: list, codes: Array) -> np.ndarray:
+    """The categories of these codes; None, or NaN among numbers, where a code is missing."""
+    numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in known)
+    table = np.array([*known, np.nan if numbers else None], dtype=np.float64 if numbers else object)
+    return table[np.where(np.isnan(codes), len(known), codes).astype(int)]
+
+
+def _as_dtype(values: Array, dtype: str, drawn: bool) -> np.ndarray:
+    """A column of numbers in the type it had, where no value is lost by it."""
+    kind = dtype.lower()
+    if drawn and kind.startswith(("int", "uint", "bool")):
+        values = np.rint(values)
+    whole = bool((np.isfinite(values) & (values % 1 == 0)).all())
+    if kind.startswith("bool"):
+        return values.astype(bool) if whole and set(np.unique(values)) <= {0.0, 1.0} else values
+    if kind.startswith(("int", "uint")):
+        return values.astype(kind) if whole and _fits(values, kind) else values
+    return values.astype(np.float32) if kind == "float32" else values
+
+
+def _fits(values: Array, dtype: str) -> bool:
+    limits = np.iinfo(dtype)
+    return not len(values) or (values.min() >= limits.min and values.max() <= limits.max)
+
+
+def _pandas_frame(schema: Schema, columns: list, like: Any) -> Any:
+    pandas = sys.modules.get("pandas") or __import__("pandas")
+    index = getattr(like, "index", None) if frame_library(like) == "pandas" else None
+    frame = pandas.DataFrame(dict(enumerate(columns)), index=index)
+    for column, known in schema.categories.items():
+        if schema.dtypes[column] == "category":
+            frame.isetitem(column, pandas.Categorical(frame.iloc[:, column], categories=known))
+        else:
+            whole = frame.iloc[:, column].notna().all() or not schema.dtypes[column].startswith(("int", "uint", "bool"))
+            frame.isetitem(column, frame.iloc[:, column].astype(schema.dtypes[column]) if whole else frame[column])
+    frame.columns = schema.names
+    return frame
+
+
+def _polars_frame(schema: Schema, columns: list, like: Any) -> Any:
+    polars = sys.modules.get("polars") or __import__("polars")
+    series = []
+    for column, (name, values) in enumerate(zip(schema.names, columns, strict=True)):
+        dtype = schema.dtypes[column]
+        made = polars.Series(name, values.tolist() if values.dtype.kind == "O" else values)
+        if column in schema.categories:
+            known = schema.categories[column]
+            made = made.cast(polars.Enum(known) if dtype.startswith("Enum") else getattr(polars, dtype))
+        series.append(made)
+    return polars.DataFrame(series)
+
+
+def _listed(known: list) -> str:
+    shown = ", ".join(map(repr, known[:NAMED_CATEGORIES]))
+    return shown if len(known) <= NAMED_CATEGORIES else f"{shown} and {len(known) - NAMED_CATEGORIES} more"
+
+
+def select_columns(X: Any, key: Any) -> list[int]:
+    """The numbers of the columns that a key names, as in `sklearn.compose.ColumnTransformer`."""
+    if callable(key):
+        key = key(X)
+    if isinstance(key, (str, int, np.integer)):
+        key = [key]
+    if not isinstance(key, slice):
+        key = list(key)
+    names = getattr(X, "columns", None)
+    whole = X if names is not None or hasattr(X, "shape") else np.asarray(X, dtype=object)
+    try:
+        return [int(column) for column in _get_column_indices(whole, key)]
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"Mixed cannot find the columns {key!r} in X: {error}") from None
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What a column holds.
+
+    Attributes
+    ----------
+    is_category : bool
+        Whether its cells are no numbers.
+    low, high, mean, std : float
+    whole : bool
+        Whether all numbers are whole.
+    log_gain : float
+        Nats a cell by which a log-normal distribution describes it better than a normal one.
+    """
+
+    is_category: bool
+    low: float = 0.0
+    high: float = 0.0
+    mean: float = 0.0
+    std: float = 0.0
+    whole: bool = False
+    log_gain: float = -np.inf
+
+
+def column_facts(X: Any) -> list[ColumnFacts]:
+    """The facts of every column of a table, as the user gave it."""
+    if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
+        return _facts_of_numbers(X, lambda part: np.asarray(X[part], dtype=np.float64))
+    whole = X if frame_library(X) is not None else np.asarray(X, dtype=object)
+    facts = []
+    for column in range(whole.shape[1]):
+        values = _values(whole, column)
+        if values.dtype.kind == "O" and not all(_is_missing(v) or isinstance(v, Real) for v in values):
+            facts.append(ColumnFacts(is_category=True))
+            continue
+        numbers = np.array([np.nan if _is_missing(v) else v for v in values], dtype=np.float64)[:, None]
+        facts += _facts_of_numbers(numbers, numbers.__getitem__)
+    return facts
+
+
+def _facts_of_numbers(X: Any, read: Callable[[slice], Array]) -> list[ColumnFacts]:
+    n_columns = X.shape[1]
+    low, high = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
+    whole = np.ones(n_columns, dtype=bool)
+    sums = np.zeros((3, n_columns))  # of 1, log x and its square
+    for part in row_blocks(X):
+        block = read(part)
+        low, high = np.fmin(low, np.fmin.reduce(block)), np.fmax(high, np.fmax.reduce(block))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            whole &= ~(block % 1 > 0).any(axis=0)
+            logs = np.where(block > 0, np.log(block), 0.0)
+        sums += [(~np.isnan(block)).sum(axis=0), logs.sum(axis=0), (logs**2).sum(axis=0)]
+    moments = column_moments(X)
+    first, second = sums[1] / sums[0].clip(1), sums[2] / sums[0].clip(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain = np.log(moments.std) - 0.5 * np.log(second - first**2) - first
+    gain = np.where((low > 0) & (moments.std > 0) & np.isfinite(gain), gain, -np.inf)
+    return [
+        ColumnFacts(False, float(lo), float(hi), float(mean), float(std), bool(are_whole), float(more))
+        for lo, hi, mean, std, are_whole, more in zip(low, high, moments.mean, moments.std, whole, gain, strict=True)
+    ]

@@ -1,0 +1,142 @@
+"""Tables that are read a few rows at a time: sparse ones, and those that lie in a file."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+__all__ = ["Recoded", "RowSource", "as_source"]
+
+# Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
+MAPPED_BYTES = 64_000_000
+
+
+class RowSource(ABC):
+    """A table whose rows are read when asked for: `source[rows]` is a dense array of floats.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy dtype
+        float32 where nothing is lost by it, float64 otherwise.
+    """
+
+    ndim = 2
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any):
+        self.shape = shape
+        self.dtype = np.dtype(np.float32 if dtype == np.float32 else np.float64)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """How many numbers the table holds."""
+        return self.shape[0] * self.shape[1]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """The rows of a slice, or of an array of row numbers or of True and False."""
+        if isinstance(rows, slice):
+            found = self._slice(*rows.indices(len(self))[:2])
+        else:
+            rows = np.asarray(rows)
+            found = self._take(np.flatnonzero(rows) if rows.dtype == bool else rows)
+        return np.ascontiguousarray(found, dtype=self.dtype)
+
+    @abstractmethod
+    def _slice(self, first: int, last: int) -> np.ndarray:
+        """Rows `first` to `last` - 1."""
+
+    @abstractmethod
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of these numbers, in this order."""
+
+
+class SparseRows(RowSource):
+    """A CSR matrix, made dense a block at a time. What is not stored is 0, not missing."""
+
+    def __init__(self, X: Any):
+        super().__init__(X.shape, X.dtype)
+        self.X = X
+
+    def _slice(self, first: int, last: int) -> np.ndarray:
+        return self.X[first:last].toarray()
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        return self.X[rows].toarray()
+
+
+class MappedRows(RowSource):
+    """An array in a file (numpy.memmap), whose pages are given back while it is read."""
+
+    def __init__(self, X: np.memmap):
+        super().__init__(X.shape, X.dtype)
+        self.X = X
+        # A private copy (mode "c") would lose what its owner wrote to it.
+        self.map = X._mmap if X.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED") else None  # type: ignore[attr-defined]
+        self.read = 0
+
+    def _slice(self, first: int, last: int) -> np.ndarray:
+        return self._copied(self.X[first:last])
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        return self._copied(self.X[rows])
+
+    def _copied(self, found: np.ndarray) -> np.ndarray:
+        copy = np.array(found, dtype=self.dtype)
+        self.read += found.nbytes
+        if self.map is not None and self.read > MAPPED_BYTES:
+            self.read = 0
+            self.map.madvise(mmap.MADV_DONTNEED)
+        return copy
+
+
+class ChunkedRows(RowSource):
+    """An array that a library keeps in chunks: h5py, zarr, dask and others that can be sliced by rows."""
+
+    def __init__(self, X: Any):
+        super().__init__(X.shape, X.dtype)
+        self.X = X
+
+    def _slice(self, first: int, last: int) -> np.ndarray:
+        return np.asarray(self.X[first:last])
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        """One slice for each run of neighbours: such libraries read whole chunks anyway."""
+        wanted, place = np.unique(rows, return_inverse=True)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+        parts = [self._slice(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
+        return np.concatenate(parts)[place] if parts else np.empty((0, self.shape[1]))
+
+
+class Recoded(RowSource):
+    """Another source, whose values go through a function of a block of rows."""
+
+    def __init__(self, source: RowSource, function: Any):
+        super().__init__(source.shape, np.float64)
+        self.source, self.function = source, function
+
+    def _slice(self, first: int, last: int) -> np.ndarray:
+        return self.function(self.source[first:last])
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        return self.function(self.source[rows])
+
+
+def as_source(X: Any) -> RowSource | None:
+    """X as a table to be read a few rows at a time, or None where it is an array, a frame or a list."""
+    if isinstance(X, RowSource):
+        return X
+    if sparse.issparse(X):
+        return SparseRows(X if X.format == "csr" else X.tocsr())
+    if isinstance(X, np.memmap) and X._mmap is not None:  # type: ignore[attr-defined]
+        return MappedRows(X) if X.ndim == 2 and X.dtype.kind in "biuf" else None
+    # `chunks` is what h5py, zarr and dask have in common, and arrays in memory lack.
+    if all(hasattr(X, name) for name in ("chunks", "shape", "dtype", "__getitem__")) and len(X.shape) == 2:
+        return ChunkedRows(X) if np.dtype(X.dtype).kind in "biuf" else None
+    return None

@@ -1,0 +1,125 @@
+"""VAEImputer: a variational autoencoder where IterativeImputer would stand."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
+from sklearn.utils.validation import check_is_fitted
+
+from .transformer import VAETransformer
+
+__all__ = ["VAEImputer"]
+
+
+class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Fill missing cells with a :class:`VAETransformer`, as a step of a pipeline.
+
+    `transform` is the model's `impute`: the conditional mean of a missing cell given the row's other cells, the most
+    likely category where a column holds categories. Cells must be missing at random, given the cells that are present:
+    where a value is missing because of what it is (high incomes that are not told), no imputer can know.
+
+    Parameters
+    ----------
+    estimator : VAETransformer or None, default=None
+        The model. None: `VAETransformer(likelihood="auto")`.
+    sample_posterior : bool, default=False
+        Draw missing cells from p(x_missing | x_present) in place of their mean; `VAETransformer.impute` gives several
+        draws at once.
+    random_state : int, RandomState or None, default=None
+        Of the draws, and of an estimator that has none of its own.
+
+    Attributes
+    ----------
+    estimator_ : VAETransformer
+        The fitted model.
+    n_features_in_ : int
+        Number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had string names.
+
+    See Also
+    --------
+    sklearn.impute.IterativeImputer : One regression a column.
+    sklearn.impute.KNNImputer : The mean of similar rows.
+
+    References
+    ----------
+    Mattei, P.-A. and Frellsen, J. (2019). MIWAE: deep generative modelling and imputation of incomplete data sets.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAEImputer
+    >>> X = load_wine().data
+    >>> X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    >>> bool(np.isnan(VAEImputer(random_state=0).fit_transform(X)).any())
+    False
+    """
+
+    __module__ = "skvae"
+
+    _parameter_constraints: ClassVar[dict] = {
+        "estimator": [None, VAETransformer],
+        "sample_posterior": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, estimator=None, *, sample_posterior=False, random_state=None):
+        self.estimator = estimator
+        self.sample_posterior = sample_posterior
+        self.random_state = random_state
+
+    # The model decides itself whether it has been fitted before; its first partial_fit is not the imputer's.
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the model to X, gaps and all.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN marks a missing cell.
+        y : Ignored
+        sample_weight : array-like of shape (n_samples,), default=None
+            A row of weight 2 counts as two rows.
+
+        Returns
+        -------
+        self : object
+        """
+        model = clone(self.estimator) if self.estimator is not None else VAETransformer(likelihood="auto")
+        if model.random_state is None:
+            model.set_params(random_state=self.random_state)
+        model.fit(X, sample_weight=sample_weight)
+        self.estimator_ = model
+        self.n_features_in_ = model.n_features_in_
+        self.__dict__.pop("feature_names_in_", None)
+        if hasattr(model, "feature_names_in_"):
+            self.feature_names_in_ = model.feature_names_in_
+        return self
+
+    def transform(self, X):
+        """X with its missing cells filled.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            NaN marks a missing cell.
+
+        Returns
+        -------
+        X_filled : ndarray or DataFrame of shape (n_samples, n_features)
+            Present cells are untouched. A DataFrame where `fit` was given one.
+        """
+        check_is_fitted(self, "estimator_")
+        if self.sample_posterior:
+            return self.estimator_.impute(X, n_draws=1, random_state=self.random_state)[0]
+        return self.estimator_.impute(X)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

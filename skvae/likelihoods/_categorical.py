@@ -1,0 +1,143 @@
+"""Columns of categories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._linear import LinearGaussian
+from .._params import Count
+from ..data import Array, Moments, Scale
+from ._base import Cells, Centred, Density, Likelihood, unscaled
+
+__all__ = ["Categorical"]
+
+
+class Categorical(Likelihood):
+    """p(x|z) = softmax(logits(z)): columns of categories, as strings, pandas categories, or numbers.
+
+    The encoder sees a column of zeros and ones for each category. `transform` and `score_samples` refuse a category
+    that `fit` has not seen. Reconstructions are the most likely category.
+
+    Parameters
+    ----------
+    n_categories : int, sequence of int, or None, default=None
+        Categories are 0, 1, ..., n_categories - 1, for every column or column by column. None: the values that a column
+        holds in `fit`, or those of its pandas type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VAETransformer
+    >>> X = np.random.default_rng(0).integers(3, size=(200, 4))
+    >>> vae = VAETransformer(1, likelihood="categorical", random_state=0).fit(X)
+    >>> sorted(set(vae.sample(100, random_state=0).ravel().tolist()))
+    [0.0, 1.0, 2.0]
+    """
+
+    __module__ = "skvae"
+
+    _parameter_constraints: ClassVar[dict] = {"n_categories": [None, Count(), "array-like"]}
+
+    def __init__(self, n_categories=None):
+        self.n_categories = n_categories
+
+    def sizes(self, n_columns: int) -> list[int | None]:
+        """How many categories each of so many columns has; None where their values say."""
+        if self.n_categories is None or np.ndim(self.n_categories) == 0:
+            return [self.n_categories] * n_columns
+        if len(self.n_categories) != n_columns:
+            raise ValueError(
+                f"Categorical has n_categories for {len(self.n_categories)} columns and stands for {n_columns}; give "
+                "one number for each, one for all, or None."
+            )
+        return list(self.n_categories)
+
+    def for_categories(self, n_categories: Sequence[int]) -> Categorical:
+        """The same likelihood for columns of so many categories each."""
+        return Categorical([int(n) for n in n_categories])
+
+    def scale(self, moments: Moments) -> Scale:
+        return unscaled(moments)
+
+    def build(self, n_features: int, scale: Scale) -> Density:
+        return _CategoricalDensity(self.sizes(n_features))
+
+
+class _CategoricalDensity(Centred):
+    """Logits of all columns stand side by side, (..., sum of K_d); `padded` makes them (..., D, K)."""
+
+    column: Tensor  # of every logit
+    code: Tensor  # of every logit, within its column
+    slots: Tensor  # where a padded category's logit stands
+    empty: Tensor  # the padded categories that a column lacks
+
+    def __init__(self, n_categories: Any):
+        sizes = torch.as_tensor(np.array(n_categories), device="cpu")
+        super().__init__(len(sizes), int(sizes.sum()), int(sizes.sum()))
+        column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
+        first = torch.cumsum(sizes, 0) - sizes
+        codes = torch.arange(int(sizes.max()), device="cpu")
+        lacking = codes >= sizes[:, None]
+        for name, value in {
+            "column": column,
+            "code": torch.arange(len(column), device="cpu") - first[column],
+            "slots": (first[:, None] + torch.where(lacking, 0, codes)).reshape(-1),
+            "empty": lacking,
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+        self.prior_mean, self.prior_weight = 1 / sizes[column].double(), 1.0  # one cell more, of all categories alike
+
+    def features(self, x: Tensor) -> Tensor:
+        """Zeros and ones, one a category."""
+        return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
+
+    def per_input(self, cells: Tensor) -> Tensor:
+        return cells if cells.shape[-1] == 1 else cells.index_select(-1, self.column)
+
+    def padded(self, values: Tensor) -> Tensor:
+        """(..., sum of K_d) as (..., D, K), minus infinity where a column has no such category."""
+        found = values.index_select(-1, self.slots).unflatten(-1, self.empty.shape)
+        return found.masked_fill(self.empty, -torch.inf)
+
+    def side_by_side(self, values: Tensor) -> Tensor:
+        """The inverse of `padded`."""
+        return values[..., self.column, self.code]
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        log_p = torch.log_softmax(self.padded(outputs), dim=-1)
+        code = x.round().long().expand(*log_p.shape[:-1])
+        return log_p.gather(-1, code[..., None])[..., 0]
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
+        return nll, (self.expected(outputs) - self.features(x)) * self.per_input(cells.mass)
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        """The categories' probabilities."""
+        return self.side_by_side(torch.softmax(self.padded(outputs), dim=-1))
+
+    def collapse(self, expected: Tensor) -> Tensor:
+        """The most likely category."""
+        return self.padded(expected).argmax(-1).to(expected.dtype)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.collapse(outputs)
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        """The largest of the logits with Gumbel noise."""
+        u = torch.rand(outputs.shape, generator=rng, dtype=outputs.dtype, device=outputs.device)
+        return self.collapse(outputs - torch.log(-torch.log1p(-u)))
+
+    def noise_range(self) -> tuple[Array, Array]:
+        """The information that a category's share p carries is 1 / p: sum dp^2 / p over the categories."""
+        noise = self.column_mean.double().numpy() / float(self.pooled_std) ** 2
+        return noise, noise
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        share = self.column_mean.double().numpy()
+        return linear.loadings * float(self.pooled_std) / share[:, None], np.log(share)

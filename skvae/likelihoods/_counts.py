@@ -1,0 +1,196 @@
+"""Whole numbers from 0 on: how often something was counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from .._linear import LinearGaussian
+from ..data import Array, Moments, Scale, Walk
+from ._base import Cells, Centred, Density, Likelihood, Natural, column_sums, refuse, unscaled
+
+__all__ = ["NegativeBinomial", "Poisson"]
+
+# Means up to this get their moments of log(1 + x) by summing over counts, larger ones from their limit.
+SUMMED_MEAN = 60.0
+# The dispersion 1 / r of a negative binomial lies between these.
+DISPERSIONS = 1e-4, 1e4
+# Log rates beyond this are no counts, and their exponential would not fit in float32.
+MOST_LOG_RATE = 40.0
+
+
+class Poisson(Likelihood):
+    """p(x|z) = Poisson(rate(z)): counts whose variance, given the latents, is their mean.
+
+    The decoder emits log rates; the encoder sees log(1 + x). A latent for how much was counted in all (the library
+    size of a cell, the length of a text) is found like any other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VAETransformer
+    >>> X = np.random.default_rng(0).poisson([1.0, 5.0, 20.0], size=(200, 3))
+    >>> vae = VAETransformer(1, likelihood="poisson", random_state=0).fit(X)
+    >>> bool((vae.sample(5, random_state=0) % 1 == 0).all())
+    True
+    """
+
+    __module__ = "skvae"
+
+    positive_only = True
+
+    def scale(self, moments: Moments) -> Scale:
+        return unscaled(moments)
+
+    def build(self, n_features: int, scale: Scale) -> Density:
+        return _PoissonDensity(n_features)
+
+    def check(self, X: Array, names: Sequence[str]) -> None:
+        check_counts(X, names, "poisson")
+
+
+class NegativeBinomial(Likelihood):
+    """p(x|z) = NB(mean(z), r): counts that vary more than a Poisson's, by mean + mean^2 / r.
+
+    A Poisson whose rate is gamma distributed with shape r, one learnt r a column. The decoder emits the logarithm of
+    the mean; the encoder sees log(1 + x).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import VAETransformer
+    >>> X = np.random.default_rng(0).negative_binomial(2, [0.5, 0.2, 0.05], size=(200, 3))
+    >>> vae = VAETransformer(1, likelihood="negative_binomial", random_state=0).fit(X)
+    >>> vae.reconstruct(X).shape
+    (200, 3)
+    """
+
+    __module__ = "skvae"
+
+    positive_only = True
+
+    def scale(self, moments: Moments) -> Scale:
+        return unscaled(moments)
+
+    def build(self, n_features: int, scale: Scale) -> Density:
+        return _NegativeBinomialDensity(n_features)
+
+    def check(self, X: Array, names: Sequence[str]) -> None:
+        check_counts(X, names, "negative_binomial")
+
+
+def check_counts(X: Array, names: Sequence[str], name: str) -> None:
+    """Raise ValueError where X holds anything but whole numbers from 0 on."""
+    with np.errstate(invalid="ignore"):
+        refuse(X, (X < 0) | (X % 1 > 0), names, f"likelihood={name!r} takes counts: 0, 1, 2, ...")
+
+
+class _CountDensity(Centred):
+    """What the two share: the decoder's log mean, what the encoder sees, and the linear start."""
+
+    stackable = True
+    log_mean: Tensor
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features, n_features)
+        self.register_buffer("log_mean", torch.zeros(n_features, dtype=torch.float32))
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.log1p(x)
+
+    def fit(self, rows: Walk) -> None:
+        super().fit(rows)
+        counts, mass = column_sums(rows, lambda x: x)
+        self.log_mean.copy_(torch.log((counts + 0.5) / (mass + 1.0)))
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return torch.exp(outputs.clamp_max(MOST_LOG_RATE))
+
+    def _log_moments(self) -> tuple[Array, Array]:
+        """Of log(1 + x) for Poisson columns, in the encoder's units: its slope over the log mean, and its variance."""
+        unit = float(self.pooled_std)
+        slope, variance = log1p_moments(np.exp(self.log_mean.double().numpy()))
+        return slope / unit, variance / unit**2
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        slope, _ = self._log_moments()
+        return linear.loadings / slope[:, None], self.log_mean.double().numpy()
+
+
+def log1p_moments(mean: Array) -> tuple[Array, Array]:
+    """d E[log(1 + x)] / d log mean, and Var[log(1 + x)], for Poisson counts of these means: two (D,)."""
+    slope, variance = mean / (1 + mean), mean / (1 + mean) ** 2
+    few = mean < SUMMED_MEAN
+    counts = np.arange(int(SUMMED_MEAN + 10 * math.sqrt(SUMMED_MEAN)))
+    weight = stats.poisson.pmf(counts, mean[few, None])
+    first, second = weight @ np.log1p(counts), weight @ np.log1p(counts) ** 2
+    slope[few] = mean[few] * (weight @ np.log1p(1 / (1 + counts)))
+    variance[few] = second - first**2
+    return slope, variance
+
+
+class _PoissonDensity(_CountDensity, Natural):
+    """log p = x log rate - rate - log x!"""
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return x * outputs - self.mean(outputs) - torch.lgamma(x + 1)
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.poisson(self.mean(outputs), generator=rng)
+
+    def noise_range(self) -> tuple[Array, Array]:
+        _, noise = self._log_moments()
+        return noise, noise
+
+
+class _NegativeBinomialDensity(_CountDensity):
+    """With t = log mean - log r: log p = log Gamma(x + r) / (Gamma(r) x!) - r softplus(t) - x softplus(-t)."""
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features)
+        self.log_dispersion = nn.Parameter(torch.zeros(n_features, dtype=torch.float32))
+
+    def _log_r(self) -> Tensor:
+        low, high = map(math.log, DISPERSIONS)
+        return -self.log_dispersion.clamp(low, high)
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        log_r = self._log_r()
+        r, t = log_r.exp(), outputs - log_r
+        ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
+        return ways - r * softplus(t) - x * softplus(-t)
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """With respect to log r it is r (psi(x + r) - psi(r) - softplus(t)), beside what t passes on."""
+        log_r, dispersion = self._log_r(), self.log_dispersion
+        r, t = log_r.exp(), outputs - log_r
+        nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
+        slope = cells.mass * (r * t.sigmoid() - x * torch.sigmoid(-t))
+        grad = cells.mass * r * (torch.digamma(x + r) - torch.digamma(r) - softplus(t)) + slope
+        low, high = map(math.log, DISPERSIONS)
+        inside = (dispersion >= low) & (dispersion <= high)
+        assert dispersion.grad is not None
+        dispersion.grad.copy_(inside * grad.sum(-2, keepdim=True).view_as(dispersion))
+        return nll, slope
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        r = self._log_r().exp()
+        gamma = torch._standard_gamma(r.expand_as(outputs).contiguous(), generator=rng)
+        return torch.poisson(gamma * self.mean(outputs) / r, generator=rng)
+
+    def noise_range(self) -> tuple[Array, Array]:
+        _, least = self._log_moments()
+        return least, np.full(self.n_features, np.inf)
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        """What the linear model's noise exceeds a Poisson's by is dispersion: Var[log rate] is about 1 / r."""
+        slope, least = self._log_moments()
+        dispersion = np.clip((linear.noise - least) / slope**2, *DISPERSIONS)
+        self.log_dispersion.data.copy_(torch.as_tensor(np.log(dispersion)))
+        return super().from_linear(linear)
