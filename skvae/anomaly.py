@@ -78,8 +78,8 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         The share of training rows to train on, the most normal ones: for tables that hold anomalies. They are found as
         in `sklearn.covariance.MinCovDet`, by fitting the linear model to the rows that it finds most likely, three
         times. None: 0.5 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
-    likelihood : {"johnson_su", "gaussian", "bernoulli"} or Likelihood, default="johnson_su"
-        What a row looks like given its latents; see :class:`JohnsonSU`, :class:`Gaussian` and :class:`Bernoulli`.
+    likelihood : str or Likelihood, default="johnson_su"
+        What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
     objective : {"smoothed", "elbo", "iwae"} or Objective, default="smoothed"
         What training minimises. "smoothed": `ELBO(input_noise=0.05)`.
     hidden_layer_sizes : sequence of int, default=(100,)

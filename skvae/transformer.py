@@ -48,10 +48,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_components : int or "auto", default="auto"
         Number of latents. "auto": as many as the principal components that hold 90 % of the variance of the scaled
         columns, at most 32.
-    likelihood : {"gaussian", "bernoulli", "johnson_su"} or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian" learns one noise variance a column;
-        see :class:`Gaussian` for one shared variance or one a row, :class:`Bernoulli` for data in [0, 1],
-        :class:`JohnsonSU` for heavy tails.
+    likelihood : str or Likelihood, default="gaussian"
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
+        "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
+        one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
+        :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
     objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
         What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
     hidden_layer_sizes : sequence of int, default=(100,)
@@ -95,6 +97,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     ----------
     n_components_ : int
         Number of latents.
+    likelihood_ : Likelihood
+        The likelihood of every column: with "auto", what was chosen.
     n_features_in_ : int
         Number of columns seen in fit.
     feature_names_in_ : ndarray of shape (n_features_in_,)

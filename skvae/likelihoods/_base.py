@@ -310,7 +310,7 @@ class Natural(Centred):
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
-        return nll, (self.mean(outputs) - x).mul_(cells.mass)
+        return nll, self.mean(outputs).sub_(x).mul_(cells.mass)
 
 
 def above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
