@@ -142,6 +142,18 @@ class LinearGaussian(NamedTuple):
         """The posterior mean's map, (J, D): diag(precision)^-1 W' psi^-1."""
         return (self.loadings / self.noise[:, None] / self.precision).T
 
+    def limited(self, most: Array) -> LinearGaussian:
+        """The same model with loadings of at most this size a feature, (D,); what they lose is noise."""
+        size = np.sqrt((self.loadings**2).sum(axis=1))
+        large = size > most
+        if not large.any():
+            return self
+        share = np.ones_like(size)
+        share[large] = most[large] / size[large]
+        loadings, noise = self.loadings * share[:, None], self.noise + (1 - share**2) * size**2
+        _, _, turn = np.linalg.svd(loadings / np.sqrt(noise)[:, None], full_matrices=False)
+        return LinearGaussian(loadings @ turn.T, noise)
+
     def score_samples(self, x: Array, present: Array) -> Array:
         """log p of the present cells of rows (N, D), in nats; x holds 0 and `present` 0 in missing cells.
 

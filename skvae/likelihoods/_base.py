@@ -232,6 +232,10 @@ class Density(nn.Module, ABC):
         """
         return None
 
+    def most_loading(self) -> Array:
+        """The largest size of loadings for which the link is near enough to linear: (n_inputs,)."""
+        return np.full(self.n_inputs, np.inf)
+
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         """Set the noise to a linear model's; return its decoder's weight, (n_params, J), and bias, (n_params,)."""
         raise NotImplementedError(f"{type(self).__name__} states a noise_range, and so must have a from_linear.")
@@ -246,6 +250,7 @@ class Density(nn.Module, ABC):
         linear = self.linear_model(cov, n_components)
         if linear is None:
             return None
+        linear = linear.limited(self.most_loading())
         weight, bias = self.from_linear(linear)
         return LinearStart(weight, bias, linear.encoder, 1.0 / linear.precision)
 
@@ -283,6 +288,9 @@ class Centred(Density):
     pooled_std: Tensor
     prior_mean: float | Tensor = 0.0
     prior_weight: float | Tensor = 0.0
+    # Standard deviation over the latents, at most, that an output starts with: a linear model of rare categories or
+    # counts asks for more, and is far off where it does.
+    most_swing: ClassVar[float] = 2.0
 
     def __init__(self, n_features: int, n_params: int, n_inputs: int | None = None):
         super().__init__(n_features, n_params, n_inputs)

@@ -72,11 +72,15 @@ class _BernoulliDensity(Natural):
         noise = self._variance() / float(self.pooled_std) ** 2
         return noise, noise
 
+    def most_loading(self) -> Array:
+        return self.most_swing * self._variance() / float(self.pooled_std)
+
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         """Around the column means p the logit's slope is 1 / v, v = p (1 - p), the Bernoulli's variance."""
         mean = self.column_mean.double().numpy()
         weight = linear.loadings * float(self.pooled_std) / self._variance()[:, None]
-        return weight, np.log(mean) - np.log1p(-mean)
+        # E[sigmoid(b + w z)] is about sigmoid(b / sqrt(1 + pi w^2 / 8)) (MacKay 1992).
+        return weight, (np.log(mean) - np.log1p(-mean)) * np.sqrt(1 + np.pi / 8 * (weight**2).sum(axis=1))
 
     def _variance(self) -> Array:
         mean = self.column_mean.double().numpy()
@@ -124,6 +128,7 @@ class _ContinuousBernoulliDensity(Natural):
 
     stackable = True
     prior_mean, prior_weight = 0.5, 1.0
+    most_swing = 3.0
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - _log_norm(outputs)
@@ -148,6 +153,9 @@ class _ContinuousBernoulliDensity(Natural):
     def noise_range(self) -> tuple[Array, Array]:
         noise = self._logit_and_variance()[1] / float(self.pooled_std) ** 2
         return noise, noise
+
+    def most_loading(self) -> Array:
+        return self.most_swing * self._logit_and_variance()[1] / float(self.pooled_std)
 
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         """The logit's slope over the mean is 1 / v, the variance at that mean."""

@@ -71,6 +71,7 @@ class Categorical(Likelihood):
 class _CategoricalDensity(Centred):
     """Logits of all columns stand side by side, (..., sum of K_d); `padded` makes them (..., D, K)."""
 
+    most_swing = 1.0
     column: Tensor  # of every logit
     code: Tensor  # of every logit, within its column
     slots: Tensor  # where a padded category's logit stands
@@ -138,6 +139,11 @@ class _CategoricalDensity(Centred):
         noise = self.column_mean.double().numpy() / float(self.pooled_std) ** 2
         return noise, noise
 
+    def most_loading(self) -> Array:
+        return self.most_swing * self.column_mean.double().numpy() / float(self.pooled_std)
+
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         share = self.column_mean.double().numpy()
-        return linear.loadings * float(self.pooled_std) / share[:, None], np.log(share)
+        weight = linear.loadings * float(self.pooled_std) / share[:, None]
+        # E[exp(w z)] = exp(w^2 / 2): so a rare category keeps its share.
+        return weight, np.log(share) - 0.5 * (weight**2).sum(axis=1)

@@ -95,6 +95,7 @@ class _CountDensity(Centred):
     """What the two share: the decoder's log mean, what the encoder sees, and the linear start."""
 
     stackable = True
+    most_swing = 1.0
     log_mean: Tensor
 
     def __init__(self, n_features: int):
@@ -118,9 +119,14 @@ class _CountDensity(Centred):
         slope, variance = log1p_moments(np.exp(self.log_mean.double().numpy()))
         return slope / unit, variance / unit**2
 
+    def most_loading(self) -> Array:
+        return self.most_swing * self._log_moments()[0]
+
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         slope, _ = self._log_moments()
-        return linear.loadings / slope[:, None], self.log_mean.double().numpy()
+        weight = linear.loadings / slope[:, None]
+        # E[exp(w z)] = exp(w^2 / 2)
+        return weight, self.log_mean.double().numpy() - 0.5 * (weight**2).sum(axis=1)
 
 
 def log1p_moments(mean: Array) -> tuple[Array, Array]:

@@ -294,6 +294,9 @@ class _MixedDensity(Density):
         low, high = map(np.concatenate, zip(*bounds, strict=True))
         return low, high
 
+    def most_loading(self) -> Array:
+        return np.concatenate([member.most_loading() for member in self.members])
+
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         ends = np.cumsum(self.n_each["inputs"])[:-1]
         pieces = zip(np.split(linear.loadings, ends), np.split(linear.noise, ends), strict=True)
