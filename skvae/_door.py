@@ -39,7 +39,12 @@ class Door(ABC):
     objective: Any
     n_features_in_: int
     _parts: dict[str, Any]
-    _schema: Schema
+    _columns: dict[str, Any]
+
+    @property
+    def _schema(self) -> Schema:
+        """What the columns are; kept as plain Python, like all fitted state."""
+        return Schema(**self._columns)
 
     def _check_rows(self, X, reset: bool = False) -> Array:
         """X as an array of floats or a source of such, NaN where a cell is missing, within the likelihood's support.
@@ -100,7 +105,7 @@ class Door(ABC):
                 owned = range(X.shape[1]) if columns is None else columns
                 wanted |= dict(zip(owned, member.sizes(len(owned)), strict=True))
         schema.learn(X, wanted)
-        self._schema = schema
+        self._columns = vars(schema)
         counts = lambda columns: schema.n_categories(list(range(X.shape[1])) if columns is None else columns)  # noqa: E731
         asked = self._parts_now()
         self._asked = {name: repr(part) for name, part in asked.items()}

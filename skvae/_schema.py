@@ -135,11 +135,6 @@ class Schema:
         make = _polars_frame if self.library == "polars" else _pandas_frame
         return make(self, columns, like)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schema) and vars(self) == vars(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
     def fault(self, n_features: int) -> str | None:
         """What is wrong with a saved schema, in words; None if nothing is."""
         if self.library not in (None, "pandas", "polars"):

@@ -189,9 +189,11 @@ def _fault(state: dict[str, Any]) -> str | None:
             return f"{key} is not {n_features} finite numbers"
     if not (state["scale_"] > 0).all():
         return "scale_ is not positive"
-    schema = state.get("_schema")
-    if not isinstance(schema, Schema) or (fault := schema.fault(n_features)):
-        return "there is no schema" if not isinstance(schema, Schema) else fault
+    columns = state.get("_columns")
+    if not isinstance(columns, dict) or columns.keys() != vars(Schema()).keys():
+        return "_columns are not what a table's columns are"
+    if fault := (schema := Schema(**columns)).fault(n_features):
+        return fault
     order = state.get("_order")
     if not isinstance(order, np.ndarray) or order.shape != (n_components,) or order.dtype.kind not in "iu":
         return f"_order is not an array of {n_components} integers"

@@ -249,7 +249,7 @@ class VAETransformerCV(VAETransformer):
             best.set_callbacks(*getattr(self, "_skl_callbacks", []))
             best.fit(table, y, sample_weight)
             forget(self)
-            own = set(best.get_params(deep=False)) | {"n_features_in_", "_schema"}
+            own = set(best.get_params(deep=False)) | {"n_features_in_", "_columns"}
             self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
             if "likelihood" not in candidates[index]:
                 self.likelihood_ = described(self._parts["likelihood"], self._schema.names)

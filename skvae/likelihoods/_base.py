@@ -136,7 +136,7 @@ class Density(nn.Module, ABC):
         return x
 
     def per_input(self, cells: Tensor) -> Tensor:
-        """What belongs to a cell of x, (..., D) or (..., 1), once for every number the encoder sees of it."""
+        """What belongs to each cell of x, (..., D), once for every number the encoder sees of it: (..., n_inputs)."""
         return cells
 
     def smooth(self, x: Tensor, noise: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ class _CategoricalDensity(Centred):
         return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
 
     def per_input(self, cells: Tensor) -> Tensor:
-        return cells if cells.shape[-1] == 1 else cells.index_select(-1, self.column)
+        return cells.index_select(-1, self.column)
 
     def padded(self, values: Tensor) -> Tensor:
         """(..., sum of K_d) as (..., D, K), minus infinity where a column has no such category."""
@@ -116,7 +116,8 @@ class _CategoricalDensity(Centred):
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
-        return nll, (self.expected(outputs) - self.features(x)) * self.per_input(cells.mass)
+        mass = cells.mass if cells.mass.shape[-1] == 1 else self.per_input(cells.mass)
+        return nll, (self.expected(outputs) - self.features(x)) * mass
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The categories' probabilities."""

@@ -247,8 +247,6 @@ class _MixedDensity(Density):
         return torch.cat([member.encode_input(part) for member, part in parts], dim=-1)
 
     def per_input(self, cells: Tensor) -> Tensor:
-        if cells.shape[-1] == 1:
-            return cells
         parts = zip(self.members, self._columns(cells), strict=True)
         return torch.cat([member.per_input(part) for member, part in parts], dim=-1)
 
