@@ -17,7 +17,7 @@ from sklearn.utils.validation import (
 
 from ._params import named
 from ._schema import Schema, frame_library
-from ._sources import RowSource
+from ._sources import RowSource, Selected
 from .data import Array, name_the_string, row_blocks, unpack_container
 from .likelihoods import LIKELIHOODS, Auto, Categorical, Mixed, resolved
 from .objectives import OBJECTIVES
@@ -125,7 +125,8 @@ class Door(ABC):
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             used = weight > 0
-            X = X if used.all() else X[used]
+            if not used.all():
+                X = Selected(X, np.flatnonzero(used)) if isinstance(X, RowSource) else X[used]
             target, weight = None if target is None else target[used], weight[used] / weight.max()
             weight = weight / weight.mean()
         if reset and (empty := empty_columns(X)).any():

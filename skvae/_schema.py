@@ -105,7 +105,8 @@ class Schema:
         if (codes == -1).any():
             row = int(np.flatnonzero(found == -1)[0])
             raise ValueError(
-                f"{self.label(column)} holds {values[row]!r} in row {row}, a category that fit has not seen; it knows "
+                f"{self.label(column)} holds {_plain(values[row])!r} in row {row}, a category that fit has not seen; "
+                f"it knows "
                 f"{_listed(self.categories[column])}. Mark the cell as missing (NaN), or fit to rows that have it."
             )
         return found
@@ -176,6 +177,10 @@ def _is_missing(value: Any) -> bool:
     return value is None or value != value
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
     """The distinct values of a column, and which of them every cell is."""
     if values.dtype.kind != "O":
@@ -200,7 +205,7 @@ def _categories(X: Any, column: int) -> list:
         values = np.unique(np.concatenate(parts)).tolist()
     else:
         values = _distinct(_values(X, column))[0]
-    values = [value.item() if isinstance(value, np.generic) else value for value in values if not _is_missing(value)]
+    values = [_plain(value) for value in values if not _is_missing(value)]
     return sorted(values, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils import gen_batches
 
-__all__ = ["Recoded", "RowSource", "as_source"]
+__all__ = ["Recoded", "RowSource", "Selected", "as_source"]
 
 # Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
 MAPPED_BYTES = 64_000_000
@@ -65,7 +66,11 @@ class SparseRows(RowSource):
         self.X = X
 
     def _slice(self, first: int, last: int) -> np.ndarray:
-        return self.X[first:last].toarray()
+        # What the matrix' own slicing does, without its checks and copies.
+        ends = self.X.indptr[first : last + 1]
+        stored = slice(ends[0], ends[-1])
+        part = self.X.data[stored], self.X.indices[stored], ends - ends[0]
+        return type(self.X)(part, shape=(last - first, self.shape[1])).toarray()
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         return self.X[rows].toarray()
@@ -85,7 +90,13 @@ class MappedRows(RowSource):
         return self._copied(self.X[first:last])
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        return self._copied(self.X[rows])
+        # A single row maps some hundred kilobytes around it.
+        found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        for part in gen_batches(len(rows), 64):
+            found[part] = self.X[rows[part]]
+            if self.map is not None:
+                self.map.madvise(mmap.MADV_DONTNEED)
+        return found
 
     def _copied(self, found: np.ndarray) -> np.ndarray:
         copy = np.array(found, dtype=self.dtype)
@@ -112,6 +123,20 @@ class ChunkedRows(RowSource):
         runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
         parts = [self._slice(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
         return np.concatenate(parts)[place] if parts else np.empty((0, self.shape[1]))
+
+
+class Selected(RowSource):
+    """Some rows of another source."""
+
+    def __init__(self, source: RowSource, rows: np.ndarray):
+        super().__init__((len(rows), source.shape[1]), source.dtype)
+        self.source, self.rows = source, rows
+
+    def _slice(self, first: int, last: int) -> np.ndarray:
+        return self.source[self.rows[first:last]]
+
+    def _take(self, rows: np.ndarray) -> np.ndarray:
+        return self.source[self.rows[rows]]
 
 
 class Recoded(RowSource):

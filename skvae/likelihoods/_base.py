@@ -22,6 +22,7 @@ __all__ = [
     "Density",
     "Likelihood",
     "LinearStart",
+    "LowerBound",
     "Natural",
     "above",
     "column_sums",
@@ -321,8 +322,24 @@ class Natural(Centred):
         return nll, self.mean(outputs).sub_(x).mul_(cells.mass)
 
 
+class LowerBound(torch.autograd.Function):
+    """max(value, bound), whose gradient passes wherever a step against it would not go below the bound.
+
+    A plain clamp has no gradient below the bound, so a parameter that once slipped under it never comes back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(value, bound)
+        return torch.maximum(value, bound)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return above(*ctx.saved_tensors, *grads), None
+
+
 def above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
-    """The gradient that passes `_LowerBound`."""
+    """The gradient that passes `LowerBound`."""
     return torch.where(value >= bound, grad, grad.clamp_max(0.0))
 
 

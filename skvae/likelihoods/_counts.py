@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
 from ..data import Array, Moments, Scale, Walk
-from ._base import Cells, Centred, Density, Likelihood, Natural, column_sums, refuse, unscaled
+from ._base import Cells, Centred, Density, Likelihood, LowerBound, Natural, column_sums, refuse, unscaled
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -111,7 +111,11 @@ class _CountDensity(Centred):
         self.log_mean.copy_(torch.log((counts + 0.5) / (mass + 1.0)))
 
     def mean(self, outputs: Tensor) -> Tensor:
-        return torch.exp(outputs.clamp_max(MOST_LOG_RATE))
+        return torch.exp(self.log_rate(outputs))
+
+    def log_rate(self, outputs: Tensor) -> Tensor:
+        """The outputs, bounded from above; a step back below the bound keeps its gradient."""
+        return -LowerBound.apply(-outputs, outputs.new_tensor(-MOST_LOG_RATE))
 
     def _log_moments(self) -> tuple[Array, Array]:
         """Of log(1 + x) for Poisson columns, in the encoder's units: its slope over the log mean, and its variance."""
@@ -145,7 +149,8 @@ class _PoissonDensity(_CountDensity, Natural):
     """log p = x log rate - rate - log x!"""
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return x * outputs - self.mean(outputs) - torch.lgamma(x + 1)
+        log_rate = self.log_rate(outputs)
+        return x * log_rate - torch.exp(log_rate) - torch.lgamma(x + 1)
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)

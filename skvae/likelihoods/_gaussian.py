@@ -15,25 +15,9 @@ from torch import Tensor, nn
 from .._linear import Covariance, LinearGaussian, probabilistic_pca
 from ..data import Array, Moments, Rows, Scale, Walk
 from ..priors import LOG_2PI, log_normal
-from ._base import Cells, Density, Likelihood, above, column_sums
+from ._base import Cells, Density, Likelihood, LowerBound, above, column_sums
 
 __all__ = ["FeatureNoise", "Gaussian", "GaussianDensity", "SharedNoise", "standardised"]
-
-
-class _LowerBound(torch.autograd.Function):
-    """max(value, bound), whose gradient passes wherever a step against it would not go below the bound.
-
-    A plain clamp has no gradient below the bound, so a parameter that once slipped under it never comes back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, bound: Tensor) -> Tensor:
-        ctx.save_for_backward(value, bound)
-        return torch.maximum(value, bound)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return above(*ctx.saved_tensors, *grads), None
 
 
 class Gaussian(Likelihood):
@@ -175,7 +159,7 @@ class _LearntNoise(GaussianDensity):
         return grad
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoded(outputs), _LowerBound.apply(self.log_noise, self.bound())
+        return self.decoded(outputs), LowerBound.apply(self.log_noise, self.bound())
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         log_noise, bound = self.log_noise, self.bound()
@@ -257,7 +241,7 @@ class _DecoderNoise(GaussianDensity):
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_var = outputs.chunk(2, dim=-1)
-        return mean, _LowerBound.apply(log_var, self.log_floor)
+        return mean, LowerBound.apply(log_var, self.log_floor)
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         mean, raw = outputs.chunk(2, dim=-1)
