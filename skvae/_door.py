@@ -17,7 +17,7 @@ from sklearn.utils.validation import (
 
 from ._params import named
 from ._schema import Schema, frame_library
-from ._sources import RowSource, Selected
+from ._sources import RowSource, picked
 from .data import Array, name_the_string, row_blocks, unpack_container
 from .likelihoods import LIKELIHOODS, Auto, Categorical, Mixed, resolved
 from .objectives import OBJECTIVES
@@ -54,11 +54,12 @@ class Door(ABC):
         X = unpack_container(X)
         if reset:
             self._learn_columns(X)
-        elif self._schema.categories and frame_library(X) is not None:
-            # Before categories are looked up, which columns in another order would not have.
-            _check_feature_names(self, X, reset=False)
-        n_columns = X.shape[1] if len(getattr(X, "shape", ())) == 2 else None
-        if reset or n_columns in (None, self.n_features_in_):
+        if self._schema.categories:
+            X = _cells(X)
+            if not reset:
+                # Before categories are looked up, which another table's columns would not have.
+                _check_feature_names(self, X, reset=False)
+                _check_n_features(self, X, reset=False)
             X = self._schema.encoded(X)
         X = self._as_numbers(X, reset)
         labels, likelihood = self._column_labels(X), self._parts["likelihood"]
@@ -95,9 +96,8 @@ class Door(ABC):
         likelihood = named(self.likelihood, LIKELIHOODS)
         likelihood._validate_params()
         schema = Schema.of(X)
-        looked_at = isinstance(likelihood, (Auto, Categorical, Mixed))
-        if looked_at and frame_library(X) is None and not isinstance(X, RowSource):
-            X = check_array(X, dtype=None, ensure_all_finite=False)
+        if isinstance(likelihood, (Auto, Categorical, Mixed)):
+            X = _cells(X)
         assigned = likelihood.assign(X)
         wanted: dict[int, int | None] = {}
         for member, columns in assigned:
@@ -125,14 +125,22 @@ class Door(ABC):
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             used = weight > 0
-            if not used.all():
-                X = Selected(X, np.flatnonzero(used)) if isinstance(X, RowSource) else X[used]
+            X = picked(X, used)
             target, weight = None if target is None else target[used], weight[used] / weight.max()
             weight = weight / weight.mean()
         if reset and (empty := empty_columns(X)).any():
             label = self._column_labels(X)[int(empty.argmax())]
             raise ValueError(f"{label} holds no value in {len(X)} rows; drop it before fitting.")
         return X, target, weight
+
+
+def _cells(X: Any) -> Any:
+    """A list, or an array of strings, as a two-dimensional array of what its cells are; other tables as they are."""
+    if frame_library(X) is not None or isinstance(X, RowSource):
+        return X
+    if not isinstance(X, np.ndarray) or X.dtype.kind in "US":
+        X = np.asarray(X, dtype=object)
+    return check_array(X, dtype=None, ensure_all_finite=False)
 
 
 def empty_columns(X: Array) -> np.ndarray:

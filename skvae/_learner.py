@@ -11,6 +11,7 @@ from . import _state
 from ._base import BaseVAE, most_latents
 from ._door import Checked, empty_columns
 from ._linear import Covariance
+from ._sources import picked
 from ._torch import single_blas, thread_limit, torch_scope
 from .criteria import CRITERIA
 from .data import Array, Moments, Rows, column_moments, has_gaps, row_blocks, to_rows
@@ -59,7 +60,7 @@ class Learner(BaseVAE):
             scores = self._linear_scores(X, *_at(kept, X, target, weight))
             nearer = np.zeros(len(X), dtype=bool)
             nearer[np.argsort(-scores, kind="stable")[:n_kept]] = True
-            if empty_columns(X[nearer]).any():
+            if empty_columns(picked(X, nearer)).any():
                 break
             kept = nearer
         self.support_ = kept
@@ -74,15 +75,16 @@ class Learner(BaseVAE):
         """How likely the rows of X are under the linear model of the used ones; a gap counts as the other cells do."""
         split = self._split(used[0], used[1], used[2], hold_out=False)
         n_components = most_latents(self._count_components(split.cov), split.cov, split.density)
-        scores = np.empty(len(X))
+        scores, n_present = np.empty(len(X)), np.empty(len(X))
         with single_blas():
             for part in row_blocks(X):
-                rows = to_rows(X[part], split.scale)
-                scores[part] = split.density.baseline_samples(rows, split.cov, n_components)
-        present = ~np.isnan(X)
-        n_present = present.sum(axis=1)
-        # Without the columns' units, whose density a row with gaps would lack.
-        scores = (scores + present @ np.log(split.scale.scale)) / np.maximum(n_present, 1)
+                block = X[part]
+                present = ~np.isnan(block)
+                n_present[part] = present.sum(axis=1)
+                scores[part] = split.density.baseline_samples(to_rows(block, split.scale), split.cov, n_components)
+                # Without the columns' units, whose density a row with gaps would lack.
+                scores[part] += present @ np.log(split.scale.scale)
+        scores /= np.maximum(n_present, 1)
         return np.where(n_present > 0, np.nan_to_num(scores, nan=-np.inf), -np.inf)
 
     def _learn_from_chunk(self, X: Array, weight: Array | None) -> None:
@@ -205,9 +207,7 @@ def _mean_and_std(model: VAE, rows: Rows) -> torch.Tensor:
 
 def _at(rows: np.ndarray, X: Array, target: Array | None, weight: Array | None) -> Checked:
     """The parts of a table at these rows, themselves where these are all."""
-    if rows.all():
-        return X, target, weight
-    return X[rows], None if target is None else target[rows], None if weight is None else weight[rows]
+    return picked(X, rows), None if target is None else target[rows], None if weight is None else weight[rows]
 
 
 def _keys(X: Array, seed: int) -> np.ndarray:

@@ -24,6 +24,12 @@ __all__ = ["Covariance", "LinearGaussian", "factor_analysis", "probabilistic_pca
 EXACT_COLUMNS = 2000
 # Numbers a block of rows with gaps may hold.
 BLOCK_NUMBERS = 4_000_000
+# Rows with gaps: steps of expectation-maximisation, and products a step may take (rows are left out evenly beyond).
+EM_STEPS, EM_PRODUCTS = 10, 1_000_000_000
+# Numbers that their sums over rows may hold; where latents are too many, the covariance has to do.
+EM_NUMBERS = 20_000_000
+# The noise that those steps begin with, at least, as a share of the columns' mean variance.
+EM_NOISE = 0.1
 
 
 Block = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
@@ -33,7 +39,8 @@ class Covariance:
     """The weighted covariance of centred rows with gaps, and its leading eigenvectors after a rescaling.
 
     Gaps: every pair of columns is averaged over the rows that hold both, which is unbiased when cells are missing
-    completely at random. With more than `EXACT_COLUMNS` columns a gap counts as the column's mean instead.
+    completely at random, and negative eigenvalues are cut off. With more than `EXACT_COLUMNS` columns a gap counts as
+    the column's mean instead.
 
     Parameters
     ----------
@@ -67,18 +74,24 @@ class Covariance:
             yield x * root, root * (np.ones_like(x) if present is None else present), float((root**2).sum())
 
     @cached_property
-    def _sums(self) -> tuple[Array, Array]:
-        """The columns' sums of squares and the weight of the rows that hold each."""
-        squares, count = np.zeros(self.n_columns), np.zeros(1)
+    def _sums(self) -> tuple[Array, Array, bool]:
+        """The columns' sums of squares, the weight of the rows that hold each, and whether a cell is missing."""
+        squares, count, has_gaps = np.zeros(self.n_columns), np.zeros(1), False
         for x, present, total in self._rooted():
             squares += (x**2).sum(axis=0)
             count = count + (total if present is None else (present**2).sum(axis=0))
-        return squares, np.maximum(count, np.finfo(float).tiny)
+            has_gaps = has_gaps or (present is not None and bool((present == 0).any()))
+        return squares, np.maximum(count, np.finfo(float).tiny), has_gaps
 
     @property
     def count(self) -> Array:
         """Weight of the rows that hold each column: (D,), or (1,) where all hold all."""
         return self._sums[1]
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether a cell is missing."""
+        return self._sums[2]
 
     @property
     def diagonal(self) -> Array:
@@ -92,7 +105,9 @@ class Covariance:
         for x, present, total in self._rooted():
             products += x.T @ x
             pairs = pairs + (total if present is None else present.T @ present)
-        return products / np.maximum(pairs, np.finfo(float).tiny) + np.diag(np.broadcast_to(self.noise, self.n_columns))
+        found = products / np.maximum(pairs, np.finfo(float).tiny)
+        found = _without_negative(found) if self.has_gaps else found
+        return found + np.diag(np.broadcast_to(self.noise, self.n_columns))
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
@@ -110,6 +125,14 @@ class Covariance:
             _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
             values, vectors = singular**2 + ((vt / scale) ** 2 * self.noise).sum(axis=1), vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
+
+
+def _without_negative(matrix: Array) -> Array:
+    """The matrix without its negative eigenvalues, with the same diagonal."""
+    values, vectors = linalg.eigh(matrix)
+    cut = (vectors * np.maximum(values, 0.0)) @ vectors.T
+    std = np.sqrt(np.maximum(matrix.diagonal(), 0.0) / np.maximum(cut.diagonal(), np.finfo(float).tiny))
+    return cut * std * std[:, None]
 
 
 def _fix_signs(vectors: Array) -> Array:
@@ -188,6 +211,13 @@ class LinearGaussian(NamedTuple):
 
 def probabilistic_pca(cov: Covariance, n_components: int, floor: float) -> LinearGaussian:
     """Maximum likelihood with one noise variance, at least `floor` (Tipping & Bishop 1999, eq. 7 and 8)."""
+    if _by_em(cov, n_components):
+        return _em(cov, n_components, floor, np.inf, shared=True)
+    return _principal(cov, n_components, floor)
+
+
+def _principal(cov: Covariance, n_components: int, floor: float) -> LinearGaussian:
+    """`probabilistic_pca` in closed form."""
     one = np.ones(cov.n_columns)
     values, vectors = cov.leading(n_components, one)
     rest = (cov.diagonal.sum() - values.sum()) / max(cov.n_columns - n_components, 1)
@@ -204,6 +234,8 @@ def factor_analysis(
     eigenvalues of psi^-1/2 S psi^-1/2, those above 1 carry a latent. What is left, a smooth function of log psi,
     goes to L-BFGS-B with the floor as its bound; expectation-maximisation needs hundreds of steps for the same digits.
     """
+    if _by_em(cov, n_components):
+        return _em(cov, n_components, floor, ceiling, shared=False)
     highest = np.maximum(np.minimum(cov.diagonal, ceiling), floor)
 
     def loadings(noise: Array) -> tuple[Array, Array]:
@@ -220,7 +252,7 @@ def factor_analysis(
     lowest = np.minimum(floor, highest)
     if n_components == 0 or np.array_equal(lowest, highest):
         return LinearGaussian(loadings(highest)[1], highest)
-    start = probabilistic_pca(cov, n_components, float(np.min(floor)))
+    start = _principal(cov, n_components, float(np.min(floor)))
     residual = np.clip(cov.diagonal - (start.loadings**2).sum(axis=1), lowest, highest)
     found = optimize.minimize(
         loss,
@@ -232,3 +264,56 @@ def factor_analysis(
     )
     noise = np.exp(found.x)
     return LinearGaussian(loadings(noise)[1], noise)
+
+
+def _by_em(cov: Covariance, n_components: int) -> bool:
+    """Whether cells are missing, where the covariance is no more than a beginning."""
+    fits = cov.n_columns <= EXACT_COLUMNS and cov.n_columns * n_components**2 <= EM_NUMBERS
+    return n_components > 0 and fits and cov.has_gaps
+
+
+def _em(
+    cov: Covariance, n_components: int, floor: float | Array, ceiling: float | Array, shared: bool
+) -> LinearGaussian:
+    """Maximum likelihood of the present cells, by expectation-maximisation (Rubin & Thayer 1982).
+
+    In a covariance averaged pair by pair, noise passes for structure: with half of the cells missing, its factor
+    analysis imputes hardly better than the columns' means. A few steps from there are enough, and more would fit noise.
+    """
+    W, noise = _principal(cov, n_components, EM_NOISE * float(cov.diagonal.mean()))
+    noise = np.clip(noise, floor, ceiling)
+    for _ in range(EM_STEPS):
+        zz, xz, xx, count = _em_sums(cov, W, noise)
+        # A standard normal prior on the loadings, for columns that hardly any row holds.
+        solved = np.linalg.solve(zz + noise[:, None, None] * np.eye(n_components), xz[:, :, None])
+        W = np.asarray(solved[:, :, 0], dtype=np.float64)
+        rest = xx - (W * xz).sum(axis=1)
+        rest = np.full_like(rest, rest.sum() / count.sum()) if shared else rest / count
+        noise = np.clip(rest, floor, ceiling)
+    _, vectors = linalg.eigh(W.T @ (W / noise[:, None]))
+    return LinearGaussian(_fix_signs(W @ vectors[:, ::-1]), np.clip(noise + cov.noise, floor, ceiling))
+
+
+def _em_sums(cov: Covariance, W: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
+    """Sums over each column's present cells of E[z z'], x E[z], x^2 and 1: (D, J, J), (D, J), (D,), (D,)."""
+    (n_columns, n_components), scaled = W.shape, W / noise[:, None]
+    outer = (W[:, :, None] * scaled[:, None, :]).reshape(n_columns, -1)
+    zz, xz = np.zeros_like(outer), np.zeros_like(W)
+    xx, count = np.zeros(n_columns), np.full(n_columns, np.finfo(float).tiny)
+    stride, first = -(-cov.n_rows * outer.size // EM_PRODUCTS), 0
+    step = stride * max(1, BLOCK_NUMBERS // n_components**2)
+    for block in cov.blocks():
+        n_rows = len(block[0])
+        for begin in range(-first % stride, n_rows, step):
+            at = slice(begin, begin + step, stride)
+            x = block[0][at].astype(np.float64)
+            present = np.ones_like(x) if block[1] is None else block[1][at].astype(np.float64)
+            var = np.linalg.inv(np.eye(n_components) + (present @ outer).reshape(-1, n_components, n_components))
+            z = (var @ (x @ scaled)[:, :, None])[:, :, 0]
+            weighted = present if block[2] is None else present * block[2][at, None]
+            zz += weighted.T @ (var + z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
+            xz += (weighted * x).T @ z
+            xx += (weighted * x**2).sum(axis=0)
+            count += weighted.sum(axis=0)
+        first += n_rows
+    return zz.reshape(n_columns, n_components, n_components), xz, xx, count

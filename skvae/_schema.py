@@ -16,6 +16,9 @@ from .data import Array, column_moments, row_blocks
 
 __all__ = ["ColumnFacts", "Schema", "column_facts", "frame_library", "select_columns"]
 
+# pandas' nullable types, and what kind of numpy type they hold.
+NULLABLE = {"boolean": "b", "Float32": "f", "Float64": "f"}
+NULLABLE |= {f"{'U' * (kind == 'u')}Int{bits}": kind for kind in "iu" for bits in (8, 16, 32, 64)}
 # How many known categories an error names.
 NAMED_CATEGORIES = 10
 
@@ -52,8 +55,8 @@ class Schema:
         library = frame_library(X)
         if library is None:
             return cls()
-        dtypes = [str(X[name].dtype) for name in X.columns] if X.columns.__class__ is list else None
-        return cls(library, list(X.columns), dtypes or [str(dtype) for dtype in X.dtypes])
+        dtypes = ["ordered category" if getattr(dtype, "ordered", False) else str(dtype) for dtype in X.dtypes]
+        return cls(library, list(X.columns), dtypes)
 
     def label(self, column: int) -> str:
         """How an error names a column."""
@@ -173,8 +176,24 @@ def _is_number_type(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "biuf"
 
 
+def _is_category_type(dtype: Any) -> bool:
+    """Whether a column's type is one of categories, whatever these are."""
+    return hasattr(dtype, "categories") or str(dtype) == "Categorical"
+
+
+def _type_of(X: Any, column: int) -> Any:
+    """The type of a data frame's column; None for other tables."""
+    library = frame_library(X)
+    if library is None:
+        return None
+    return X.iloc[:, column].dtype if library == "pandas" else X.to_series(column).dtype
+
+
 def _is_missing(value: Any) -> bool:
-    return value is None or value != value
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA is neither
+        return True
 
 
 def _plain(value: Any) -> Any:
@@ -193,13 +212,10 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
 
 def _categories(X: Any, column: int) -> list:
     """The categories of a column: those of its pandas or polars type, else the sorted values it holds."""
-    library = frame_library(X)
-    dtype: Any = None
-    if library is not None:
-        dtype = X.iloc[:, column].dtype if library == "pandas" else X.to_series(column).dtype
+    dtype = _type_of(X, column)
     # polars' Categorical shares its categories with every other column.
     if getattr(dtype, "categories", None) is not None and str(dtype) != "Categorical":
-        return dtype.categories.tolist() if library == "pandas" else dtype.categories.to_list()
+        return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
     if isinstance(X, RowSource):
         parts = [np.unique(X[part][:, column]) for part in row_blocks(X)]
         values = np.unique(np.concatenate(parts)).tolist()
@@ -239,11 +255,16 @@ def _pandas_frame(schema: Schema, columns: list, like: Any) -> Any:
     index = getattr(like, "index", None) if frame_library(like) == "pandas" else None
     frame = pandas.DataFrame(dict(enumerate(columns)), index=index)
     for column, known in schema.categories.items():
-        if schema.dtypes[column] == "category":
-            frame.isetitem(column, pandas.Categorical(frame.iloc[:, column], categories=known))
+        if schema.dtypes[column].endswith("category"):
+            ordered = schema.dtypes[column].startswith("ordered")
+            frame.isetitem(column, pandas.Categorical(frame.iloc[:, column], categories=known, ordered=ordered))
         else:
             whole = frame.iloc[:, column].notna().all() or not schema.dtypes[column].startswith(("int", "uint", "bool"))
             frame.isetitem(column, frame.iloc[:, column].astype(schema.dtypes[column]) if whole else frame[column])
+    for column, dtype in enumerate(schema.dtypes):
+        # Nullable types, where the numbers are still of their kind.
+        if dtype in NULLABLE and frame.iloc[:, column].dtype.kind == NULLABLE[dtype]:
+            frame.isetitem(column, frame.iloc[:, column].astype(dtype))
     frame.columns = schema.names
     return frame
 
@@ -314,7 +335,8 @@ def column_facts(X: Any) -> list[ColumnFacts]:
     facts = []
     for column in range(whole.shape[1]):
         values = _values(whole, column)
-        if values.dtype.kind == "O" and not all(_is_missing(v) or isinstance(v, Real) for v in values):
+        numbers_only = values.dtype.kind != "O" or all(_is_missing(v) or isinstance(v, Real) for v in values)
+        if _is_category_type(_type_of(whole, column)) or not numbers_only:
             facts.append(ColumnFacts(is_category=True))
             continue
         numbers = np.array([np.nan if _is_missing(v) else v for v in values], dtype=np.float64)[:, None]

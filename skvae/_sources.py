@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils import gen_batches
 
-__all__ = ["Recoded", "RowSource", "Selected", "as_source"]
+__all__ = ["Recoded", "RowSource", "as_source", "picked"]
 
 # Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
 MAPPED_BYTES = 64_000_000
@@ -151,6 +151,13 @@ class Recoded(RowSource):
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         return self.function(self.source[rows])
+
+
+def picked(X: Any, rows: np.ndarray) -> Any:
+    """The rows of a table that are True, without reading them where it lies elsewhere."""
+    if rows.all():
+        return X
+    return Selected(X, np.flatnonzero(rows)) if isinstance(X, RowSource) else X[rows]
 
 
 def as_source(X: Any) -> RowSource | None:
