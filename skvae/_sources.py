@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils import gen_batches
 
 __all__ = ["Recoded", "RowSource", "as_source", "picked"]
 
 # Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
 MAPPED_BYTES = 64_000_000
+# Scattered rows read before the same; each maps some hundred kilobytes around it.
+SCATTERED_ROWS = 64
 
 
 class RowSource(ABC):
@@ -42,10 +43,10 @@ class RowSource(ABC):
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         """The rows of a slice, or of an array of row numbers or of True and False."""
-        if isinstance(rows, slice):
+        if isinstance(rows, slice) and rows.step in (None, 1):
             found = self._slice(*rows.indices(len(self))[:2])
         else:
-            rows = np.asarray(rows)
+            rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
             found = self._take(np.flatnonzero(rows) if rows.dtype == bool else rows)
         return np.ascontiguousarray(found, dtype=self.dtype)
 
@@ -90,9 +91,9 @@ class MappedRows(RowSource):
         return self._copied(self.X[first:last])
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        # A single row maps some hundred kilobytes around it.
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        for part in gen_batches(len(rows), 64):
+        for first in range(0, len(rows), SCATTERED_ROWS):
+            part = slice(first, first + SCATTERED_ROWS)
             found[part] = self.X[rows[part]]
             if self.map is not None:
                 self.map.madvise(mmap.MADV_DONTNEED)
@@ -165,6 +166,9 @@ def as_source(X: Any) -> RowSource | None:
     if isinstance(X, RowSource):
         return X
     if sparse.issparse(X):
+        if X.ndim != 2 or X.dtype.kind not in "biuf":
+            what = "Complex data not supported" if X.dtype.kind == "c" else "Expected 2D array of numbers"
+            raise ValueError(f"{what}: X is a sparse array of {X.ndim} dimension(s) and type {X.dtype}.")
         return SparseRows(X if X.format == "csr" else X.tocsr())
     if isinstance(X, np.memmap) and X._mmap is not None:  # type: ignore[attr-defined]
         return MappedRows(X) if X.ndim == 2 and X.dtype.kind in "biuf" else None

@@ -374,9 +374,11 @@ class Stream(Table):
         return to_rows(np.concatenate([self.X[s] for s in slices]), self.scale, weight, y)
 
     def take(self, index: Tensor) -> Rows:
-        at = (self.numbers[index // self.size] * self.size + index % self.size).numpy()
-        weight, y = (None if v is None else v[at] for v in (self.weight, self.y))
-        return to_rows(self.X[at], self.scale, weight, y)
+        return self.part(index).whole()
+
+    def part(self, index: Tensor) -> Table:
+        at = self.numbers[index // self.size] * self.size + index % self.size
+        return Table(self.X, self.scale, self.weight, self.y, at)
 
     def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
         """One epoch: shuffled rows in batches of about `batch_size`, none dropped."""

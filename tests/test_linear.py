@@ -250,3 +250,123 @@ def test_randomised_path_is_the_same_at_every_call(monkeypatch):
     first, again = (cov.leading(5, np.ones(64)) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
+
+
+# Rows with gaps
+
+
+def gappy(n_rows=600, share=0.4, seed=0):
+    """Rows of `random_model`'s with cells missing at random, which of them are present, and the model."""
+    model = random_model(8, 2)
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, 2)) @ model.loadings.T + rng.normal(size=(n_rows, 8)) * np.sqrt(model.noise)
+    present = (rng.random(X.shape) >= share).astype(float)
+    return X * present, present, model
+
+
+def present_score(linear, X, present):
+    return linear.score_samples(X, present).mean()
+
+
+@pytest.mark.parametrize("fit", [factor_analysis, probabilistic_pca])
+def test_gaps_take_little_from_the_likelihood_of_rows_not_seen(fit):
+    """Beside the model the rows were drawn from, and beside that of the covariance averaged pair by pair."""
+    X, present, truth = gappy()
+    others, there, _ = gappy(seed=1)
+    found = present_score(fit(Covariance.of(X, present), 2, FLOOR), others, there)
+    best = present_score(truth, others, there)
+    if fit is factor_analysis:
+        assert best - 0.15 < found < best + 0.02
+    else:
+        assert found > best - 0.6
+
+
+@pytest.mark.parametrize("fit", [factor_analysis, probabilistic_pca])
+def test_one_missing_cell_changes_next_to_nothing(fit):
+    X = wine()
+    present = np.ones_like(X)
+    present[0, 0] = 0
+    whole = mean_score(fit(Covariance.of(X), 2, FLOOR), X)
+    assert mean_score(fit(Covariance.of(X * present, present), 2, FLOOR), X) == pytest.approx(whole, abs=0.02)
+
+
+@pytest.mark.parametrize("fit", [factor_analysis, probabilistic_pca])
+def test_the_model_of_rows_with_gaps_is_the_same_however_they_come(fit):
+    X, present, _ = gappy(200)
+    copies = np.arange(200) % 3 + 1
+    weighted = fit(Covariance.of(X, present, copies.astype(float)), 2, FLOOR)
+    repeated = fit(Covariance.of(np.repeat(X, copies, axis=0), np.repeat(present, copies, axis=0)), 2, FLOOR)
+    blocks = fit(
+        Covariance(lambda: ((X[i : i + 7], present[i : i + 7], copies[i : i + 7]) for i in range(0, 200, 7)), *X.shape),
+        2,
+        FLOOR,
+    )
+    for other in (repeated, blocks):
+        np.testing.assert_allclose(other.loadings, weighted.loadings, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(other.noise, weighted.noise, rtol=1e-9)
+
+
+def test_the_posterior_of_rows_with_gaps_has_a_diagonal_precision_and_noise_within_bounds():
+    X, present, _ = gappy(100, 0.6)
+    ceiling = np.array([0.3, *[np.inf] * 7])
+    linear = factor_analysis(Covariance.of(X, present), 3, np.full(8, 0.2), ceiling)
+    inner = linear.loadings.T @ (linear.loadings / linear.noise[:, None])
+    np.testing.assert_allclose(inner, np.diag(inner.diagonal()), atol=1e-9 * inner.max())
+    assert (linear.noise >= 0.2).all()
+    assert (linear.noise <= ceiling).all()
+
+
+def test_a_covariance_with_gaps_has_no_negative_eigenvalue_and_keeps_its_variances():
+    X, present, _ = gappy(15, 0.5)
+    cov = Covariance.of(X, present)
+    assert np.linalg.eigvalsh(cov.matrix).min() > -1e-12
+    np.testing.assert_allclose(cov.matrix.diagonal(), cov.diagonal)
+    pairs = X.T @ X / np.maximum(present.T @ present, 1e-9)
+    assert np.linalg.eigvalsh(pairs).min() < -0.01
+
+
+def test_rows_are_left_out_evenly_where_they_are_many(monkeypatch):
+    X, present, _ = gappy(3000)
+    whole = factor_analysis(Covariance.of(X, present), 2, FLOOR)
+    monkeypatch.setattr(_linear, "EM_PRODUCTS", 3000 * 8 * 4 // 3)
+    thinned = factor_analysis(Covariance.of(X, present), 2, FLOOR)
+    third = factor_analysis(Covariance.of(X[::3], present[::3]), 2, FLOOR)
+    assert present_score(thinned, X, present) == pytest.approx(present_score(whole, X, present), abs=0.02)
+    assert not np.allclose(thinned.loadings, whole.loadings)
+    np.testing.assert_allclose(thinned.noise, third.noise, rtol=0.2)
+
+
+# Limits on loadings and noise
+
+
+def test_limited_loadings_keep_every_columns_variance():
+    model = random_model(6, 2)
+    most = np.array([0.1, np.inf, 0.5, np.inf, np.inf, 0.2])
+    found = model.limited(most)
+    assert (np.sqrt((found.loadings**2).sum(axis=1)) <= most + 1e-12).all()
+    variance = [(m.loadings**2).sum(axis=1) + m.noise for m in (model, found)]
+    np.testing.assert_allclose(*variance)
+    free = np.isinf(most)
+    np.testing.assert_allclose(*[(m.loadings @ m.loadings.T)[np.ix_(free, free)] for m in (model, found)])
+    inner = found.loadings.T @ (found.loadings / found.noise[:, None])
+    np.testing.assert_allclose(inner, np.diag(inner.diagonal()), atol=1e-9)
+    assert model.limited(np.full(6, np.inf)) is model
+
+
+def test_factor_analysis_of_known_noise_is_the_closed_form():
+    X = cancer()
+    noise = np.linspace(0.1, 0.4, X.shape[1])
+    found = factor_analysis(Covariance.of(X), 3, noise, noise)
+    np.testing.assert_array_equal(found.noise, noise)
+    values = np.linalg.eigvalsh(np.cov(X.T, bias=True) / np.sqrt(np.outer(noise, noise)))[::-1][:3]
+    np.testing.assert_allclose(found.precision, values, rtol=1e-9)
+
+
+def test_factor_analysis_stays_between_its_bounds():
+    X = cancer()
+    free = factor_analysis(Covariance.of(X), 3, FLOOR)
+    floor, ceiling = np.full(30, 0.1), np.full(30, 0.3)
+    bound = factor_analysis(Covariance.of(X), 3, floor, ceiling)
+    assert (bound.noise >= floor - 1e-12).all()
+    assert (bound.noise <= ceiling + 1e-12).all()
+    assert mean_score(bound, X) < mean_score(free, X)
