@@ -261,7 +261,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         """Draw the seed and fix the parts of a new model; its rows in the model's units, in two parts."""
         self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         likelihood: Likelihood = self._parts["likelihood"]
-        self.likelihood_ = described(likelihood, self._schema.names)
+        self.likelihood_ = described(likelihood, self._schema)
         moments = self._moments(X, weight)
         scale = likelihood.scale(moments)
         rows = as_table(X, scale, weight, target)

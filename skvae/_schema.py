@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -94,7 +94,7 @@ class Schema:
 
     def _encoded_array(self, X: np.ndarray) -> np.ndarray:
         """An array in memory with codes for categories; other cells become numbers later."""
-        result = np.array(X, dtype=X.dtype if X.dtype.kind == "O" else np.float64)
+        result = np.array(X, dtype=X.dtype if X.dtype.kind in "Of" else np.float64)
         for column in self.categories:
             result[:, column] = self._codes(X[:, column], column)
         return result
@@ -132,7 +132,7 @@ class Schema:
             columns[column] = _looked_up(known, X[:, column])
         if self.library is None:
             texts = any(values.dtype.kind == "O" for values in columns)
-            return np.column_stack(columns).astype(object if texts else np.float64) if self.categories else X
+            return np.column_stack(columns).astype(object if texts else X.dtype) if self.categories else X
         for column, dtype in enumerate(self.dtypes):
             if column not in self.categories:
                 columns[column] = _as_dtype(columns[column], dtype, drawn)
@@ -206,7 +206,11 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
         distinct, inverse = np.unique(values, return_inverse=True)
         return distinct.tolist(), inverse
     places: dict[Any, int] = {}
-    inverse = np.array([places.setdefault(None if _is_missing(v) else v, len(places)) for v in values], dtype=int)
+    try:
+        inverse = np.array([places.setdefault(None if _is_missing(v) else v, len(places)) for v in values], dtype=int)
+    except TypeError:
+        odd = next(value for value in values if not isinstance(value, Hashable))
+        raise TypeError(f"A cell of X holds {odd!r}; its argument must be a string or a number.") from None
     return list(places), inverse
 
 
@@ -291,14 +295,11 @@ def select_columns(X: Any, key: Any) -> list[int]:
     """The numbers of the columns that a key names, as in `sklearn.compose.ColumnTransformer`."""
     if callable(key):
         key = key(X)
-    if isinstance(key, (str, int, np.integer)):
-        key = [key]
-    if not isinstance(key, slice):
-        key = list(key)
-    names = getattr(X, "columns", None)
-    whole = X if names is not None or hasattr(X, "shape") else np.asarray(X, dtype=object)
     try:
-        return [int(column) for column in _get_column_indices(whole, key)]
+        key = key.tolist() if isinstance(key, (np.ndarray, np.generic)) else key
+        if not isinstance(key, slice):
+            key = [key] if isinstance(key, (str, int)) else list(key)
+        return [int(column) for column in _get_column_indices(X, key)]
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"Mixed cannot find the columns {key!r} in X: {error}") from None
 
@@ -328,15 +329,14 @@ class ColumnFacts:
 
 
 def column_facts(X: Any) -> list[ColumnFacts]:
-    """The facts of every column of a table, as the user gave it."""
+    """The facts of every column of a data frame, an array or a source."""
     if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
         return _facts_of_numbers(X, lambda part: np.asarray(X[part], dtype=np.float64))
-    whole = X if frame_library(X) is not None else np.asarray(X, dtype=object)
     facts = []
-    for column in range(whole.shape[1]):
-        values = _values(whole, column)
+    for column in range(X.shape[1]):
+        values = _values(X, column)
         numbers_only = values.dtype.kind != "O" or all(_is_missing(v) or isinstance(v, Real) for v in values)
-        if _is_category_type(_type_of(whole, column)) or not numbers_only:
+        if _is_category_type(_type_of(X, column)) or not numbers_only:
             facts.append(ColumnFacts(is_category=True))
             continue
         numbers = np.array([np.nan if _is_missing(v) else v for v in values], dtype=np.float64)[:, None]

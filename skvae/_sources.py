@@ -144,7 +144,7 @@ class Recoded(RowSource):
     """Another source, whose values go through a function of a block of rows."""
 
     def __init__(self, source: RowSource, function: Any):
-        super().__init__(source.shape, np.float64)
+        super().__init__(source.shape, source.dtype)
         self.source, self.function = source, function
 
     def _slice(self, first: int, last: int) -> np.ndarray:

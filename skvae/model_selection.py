@@ -252,7 +252,7 @@ class VAETransformerCV(VAETransformer):
             own = set(best.get_params(deep=False)) | {"n_features_in_", "_columns"}
             self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
             if "likelihood" not in candidates[index]:
-                self.likelihood_ = described(self._parts["likelihood"], self._schema.names)
+                self.likelihood_ = described(self._parts["likelihood"], self._schema)
             self._report(index, candidates, results, stacked)
         return self
 

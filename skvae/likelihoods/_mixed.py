@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
-from .._schema import ColumnFacts, column_facts, select_columns
+from .._schema import ColumnFacts, Schema, column_facts, select_columns
 from ..data import Array, Moments, Scale, SomeColumns, Walk
 from ._base import Cells, Density, Likelihood
 from ._bernoulli import Bernoulli, ContinuousBernoulli
@@ -78,13 +78,14 @@ class Mixed(Likelihood):
             for column in columns:
                 if column in owner:
                     raise ValueError(
-                        f"Mixed gives {_label(X, column)} to both {owner[column]!r} and {member!r}; name it once."
+                        f"Mixed gives {Schema.of(X).label(column)} to both {owner[column]!r} and {member!r}; name it "
+                        "once."
                     )
                 owner[column] = member
-        rest = [column for column in range(_width(X)) if column not in owner]
+        rest = [column for column in range(X.shape[1]) if column not in owner]
         if rest and self.remainder is None:
             raise ValueError(
-                f"Mixed has no likelihood for {_label(X, rest[0])}; name the column, or set remainder='auto'."
+                f"Mixed has no likelihood for {Schema.of(X).label(rest[0])}; name the column, or set remainder='auto'."
             )
         found = [(member, columns) for member, columns in found if columns]
         if rest:
@@ -133,7 +134,7 @@ class Auto(Likelihood):
     __module__ = "skvae"
 
     def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
-        found = self.choose(X, list(range(_width(X))))
+        found = self.choose(X, list(range(X.shape[1])))
         # Real columns alone need no Mixed; others would refuse the input noise that a Mixed spares them.
         return [(found[0][0], None)] if len(found) == 1 and isinstance(found[0][0], (Gaussian, LogNormal)) else found
 
@@ -185,15 +186,6 @@ def _member(value: Any) -> Likelihood:
     if not isinstance(found, Likelihood) or isinstance(found, Mixed):
         raise ValueError(f"Mixed holds {value!r} where a likelihood is wanted; use one of {sorted(LIKELIHOODS)}.")
     return found
-
-
-def _width(X: Any) -> int:
-    return X.shape[1] if hasattr(X, "shape") else np.asarray(X, dtype=object).shape[1]
-
-
-def _label(X: Any, column: int) -> str:
-    names = getattr(X, "columns", None)
-    return f"column {column if names is None else names[column]!r}"
 
 
 class _MixedDensity(Density):
@@ -331,14 +323,20 @@ def fits_schema(likelihood: Likelihood, n_categories: list[int]) -> bool:
     )
 
 
-def described(likelihood: Likelihood, names: Sequence | None) -> Likelihood:
+def described(likelihood: Likelihood, schema: Schema) -> Likelihood:
     """A resolved likelihood as a user would write it: members by name where that says all, columns by theirs."""
+    names = schema.names
     if not isinstance(likelihood, Mixed):
-        return clone(likelihood)
+        found = _written(likelihood, list(schema.categories), schema)
+        return clone(likelihood) if found != "categorical" else Categorical()
+    members = likelihood.members
+    return Mixed([(_written(m, own, schema), own if names is None else [names[c] for c in own]) for m, own in members])
+
+
+def _written(member: Likelihood, columns: list[int], schema: Schema) -> Any:
+    """A member's name, or the member itself where it is not what the name alone would give."""
+    if isinstance(member, Categorical):
+        known = [schema.categories[column] for column in columns]
+        return clone(member) if all(values == list(range(len(values))) for values in known) else "categorical"
     plain = {repr(family()): name for name, family in LIKELIHOODS.items()}
-    return Mixed(
-        [
-            (plain.get(repr(member), clone(member)), [c if names is None else names[c] for c in columns])
-            for member, columns in likelihood.members
-        ]
-    )
+    return plain.get(repr(member), clone(member))
