@@ -13,8 +13,8 @@ __all__ = ["Recoded", "RowSource", "as_source", "picked"]
 
 # Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
 MAPPED_BYTES = 64_000_000
-# Scattered rows read before the same; each maps some hundred kilobytes around it.
-SCATTERED_ROWS = 64
+# The kernel may map as much around a byte that is read, where it keeps the file in large pages.
+LARGEST_PAGE = 2_000_000
 
 
 class RowSource(ABC):
@@ -88,24 +88,25 @@ class MappedRows(RowSource):
         self.read = 0
 
     def _slice(self, first: int, last: int) -> np.ndarray:
-        return self._copied(self.X[first:last])
+        copy = np.array(self.X[first:last], dtype=self.dtype)
+        self._give_back(copy.nbytes + LARGEST_PAGE)
+        return copy
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        for first in range(0, len(rows), SCATTERED_ROWS):
-            part = slice(first, first + SCATTERED_ROWS)
+        at_once = MAPPED_BYTES // LARGEST_PAGE  # any row may lie in a page of its own
+        for first in range(0, len(rows), at_once):
+            part = slice(first, first + at_once)
             found[part] = self.X[rows[part]]
-            if self.map is not None:
-                self.map.madvise(mmap.MADV_DONTNEED)
+            self._give_back(at_once * LARGEST_PAGE)
         return found
 
-    def _copied(self, found: np.ndarray) -> np.ndarray:
-        copy = np.array(found, dtype=self.dtype)
-        self.read += found.nbytes
-        if self.map is not None and self.read > MAPPED_BYTES:
+    def _give_back(self, n_bytes: int) -> None:
+        """Count what a read may have mapped; where that is much, let go of it."""
+        self.read += n_bytes
+        if self.map is not None and self.read >= MAPPED_BYTES:
             self.read = 0
             self.map.madvise(mmap.MADV_DONTNEED)
-        return copy
 
 
 class ChunkedRows(RowSource):

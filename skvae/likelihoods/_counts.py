@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
 from ..data import Array, Moments, Scale, Walk
-from ._base import Cells, Centred, Density, Likelihood, LowerBound, Natural, column_sums, refuse, unscaled
+from ._base import Cells, Centred, Density, Likelihood, LowerBound, above, column_sums, refuse, unscaled
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -21,8 +21,8 @@ __all__ = ["NegativeBinomial", "Poisson"]
 SUMMED_MEAN = 60.0
 # The dispersion 1 / r of a negative binomial lies between these.
 DISPERSIONS = 1e-4, 1e4
-# Log rates beyond this are no counts, and their exponential would not fit in float32.
-MOST_LOG_RATE = 40.0
+# A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
+MOST_TIMES = 10.0
 
 
 class Poisson(Likelihood):
@@ -97,10 +97,12 @@ class _CountDensity(Centred):
     stackable = True
     most_swing = 1.0
     log_mean: Tensor
+    most_log_mean: Tensor
 
     def __init__(self, n_features: int):
         super().__init__(n_features, n_features)
         self.register_buffer("log_mean", torch.zeros(n_features, dtype=torch.float32))
+        self.register_buffer("most_log_mean", torch.full((n_features,), 40.0, dtype=torch.float32))
 
     def features(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
@@ -109,13 +111,19 @@ class _CountDensity(Centred):
         super().fit(rows)
         counts, mass = column_sums(rows, lambda x: x)
         self.log_mean.copy_(torch.log((counts + 0.5) / (mass + 1.0)))
+        largest = torch.stack([block.x.amax(0) for block in rows.blocks()]).amax(0)
+        self.most_log_mean.copy_(torch.log(MOST_TIMES * (largest + 1)))
 
     def mean(self, outputs: Tensor) -> Tensor:
-        return torch.exp(self.log_rate(outputs))
+        return torch.exp(self.log_of_mean(outputs))
 
-    def log_rate(self, outputs: Tensor) -> Tensor:
+    def log_of_mean(self, outputs: Tensor) -> Tensor:
         """The outputs, bounded from above; a step back below the bound keeps its gradient."""
-        return -LowerBound.apply(-outputs, outputs.new_tensor(-MOST_LOG_RATE))
+        return -LowerBound.apply(-outputs, -self.most_log_mean)
+
+    def outputs_gradient(self, outputs: Tensor, grad: Tensor) -> Tensor:
+        """The outputs' gradient, from that of the log mean."""
+        return -above(-outputs, -self.most_log_mean, -grad)
 
     def _log_moments(self) -> tuple[Array, Array]:
         """Of log(1 + x) for Poisson columns, in the encoder's units: its slope over the log mean, and its variance."""
@@ -145,12 +153,16 @@ def log1p_moments(mean: Array) -> tuple[Array, Array]:
     return slope, variance
 
 
-class _PoissonDensity(_CountDensity, Natural):
+class _PoissonDensity(_CountDensity):
     """log p = x log rate - rate - log x!"""
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_rate = self.log_rate(outputs)
+        log_rate = self.log_of_mean(outputs)
         return x * log_rate - torch.exp(log_rate) - torch.lgamma(x + 1)
+
+    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
+        return nll, self.outputs_gradient(outputs, self.mean(outputs).sub_(x).mul_(cells.mass))
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)
@@ -173,14 +185,14 @@ class _NegativeBinomialDensity(_CountDensity):
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         log_r = self._log_r()
-        r, t = log_r.exp(), outputs - log_r
+        r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
         ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
         return ways - r * softplus(t) - x * softplus(-t)
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """With respect to log r it is r (psi(x + r) - psi(r) - softplus(t)), beside what t passes on."""
         log_r, dispersion = self._log_r(), self.log_dispersion
-        r, t = log_r.exp(), outputs - log_r
+        r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
         nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
         slope = cells.mass * (r * t.sigmoid() - x * torch.sigmoid(-t))
         grad = cells.mass * r * (torch.digamma(x + r) - torch.digamma(r) - softplus(t)) + slope
@@ -188,7 +200,7 @@ class _NegativeBinomialDensity(_CountDensity):
         inside = (dispersion >= low) & (dispersion <= high)
         assert dispersion.grad is not None
         dispersion.grad.copy_(inside * grad.sum(-2, keepdim=True).view_as(dispersion))
-        return nll, slope
+        return nll, self.outputs_gradient(outputs, slope)
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         r = self._log_r().exp()
