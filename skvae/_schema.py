@@ -109,8 +109,8 @@ class Schema:
             row = int(np.flatnonzero(found == -1)[0])
             raise ValueError(
                 f"{self.label(column)} holds {_plain(values[row])!r} in row {row}, a category that fit has not seen; "
-                f"it knows "
-                f"{_listed(self.categories[column])}. Mark the cell as missing (NaN), or fit to rows that have it."
+                f"it knows {_listed(self.categories[column])}. Mark the cell as missing (NaN), or fit to rows that "
+                "have it."
             )
         return found
 

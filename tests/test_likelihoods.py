@@ -8,73 +8,37 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
-from scipy.special import expit
+from members import KINDS, MEMBERS, SIZES, density_of, johnson_su, oracle, outputs_for, table
+from scipy import integrate, special, stats
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import Bernoulli, Gaussian, JohnsonSU, VAETransformer
+from skvae import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Gaussian,
+    JohnsonSU,
+    Laplace,
+    LogNormal,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+    VAETransformer,
+)
 from skvae._linear import Covariance
 from skvae.data import Scale, column_moments, to_rows
-from skvae.likelihoods import LIKELIHOODS, Cells
+from skvae.likelihoods import LIKELIHOODS, Cells, Density
+from skvae.likelihoods._counts import FIRST_DISPERSION, SUMMED_MEAN, log1p_moments, log_rising, log_rising_slope
 
 D = 3
-MEMBERS = {
-    "feature": Gaussian(),
-    "shared": Gaussian(noise="shared"),
-    "decoder": Gaussian(noise="decoder"),
-    "bernoulli": Bernoulli(),
-    "johnson_su": JohnsonSU(),
-}
 GAUSSIANS = ["feature", "shared", "decoder"]
 REAL = [*GAUSSIANS, "johnson_su"]
+NUMBERS = [*REAL, "student_t", "laplace", "log_normal"]  # columns that x + noise stays in
+SET_VALUES = ["bernoulli", "continuous_bernoulli", "poisson", "negative_binomial", "categorical"]
 every_member = pytest.mark.parametrize("name", MEMBERS)
 every_gaussian = pytest.mark.parametrize("name", GAUSSIANS)
 every_real = pytest.mark.parametrize("name", REAL)
-
-
-def table(name, n_rows=50, seed=0):
-    rng = np.random.default_rng(seed)
-    if name == "bernoulli":
-        return (rng.random((n_rows, D)) < [0.2, 0.5, 0.8]).astype(float)
-    return rng.normal(size=(n_rows, D)) * [0.5, 2.0, 30.0] + [1.0, -5.0, 1000.0]
-
-
-def density_of(name, X, weight=None):
-    """The density for table X in float64 with noise away from its start, its scale, and the rows in model units."""
-    member = MEMBERS[name]
-    scale = member.scale(column_moments(X, weight))
-    rows = to_rows(X, scale, weight, dtype=torch.float64)
-    density = member.build(D, scale).double()
-    density.fit(rows)
-    for p in density.parameters():
-        p.data = torch.linspace(-1.5, 0.5, p.numel(), dtype=torch.float64)
-    return density, scale, rows
-
-
-def outputs_for(density, *shape, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, density.n_params, generator=rng, dtype=torch.float64)
-
-
-def distribution(name, density, scale, outputs):
-    """The same p(x|z) as a frozen scipy distribution in data units."""
-    o = outputs.numpy()
-    if name == "bernoulli":
-        return stats.bernoulli(expit(o))
-    if name == "johnson_su":
-        return johnson_su(density, scale, o)
-    log_var = np.maximum(o[..., D:], math.log(0.001)) if name == "decoder" else density.log_noise.detach().numpy()
-    return stats.norm(o[..., :D] * scale.scale + scale.shift, np.exp(0.5 * log_var) * scale.scale)
-
-
-def johnson_su(density, scale, outputs):
-    """scipy's Johnson SU: a + b arcsinh((X - loc) / scale) is standard normal."""
-    centre, spread, unit = (getattr(density, key).numpy() for key in ("centre", "spread", "unit"))
-    std = np.exp(0.5 * np.maximum(density.log_noise.detach().numpy(), density.log_floor[:1].numpy()))
-    b = density.tail / (spread * std)
-    a = -(centre + spread * unit * outputs) / (spread * std)
-    return stats.johnsonsu(a, b, loc=scale.shift, scale=density.tail * scale.scale)
 
 
 def seeded(seed=0):
@@ -103,55 +67,76 @@ def test_log_prob_equals_scipy_in_data_units(name):
     density, scale, rows = density_of(name, X)
     outputs = outputs_for(density, 4, len(X))
     found = density.log_prob(outputs, rows.x).detach().numpy()
-    oracle = distribution(name, density, scale, outputs)
-    expected = oracle.logpmf(X) if name == "bernoulli" else oracle.logpdf(X)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    expected = oracle(MEMBERS[name], density, scale, outputs).log_p(X)
+    assert found.shape == (4, *X.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@every_real
-def test_density_integrates_to_one_in_data_units(name):
-    density, scale, _ = density_of(name, table(name))
-    outputs = outputs_for(density, 1)
-    oracle = distribution(name, density, scale, outputs)
-
-    def value(t, d):
-        X = np.array(scale.shift, dtype=float)[None]
-        X[0, d] = t
-        x = torch.tensor(scale.to_model(X))
-        return math.exp(density.log_prob(outputs, x)[0, d].item())
-
-    for d in range(D):
-        centre, spread = oracle.mean()[0, d], oracle.std()[0, d]
-        area, _ = integrate.quad(value, centre - 10 * spread, centre + 10 * spread, args=(d,), points=[centre])
-        assert area == pytest.approx(1, abs=1e-5)
-
-
-def test_bernoulli_sums_to_one():
-    density, _, _ = density_of("bernoulli", table("bernoulli"))
-    outputs = outputs_for(density, 10)
-    values = [density.log_prob(outputs, torch.full((10, D), v, dtype=torch.float64)).exp() for v in (0.0, 1.0)]
-    torch.testing.assert_close(values[0] + values[1], torch.ones_like(values[0]))
-
-
-def test_bernoulli_at_extreme_logits_is_finite():
-    density, _, _ = density_of("bernoulli", table("bernoulli"))
-    outputs = torch.tensor([[-1e4, 1e4, 0.0]], dtype=torch.float64)
-    assert density.log_prob(outputs, torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)).tolist() == [
-        [-1e4, -1e4, -math.log(2)]
-    ]
+def quadrature(kind, mean, std):
+    """Values of a column in data units, and weights by which its density sums to one."""
+    if isinstance(kind, int):
+        return np.arange(kind), np.ones(kind)
+    if kind == "count":
+        return np.arange(3000), np.ones(3000)
+    if kind == "unit":
+        points, weights = np.polynomial.legendre.leggauss(60)
+        return (points + 1) / 2, weights / 2
+    # x = exp(t - exp(-t)) makes a half-line's integrand fall off fast on both sides.
+    t = np.arange(-6, 12, 0.01)
+    x, slope = np.exp(t - np.exp(-t)), (1 + np.exp(-t)) * np.exp(t - np.exp(-t)) * 0.01
+    if kind == "positive":
+        return mean * x, mean * slope
+    return np.r_[mean - std * x, mean + std * x], np.r_[std * slope, std * slope]
 
 
 @every_member
-def test_samples_have_the_moments_of_the_distribution(name):
+def test_density_integrates_to_one_in_data_units(name):
+    X = table(name)
+    density, scale, _ = density_of(name, X)
+    outputs = outputs_for(density, 1)
+    expected = oracle(MEMBERS[name], density, scale, outputs)
+    for d, kind in enumerate(KINDS[name]):
+        points, weights = quadrature(kind, expected.mean[0, d], np.broadcast_to(expected.std, (1, X.shape[1]))[0, d])
+        rows = np.repeat(X[:1], len(points), axis=0)
+        rows[:, d] = points
+        x = torch.tensor(scale.to_model(rows))
+        values = density.log_prob(outputs.expand(len(points), -1), x)[:, d].exp().detach().numpy()
+        assert values @ weights == pytest.approx(1, abs=1e-9)
+
+
+@every_member
+def test_log_prob_has_a_gradient_in_outputs_and_parameters(name):
+    density, _, rows = density_of(name, table(name, 6))
+    outputs = outputs_for(density, len(rows)).requires_grad_()
+    inputs = (outputs, *density.parameters())
+    assert torch.autograd.gradcheck(lambda *_: density.log_prob(outputs, rows.x), inputs)
+
+
+@every_member
+def test_samples_have_the_moments_and_the_quantiles_of_the_distribution(name):
     density, scale, _ = density_of(name, table(name))
     outputs = outputs_for(density, 1)
     n = 40_000
     with torch.no_grad():
         draws = scale.to_data(density.sample(outputs.expand(n, -1), seeded()).numpy())
-    oracle = distribution(name, density, scale, outputs)
-    mean, std = oracle.mean()[0], oracle.std()[0]
-    assert (np.abs(draws.mean(0) - mean) < 5 * std / math.sqrt(n)).all()
-    np.testing.assert_allclose(draws.std(0), std, rtol=0.03)
+    expected = oracle(MEMBERS[name], density, scale, outputs)
+    mean, std = np.broadcast_arrays(expected.mean, expected.std)
+    assert (np.abs(draws.mean(0) - mean[0]) < 5 * std[0] / math.sqrt(n)).all()
+    np.testing.assert_allclose(draws.std(0), std[0], rtol=0.05)
+    share = [np.searchsorted(np.sort(column), column, side="right") / n for column in draws.T]
+    assert np.abs(np.stack(share, 1) - expected.cdf(draws)).max() < 2 / math.sqrt(n)
+
+
+@every_member
+def test_samples_are_within_the_support(name):
+    density, scale, _ = density_of(name, table(name))
+    with torch.no_grad():
+        draws = scale.to_data(density.sample(3 * outputs_for(density, 1000), seeded()).numpy())
+    MEMBERS[name].check(draws, [str(d) for d in range(draws.shape[1])])
+    for kind, column in zip(KINDS[name], draws.T, strict=True):
+        assert np.isfinite(column).all()
+        if isinstance(kind, int):
+            assert set(column) == set(range(kind))
 
 
 @every_member
@@ -166,23 +151,56 @@ def test_samples_follow_the_generator_they_are_given(name):
 
 @every_member
 def test_mean_is_the_distributions_in_data_units(name):
-    density, scale, _ = density_of(name, table(name))
+    """The most likely category where a column holds some."""
+    X = table(name)
+    density, scale, _ = density_of(name, X)
     outputs = outputs_for(density, 2, 7)
     found = scale.to_data(density.mean(outputs).detach().numpy())
-    np.testing.assert_allclose(found, distribution(name, density, scale, outputs).mean(), rtol=1e-12)
+    expected = oracle(MEMBERS[name], density, scale, outputs)
+    for d, kind in enumerate(KINDS[name]):
+        if name == "categorical" or kind == 3:
+            each = np.repeat(X[:1], 7, axis=0)
+            log_p = np.stack(
+                [expected.log_p(np.where(np.arange(X.shape[1]) == d, k, each))[..., d] for k in range(kind)]
+            )
+            np.testing.assert_array_equal(found[..., d], log_p.argmax(0))
+        else:
+            np.testing.assert_allclose(found[..., d], expected.mean[..., d], rtol=1e-10)
 
 
-@every_gaussian
+@every_member
+def test_expected_values_collapse_to_the_mean(name):
+    density, _, _ = density_of(name, table(name))
+    outputs = outputs_for(density, 5, 7)
+    expected = density.expected(outputs)
+    assert expected.shape == (5, 7, density.n_inputs)
+    assert torch.equal(density.collapse(expected), density.mean(outputs))
+
+
+def test_expected_values_of_numbers_average_and_those_of_categories_are_probabilities():
+    density, _, _ = density_of("mixed", table("mixed"))
+    outputs = outputs_for(density, 9, 7)
+    average = density.expected(outputs).mean(0)
+    found = density.collapse(average)
+    alike = density.mean(outputs).mean(0)
+    torch.testing.assert_close(found[:, 1:], alike[:, 1:])
+    share = torch.softmax(outputs[..., 4:7], -1).mean(0)  # the decoder's noise takes the first four numbers
+    torch.testing.assert_close(average[:, 2:5], share)
+    assert torch.equal(found[:, 0], share.argmax(-1).double())
+
+
+@pytest.mark.parametrize("name", [*GAUSSIANS, "student_t", "laplace"])
 def test_variance_is_the_distributions(name):
     density, scale, _ = density_of(name, table(name))
     outputs = outputs_for(density, 7)
     found = density.variance(outputs).detach().numpy() * scale.scale**2
-    expected = distribution(name, density, scale, outputs).var()
-    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-6)
+    expected = oracle(MEMBERS[name], density, scale, outputs).std ** 2
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-10)
 
 
-def test_bernoulli_reports_no_learnt_noise():
-    density, _, _ = density_of("bernoulli", table("bernoulli"))
+@pytest.mark.parametrize("name", [*SET_VALUES, "johnson_su", "log_normal", "mixed"])
+def test_other_columns_report_no_learnt_noise(name):
+    density, _, _ = density_of(name, table(name))
     assert density.variance(outputs_for(density, 2)) is None
 
 
@@ -234,24 +252,65 @@ def test_encoder_of_a_bernoulli_sees_columns_near_zero_of_pooled_variance_one():
     assert seen.square().mean().item() == pytest.approx(1, abs=0.01)
 
 
-def test_gaussian_takes_any_finite_value():
-    Gaussian().check(np.array([[-1e300, 0.0, 1e300]]), ["a", "b", "c"])
+@pytest.mark.parametrize("member", [Gaussian(), JohnsonSU(), StudentT(), Laplace()], ids=repr)
+def test_real_columns_take_any_finite_value(member):
+    member.check(np.array([[-1e300, 0.0, 1e300]]), ["a", "b", "c"])
+    assert not member.positive_only
+
+
+UNIT, COUNTS = r"takes values in \[0, 1\]", r"takes counts: 0, 1, 2, \.\.\."
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("member", "value", "message"),
     [
-        (-1, r"Negative values in data passed to VAE: b holds -1.0; likelihood='bernoulli' takes values in \[0, 1\]"),
-        (2, r"^b holds 2.0; likelihood='bernoulli' takes values in \[0, 1\]"),
+        (Bernoulli(), -1.0, f"^Negative values in data passed to VAE: b holds -1.0; likelihood='bernoulli' {UNIT}"),
+        (Bernoulli(), 2.0, f"^b holds 2.0; likelihood='bernoulli' {UNIT}"),
+        (ContinuousBernoulli(), -0.1, f"^Negative values .*: b holds -0.1; likelihood='continuous_bernoulli' {UNIT}"),
+        (ContinuousBernoulli(), 1.1, f"^b holds 1.1; likelihood='continuous_bernoulli' {UNIT}"),
+        (Poisson(), -2.0, f"^Negative values in data passed to VAE: b holds -2.0; likelihood='poisson' {COUNTS}"),
+        (Poisson(), 0.5, f"^b holds 0.5; likelihood='poisson' {COUNTS}"),
+        (NegativeBinomial(), -2.0, f"^Negative values .*: b holds -2.0; likelihood='negative_binomial' {COUNTS}"),
+        (NegativeBinomial(), 1e-9, f"^b holds 1e-09; likelihood='negative_binomial' {COUNTS}"),
+        (LogNormal(), 0.0, "^b holds 0.0; likelihood='log_normal' takes values above 0"),
+        (LogNormal(), -3.0, "^Negative values .*: b holds -3.0; likelihood='log_normal' takes values above 0"),
     ],
 )
-def test_bernoulli_names_the_column_that_leaves_its_support(value, message):
+def test_a_value_outside_the_support_is_named_with_its_column(member, value, message):
+    assert member.positive_only
+    X = np.array([[1.0, 1.0], [1.0, value]])
     with pytest.raises(ValueError, match=message):
-        Bernoulli().check(np.array([[0.0, 1.0], [0.5, value]]), ["a", "b"])
+        member.check(X, ["a", "b"])
+    member.check(X[:1], ["a", "b"])
+    member.check(np.array([[1.0, np.nan]]), ["a", "b"])
 
 
-def test_bernoulli_takes_fractions_and_gaps():
+def test_a_negative_value_is_named_first():
+    with pytest.raises(ValueError, match="^Negative values in data passed to VAE: c holds -1.0"):
+        Poisson().check(np.array([[0.5, 1.0, 2.0], [1.0, 1.5, -1.0]]), ["a", "b", "c"])
+
+
+def test_mixed_names_the_column_by_its_own_name():
+    X = table("mixed")
+    names = list("abcdef")
+    MEMBERS["mixed"].check(X, names)
+    X[4, 3] = 2.5
+    with pytest.raises(ValueError, match="^d holds 2.5; likelihood='negative_binomial'"):
+        MEMBERS["mixed"].check(X, names)
+
+
+def test_bernoulli_and_continuous_bernoulli_take_fractions_and_counts_take_large_numbers():
     Bernoulli().check(np.array([[0.0, 0.5], [1.0, np.nan]]), ["a", "b"])
+    ContinuousBernoulli().check(np.array([[0.0, 0.5], [1.0, np.nan]]), ["a", "b"])
+    Poisson().check(np.array([[0.0, 1e15]]), ["a", "b"])
+
+
+@pytest.mark.parametrize("value", [3, -1, 0.5])
+def test_a_code_that_is_no_category_is_named(value):
+    X = table("categorical")
+    X[5, 1] = value
+    with pytest.raises(ValueError, match=f"^column 1 holds {float(value)} in row 5, a category .* it knows 0, 1, 2"):
+        VAETransformer(1, likelihood=Categorical(SIZES), random_state=0).fit(X)
 
 
 def test_bernoulli_reports_the_column_through_the_estimator():
@@ -364,23 +423,63 @@ def test_start_is_the_linear_models_posterior(name):
     np.testing.assert_allclose(start.decoder_weight[D:], 0)
 
 
-def test_bernoulli_start_has_the_log_odds_of_the_smoothed_column_means():
-    X = table("bernoulli")
-    density, _, rows = density_of("bernoulli", X)
-    start = density.start(covariance(density, rows), 2)
-    mean = (X.sum(0) + 0.5) / (len(X) + 1)
-    np.testing.assert_allclose(start.decoder_bias, np.log(mean / (1 - mean)), rtol=1e-6)
-    assert start.decoder_weight.shape == (D, 2)
-    assert start.encoder_weight.shape == (2, D)
+def start_of(name, X, n_components, weight=None):
+    density, scale, rows = density_of(name, X, weight)
+    start = density.start(density.covariance(rows), n_components)
+    n_components = len(start.posterior_var)
+    assert start.decoder_weight.shape == (density.n_params, n_components)
+    assert start.decoder_bias.shape == (density.n_params,)
+    assert start.encoder_weight.shape == (n_components, density.n_inputs)
     assert ((start.posterior_var > 0) & (start.posterior_var <= 1)).all()
+    return density, scale, start
 
 
-def test_bernoulli_start_of_a_constant_column_is_finite():
-    X = table("bernoulli")
-    X[:, 0] = 1.0
-    density, _, rows = density_of("bernoulli", X)
-    start = density.start(covariance(density, rows), 2)
-    assert all(np.isfinite(value).all() for value in vars(start).values())
+def location(name, X):
+    """Where a member's distribution starts: smoothed means, and means of what is Gaussian."""
+    if name in ("bernoulli", "continuous_bernoulli", "poisson", "negative_binomial"):
+        return (X.sum(0) + 0.5) / (len(X) + 1)
+    if name == "log_normal":
+        return np.exp(np.log(X).mean(0))
+    if name == "johnson_su":
+        return X.mean(0) + 2 * X.std(0) * np.sinh(np.arcsinh((X - X.mean(0)) / X.std(0) / 2).mean(0))
+    return X.mean(0)
+
+
+def median_or_mean(name, density, scale, outputs):
+    """The same of p(x|z), from the decoder's numbers."""
+    found = oracle(MEMBERS[name], density, scale, outputs)
+    if name == "log_normal":
+        return scale.scale * np.exp((density.centre + density.spread * outputs).numpy())
+    if name == "johnson_su":
+        return scale.to_data(density._data(density.unit.detach() * outputs).numpy())
+    return found.mean
+
+
+@pytest.mark.parametrize("name", [name for name in MEMBERS if name not in ("categorical", "mixed")])
+def test_a_start_without_latents_stands_at_the_columns_means(name):
+    X = table(name)
+    density, scale, start = start_of(name, X, 0)
+    found = median_or_mean(name, density, scale, torch.tensor(start.decoder_bias)[None])
+    np.testing.assert_allclose(found[0], location(name, X), rtol=2e-3 if name == "continuous_bernoulli" else 1e-5)
+
+
+def test_a_categorys_start_without_latents_has_the_smoothed_shares():
+    X = table("categorical")
+    density, _, start = start_of("categorical", X, 0)
+    share = density.expected(torch.tensor(start.decoder_bias)).numpy()
+    expected = [(np.bincount(X[:, d].astype(int)) + 1 / size) / (len(X) + 1) for d, size in enumerate(SIZES)]
+    np.testing.assert_allclose(share, np.concatenate(expected), rtol=1e-6)
+
+
+@every_member
+@pytest.mark.parametrize("constant", ["first value", "zero", "one"])
+def test_a_start_with_constant_columns_is_finite(name, constant):
+    X = table(name)
+    X[:, 0] = {"first value": X[0, 0], "zero": 0.0, "one": 1.0}[constant] if KINDS[name][0] != "positive" else 3.0
+    for part in (X, np.repeat(X[:1], len(X), axis=0)):
+        density, _, start = start_of(name, part, 1)
+        assert all(np.isfinite(value).all() for value in vars(start).values())
+        assert all(bool(p.isfinite().all()) for p in density.parameters())
 
 
 @pytest.mark.parametrize("name", ["feature", "shared"])
@@ -398,14 +497,49 @@ def test_baseline_of_a_gaussian_is_the_linear_models_density(name, weighted):
     assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-6)
 
 
-def test_baseline_of_a_bernoulli_takes_columns_as_independent():
+@pytest.mark.parametrize("name", [*SET_VALUES, "student_t", "laplace", "mixed"])
+def test_the_baseline_takes_columns_as_independent(name):
+    X = table(name)
+    X[3, 1], X[5] = np.nan, np.nan
+    density, scale, rows = density_of(name, X)
+    cov = density.covariance(rows)
+    alone = copy.deepcopy(density)
+    bias = alone.start(cov, 0).decoder_bias
+    cells = oracle(MEMBERS[name], alone, scale, np.tile(bias, (len(X), 1))).log_p(np.nan_to_num(X, nan=1.0))
+    found = density.baseline_samples(rows, cov, 2)
+    np.testing.assert_allclose(found, np.where(np.isnan(X), 0, cells).sum(1), rtol=1e-6)
+    assert found[5] == 0
+
+
+def test_the_baseline_of_a_bernoulli_is_that_of_the_smoothed_means():
     X = table("bernoulli")
     X[3, 1] = np.nan
     density, _, rows = density_of("bernoulli", X)
     mean = (np.nansum(X, 0) + 0.5) / ((~np.isnan(X)).sum(0) + 1)
     expected = np.nansum(stats.bernoulli(mean).logpmf(np.nan_to_num(X)) * ~np.isnan(X)) / len(X)
-    cov = Covariance.of(rows.x.numpy())
-    assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-5)
+    assert density.baseline(rows, density.covariance(rows), 1) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["student_t", "laplace"])
+def test_the_baseline_of_outliers_has_the_columns_means_and_variances(name):
+    X = table(name)
+    density, _, rows = density_of(name, X)
+    mean, std = X.mean(0), X.std(0)
+    model = stats.t(5, mean, std * math.sqrt(3 / 5)) if name == "student_t" else stats.laplace(mean, std / math.sqrt(2))
+    found = density.baseline_samples(rows, density.covariance(rows), 2)
+    np.testing.assert_allclose(found, model.logpdf(X).sum(1), rtol=1e-5)
+
+
+def test_the_baseline_of_log_normal_columns_is_the_linear_models_density_of_their_logarithms():
+    X = table("log_normal", 200)
+    X[:, 1] = X[:, 0] * np.sqrt(X[:, 1])
+    density, _, rows = density_of("log_normal", X)
+    cov = density.covariance(rows)
+    linear = density.linear_model(cov, 1)
+    spread, logs = np.log(X).std(0), np.log(X)
+    sigma = (linear.loadings @ linear.loadings.T + np.diag(linear.noise)) * np.outer(spread, spread)
+    expected = stats.multivariate_normal(logs.mean(0), sigma).logpdf(logs) - logs.sum(1)
+    np.testing.assert_allclose(density.baseline_samples(rows, cov, 1), expected, rtol=1e-5)
 
 
 def test_weights_count_as_repeated_rows_in_the_bernoulli_column_means():
@@ -416,6 +550,275 @@ def test_weights_count_as_repeated_rows_in_the_bernoulli_column_means():
     density = Bernoulli().build(D, Scale(np.zeros(D), np.ones(D)))
     density.fit(rows)
     torch.testing.assert_close(density.column_mean.double(), repeated, rtol=1e-6, atol=0)
+
+
+# The start on data whose linear predictor is known: eta = offset + slope z
+
+
+LINK = {"poisson": "counts", "negative_binomial": "counts", "bernoulli": "logits", "continuous_bernoulli": "logits"}
+OFFSETS = {"counts": np.linspace(0.0, 3.5, 10), "logits": np.linspace(-1.5, 1.5, 10)}
+SLOPES = np.array([0.5, -0.4, 0.3, 0.5, -0.5, 0.4, 0.3, -0.3, 0.5, 0.4])
+# A bit says less of z than a number does.
+STRETCH = {"bernoulli": 2.0, "continuous_bernoulli": 4.0}
+
+
+def simulated(name, n_rows=20_000, seed=0):
+    """Rows of ten columns, their offsets and slopes in the decoder's terms, and the latent."""
+    rng = np.random.default_rng(seed)
+    offset, slope, z = OFFSETS[LINK.get(name, "logits")], STRETCH.get(name, 1.0) * SLOPES, rng.normal(size=(n_rows, 1))
+    eta = offset + slope * z
+    noise = 0.5 * rng.normal(size=eta.shape)
+    X = {
+        "poisson": lambda: rng.poisson(np.exp(eta)),
+        "negative_binomial": lambda: rng.poisson(np.exp(eta) * rng.gamma(3.0, 1 / 3, eta.shape)),
+        "bernoulli": lambda: rng.random(eta.shape) < special.expit(eta),
+        "continuous_bernoulli": lambda: np.log1p(rng.random(eta.shape) * np.expm1(eta)) / eta,
+        "log_normal": lambda: np.exp(eta + noise),
+        "student_t": lambda: eta + noise * np.sqrt(3 / rng.chisquare(5, eta.shape)),
+        "laplace": lambda: eta + rng.laplace(size=eta.shape) * math.sqrt(0.125),
+    }.get(name, lambda: eta + noise)()
+    return X.astype(float), offset, slope, z[:, 0]
+
+
+def columns_of(member, X):
+    """A density for a table of any width with its own start, in float64."""
+    scale = member.scale(column_moments(X))
+    rows = to_rows(X, scale, dtype=torch.float64)
+    density = member.build(X.shape[1], scale).double()
+    density.fit(rows)
+    return density, scale, rows
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "poisson", "negative_binomial", "bernoulli", "continuous_bernoulli"])
+def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name):
+    X, offset, slope, z = simulated(name)
+    density, scale, rows = columns_of(MEMBERS[name], X)
+    start = density.start(density.covariance(rows), 1)
+    weight, bias = start.decoder_weight[:10, 0], start.decoder_bias[:10]
+    weight = weight * np.sign(weight[0])
+    if name not in LINK:  # the decoder speaks in the columns' units
+        unit = float(getattr(density, "unit", 1.0)) * getattr(density, "spread", torch.ones(1)).numpy()
+        weight = weight * unit * (1.0 if name == "log_normal" else scale.scale)
+        found = median_or_mean(name, density, scale, torch.tensor(start.decoder_bias)[None])[0]
+        bias = np.log(found) if name == "log_normal" else found
+    tolerance = 0.3 * np.abs(slope) if name in STRETCH else 0.05
+    assert (np.abs(weight - slope) < tolerance + 0.03).all(), weight / slope
+    assert (np.abs(bias - offset) < tolerance + 0.03).all(), bias - offset
+    with torch.no_grad():
+        code = (density.encode_input(rows.x).numpy() @ start.encoder_weight.T)[:, 0]
+    # What the code leaves of z's variance is what the posterior says.
+    assert np.corrcoef(code, z)[0, 1] ** 2 == pytest.approx(1 - start.posterior_var[0], abs=0.1)
+
+
+@every_member
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_a_start_keeps_the_columns_means_over_the_latents(name, n_components):
+    """E[x] of the model it starts at, though links are bent; rows that come often make columns vary together."""
+    X = table(name, 3000)
+    common = X[np.random.default_rng(1).integers(20, size=len(X))]
+    X = np.where(np.random.default_rng(2).random((len(X), 1)) < 0.3, common, X)
+    started, alone = start_of(name, X, n_components), start_of(name, X, 0)
+    z = np.random.default_rng(3).normal(size=(20_000, n_components))
+    with torch.no_grad():
+        outputs = torch.tensor(z @ started[2].decoder_weight.T + started[2].decoder_bias)
+        found = started[0].expected(outputs).mean(0).numpy()
+        expected = alone[0].expected(torch.tensor(alone[2].decoder_bias)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.02)
+
+
+def test_a_rare_category_keeps_its_share_where_columns_start_together():
+    """Rows that have it have it in all columns: their logits vary much, and E[exp(w z)] exceeds exp(0)."""
+    rng = np.random.default_rng(0)
+    rare = rng.random((5000, 1)) < 0.04
+    X = np.where(rare & (rng.random((5000, 6)) < 0.8), 2, rng.integers(2, size=(5000, 6))).astype(float)
+    density, _, rows = columns_of(Categorical([3] * 6), X)
+    start = density.start(density.covariance(rows), 1)
+    assert np.abs(start.decoder_weight[2::3]).min() > 0.7
+    outputs = torch.tensor(rng.normal(size=(40_000, 1)) @ start.decoder_weight.T + start.decoder_bias)
+    np.testing.assert_allclose(density.expected(outputs).mean(0)[2::3], (X == 2).mean(0), rtol=0.15)
+
+
+def test_a_categorys_start_has_the_slopes_of_a_rank_one_model():
+    """Logits are known up to a number a column, which the start takes so that their mean slope is 0."""
+    rng = np.random.default_rng(0)
+    sizes, z = [2, 3, 4] * 5, rng.normal(size=(20_000, 1))
+    offset, slope = 0.4 * rng.normal(size=(2, sum(sizes)))
+    ends = np.cumsum(sizes)[:-1]
+    logits = np.split(offset + z * slope, ends, axis=1)
+    X = np.column_stack([(part + rng.gumbel(size=part.shape)).argmax(1) for part in logits]).astype(float)
+    density, _, rows = columns_of(Categorical(sizes), X)
+    start = density.start(density.covariance(rows), 1)
+    share = np.split(density.column_mean.numpy(), ends)
+    expected = np.concatenate([own - p @ own for own, p in zip(np.split(slope, ends), share, strict=True)])
+    found = start.decoder_weight[:, 0] * np.sign(start.decoder_weight[:, 0] @ expected)
+    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert found @ expected / (expected @ expected) == pytest.approx(1, abs=0.25)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "continuous_bernoulli", "categorical"])
+def test_around_the_columns_means_probabilities_move_by_the_loadings(name):
+    """d E[x|z] / dz is what the linear model says."""
+    X = table(name, 2000)
+    X[::3] = X[:1]
+    density, _, rows = density_of(name, X)
+    cov = density.covariance(rows)
+    linear = density.linear_model(cov, 1).limited(density.most_loading())
+    weight, h = density.start(cov, 1).decoder_weight[:, 0], 1e-6
+    bias = start_of(name, X, 0)[2].decoder_bias
+    above, below = (density.expected(torch.tensor(bias + sign * h * weight)).numpy() for sign in (1, -1))
+    expected = linear.loadings[:, 0] * float(density.pooled_std)
+    assert np.abs(expected).max() > 0.05
+    # A category's share of its column's mean slope comes from the smoothing of shares and the limit on loadings.
+    np.testing.assert_allclose((above - below) / (2 * h), expected, rtol=1e-2, atol=0.02)
+
+
+@pytest.mark.parametrize("dispersion", [0.05, 0.5, 2.0])
+@pytest.mark.parametrize("mean", [1.0, 10.0, 200.0])
+def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
+    rng = np.random.default_rng(0)
+    X = rng.poisson(mean * rng.gamma(1 / dispersion, dispersion, size=(20_000, 4))).astype(float)
+    density, _, rows = columns_of(NegativeBinomial(), X)
+    density.start(density.covariance(rows), 0)
+    found = density.log_dispersion.detach().exp().numpy()
+    assert (np.abs(np.log(found / dispersion)) < math.log(4 if mean == 1 else 2)).all(), found
+
+
+def test_the_start_of_poisson_columns_has_the_least_dispersion():
+    X = np.random.default_rng(0).poisson(5.0, size=(20_000, 4)).astype(float)
+    density, _, rows = columns_of(NegativeBinomial(), X)
+    density.start(density.covariance(rows), 1)
+    torch.testing.assert_close(density.log_dispersion.exp(), torch.full((4,), FIRST_DISPERSION).double())
+
+
+@pytest.mark.parametrize("mean", [1e-4, 0.3, 2.0, 17.0, 0.99 * SUMMED_MEAN, 1.01 * SUMMED_MEAN, 1e3, 1e5])
+def test_moments_of_the_logarithm_of_a_count_are_those_by_summing(mean):
+    def moments(rate):
+        x = np.arange(max(0, int(rate - 40 * math.sqrt(rate))), int(rate + 40 * math.sqrt(rate)) + 60)
+        p = stats.poisson.pmf(x, rate)
+        first = p @ np.log1p(x)
+        return first, p @ (np.log1p(x) - first) ** 2
+
+    slope = (moments(mean * (1 + 1e-4))[0] - moments(mean * (1 - 1e-4))[0]) / 2e-4
+    found = log1p_moments(np.array([mean]))
+    rtol = 1e-6 if mean < SUMMED_MEAN else 3 / mean  # of the limit
+    np.testing.assert_allclose([value[0] for value in found], [slope, moments(mean)[1]], rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize("r", [1e-3, 1.0, 49.9, 50.1, 300.0, 1e4])
+@pytest.mark.parametrize("x", [0.0, 1.0, 7.0, 1e3])
+def test_quotients_of_gamma_functions_keep_their_digits(x, r):
+    """Beside the sum log r + log(r + 1) + ... + log(r + x - 1), and its derivative; also in float32."""
+    factors = r + np.arange(int(x))
+    for dtype, rtol in [(torch.float64, 1e-11), (torch.float32, 1e-5)]:
+        given = torch.tensor([x], dtype=dtype), torch.tensor([r], dtype=dtype)
+        assert log_rising(*given).item() == pytest.approx(np.log(factors).sum(), rel=rtol, abs=rtol)
+        assert log_rising_slope(*given).item() == pytest.approx((1 / factors).sum(), rel=rtol, abs=1e-12)
+
+
+# Extremes
+
+
+EXTREMES = {
+    "poisson": ([0.0, 1e6, 1e12], [-1e4, 1e4, 0.0]),
+    "negative_binomial": ([0.0, 1e6, 1e12], [-1e4, 1e4, 0.0]),
+    "bernoulli": ([1.0, 0.0, 1.0], [-1e4, 1e4, 0.0]),
+    "continuous_bernoulli": ([1.0, 0.0, 0.3], [-1e4, 1e4, 0.0]),
+    "categorical": ([1.0, 2.0, 3.0], [1e4, -1e4, 1e4, -1e4, 0.0, 1e4, 1e4, 1e4, -1e4]),
+    "student_t": ([-1e15, 1e15, 0.0], [-1e4, 1e4, 0.0]),
+    "laplace": ([-1e15, 1e15, 0.0], [-1e4, 1e4, 0.0]),
+    "log_normal": ([1e-300, 1e300, 1.0], [-5.0, 5.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_extremes_are_finite_and_so_are_their_gradients(name, dtype):
+    density = density_of(name, table(name))[0].to(dtype)
+    values, outputs = EXTREMES[name]
+    x = torch.tensor([values], dtype=torch.float64).clamp(-1e30, 1e30).to(dtype)
+    outputs = torch.tensor([outputs], dtype=dtype)
+    assert bool(density.log_prob(outputs, x).isfinite().all())
+    assert bool(density.mean(outputs).isfinite().all())
+    assert bool(density.sample(outputs, seeded()).isfinite().all())
+    cells = Cells(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
+    for p in density.parameters():
+        p.grad = torch.zeros_like(p)
+    for method in (density.nll_gradient, lambda *args: Density.nll_gradient(density, *args)):
+        found = [*method(outputs.clone(), x, cells), *[p.grad for p in density.parameters()]]
+        assert all(bool(value.isfinite().all()) for value in found)
+
+
+def test_a_continuous_bernoulli_is_smooth_through_a_logit_of_zero():
+    density, _, _ = density_of("continuous_bernoulli", table("continuous_bernoulli"))
+    logit = torch.tensor([0.0, 1e-9, -1e-5, 0.0499, 0.0501, -0.0499, -0.0501], dtype=torch.float64)
+    for x in (0.0, 0.3, 1.0):
+        found = density.log_prob(logit, torch.full_like(logit, x)).numpy()
+        o = logit.numpy()
+        with np.errstate(invalid="ignore"):
+            expected = np.where(o == 0, 0.0, o * x - np.log(np.expm1(o) / o))
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+    near = 0.5 + logit.numpy() / 12 - logit.numpy() ** 3 / 720
+    np.testing.assert_allclose(density.mean(logit).numpy(), near, atol=1e-10)
+    with torch.no_grad():
+        draws = density.sample(torch.zeros(20_000, dtype=torch.float64), seeded()).numpy()
+    assert stats.kstest(draws, "uniform").pvalue > 1e-3
+
+
+AMOUNTS = {"all magnitudes": [-300, 300], "small": [-300, -299], "large": [299, 300]}
+
+
+@pytest.mark.filterwarnings("ignore:VAETransformer stopped at")
+@pytest.mark.parametrize("powers", AMOUNTS)
+def test_amounts_of_any_magnitude_fit(powers):
+    rng = np.random.default_rng(0)
+    X = 10 ** rng.uniform(*AMOUNTS[powers], size=(60, 3))
+    vae = VAETransformer(1, likelihood="log_normal", max_iter=3, random_state=0).fit(X)
+    assert np.isfinite(vae.score_samples(X)).all()
+    assert np.isfinite(vae.transform(X)).all()
+    assert (vae.sample(20, random_state=0) > 0).all()
+
+
+@pytest.mark.parametrize("power", [-1000, -130, 130, 900])
+def test_amounts_of_any_unit_are_the_same_model(power):
+    X = table("log_normal")
+    shared = {"likelihood": "log_normal", "max_iter": 3, "random_state": 0}
+    plain, scaled = VAETransformer(1, **shared).fit(X), VAETransformer(1, **shared).fit(np.ldexp(X, power))
+    found = scaled.score_samples(np.ldexp(X, power))
+    np.testing.assert_allclose(found, plain.score_samples(X) - D * power * math.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+def test_counts_of_a_million_fit(name):
+    X = np.random.default_rng(0).poisson([1.0, 1e3, 1e6], size=(60, 3)).astype(float)
+    vae = VAETransformer(1, likelihood=name, max_iter=3, random_state=0).fit(X)
+    assert np.isfinite(vae.score_samples(X)).all()
+    np.testing.assert_allclose(vae.reconstruct(X).mean(0), X.mean(0), rtol=0.2)
+
+
+@every_member
+def test_weights_count_as_repeated_rows_in_what_a_density_learns_of_its_table(name):
+    X = table(name, 30)
+    copies = np.arange(30) % 3 + 1
+    weighted, scale, _ = density_of(name, X, copies.astype(float))
+    repeated, same, _ = density_of(name, np.repeat(X, copies, axis=0))
+    np.testing.assert_allclose(scale, same, rtol=1e-10)
+    for (key, one), other in zip(weighted.named_buffers(), repeated.buffers(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7, msg=key)
+
+
+@every_member
+def test_a_gap_takes_no_part_in_what_a_density_learns_of_its_table(name):
+    X = table(name, 40)
+    gaps = X.copy()
+    gaps[::2, 1] = np.nan
+    found, full, kept = (density_of(name, T)[0] for T in (gaps, X, X[1::2]))
+    for key in ("column_mean", "log_mean", "centre"):
+        if hasattr(found, key) and name != "categorical":
+            torch.testing.assert_close(getattr(found, key)[[0, 2]], getattr(full, key)[[0, 2]], atol=1e-6, rtol=1e-5)
+            if name != "johnson_su":  # whose units are those of all rows
+                unit = getattr(found, "log_scale", torch.zeros(3))[1] - getattr(kept, "log_scale", torch.zeros(3))[1]
+                own = getattr(found, key)[1] + (unit if name == "log_normal" else 0)
+                torch.testing.assert_close(own, getattr(kept, key)[1], atol=1e-6, rtol=1e-5)
 
 
 # Johnson's SU
@@ -552,33 +955,126 @@ def test_johnson_sus_columns_are_those_of_the_present_cells():
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
 
 
-def test_smoothing_adds_the_noise_to_what_the_encoder_sees():
-    for name in REAL:
-        density, _, rows = density_of(name, table(name))
-        noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
-        seen = density.encode_input(density.smooth(rows.x, noise))
-        torch.testing.assert_close(seen, density.encode_input(rows.x) + noise, rtol=1e-9, atol=1e-9)
-    with pytest.raises(ValueError, match="input_noise=0"):
-        density_of("bernoulli", table("bernoulli"))[0].smooth(rows.x, noise)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_smoothing_adds_the_noise_to_what_the_encoder_sees(name):
+    density, _, rows = density_of(name, table(name))
+    noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
+    seen = density.encode_input(density.smooth(rows.x, noise))
+    torch.testing.assert_close(seen, density.encode_input(rows.x) + noise, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(density.noisy_inputs(), np.ones(D))
+
+
+@pytest.mark.parametrize("name", SET_VALUES)
+def test_columns_of_set_values_refuse_noise(name):
+    density, _, rows = density_of(name, table(name))
+    with pytest.raises(ValueError, match="no noise can be added.*ELBO with input_noise=0"):
+        density.smooth(rows.x, torch.zeros_like(rows.x))
+    np.testing.assert_array_equal(density.noisy_inputs(), np.zeros(density.n_inputs))
+
+
+def test_mixed_passes_over_columns_of_set_values():
+    density, _, rows = density_of("mixed", table("mixed"))
+    noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
+    smooth = density.smooth(rows.x, noise)
+    moved = ["real", "positive"]
+    for d, kind in enumerate(KINDS["mixed"]):
+        assert bool((smooth[:, d] != rows.x[:, d]).all()) is (kind in moved)
+    numbers = [1, 1, 0, 0, 0, 0, 1, 0]  # two real columns, three categories, counts, amounts, yes or no
+    np.testing.assert_array_equal(density.noisy_inputs(), numbers)
+    seen = density.encode_input(smooth) - density.encode_input(rows.x)
+    torch.testing.assert_close(seen[:, [0, 1, 6]], noise[:, [4, 1, 2]], rtol=1e-9, atol=1e-9)
+
+
+MASSES = {
+    "all alike": lambda n, d, rng: torch.full((1, 1), 1 / n, dtype=torch.float64),
+    "weights": lambda n, d, rng: torch.rand(n, 1, generator=rng, dtype=torch.float64),
+    "gaps": lambda n, d, rng: (torch.rand(n, d, generator=rng) > 0.3).double(),
+    "gaps and weights": lambda n, d, rng: (
+        (torch.rand(n, d, generator=rng) > 0.3) * torch.rand(n, 1, generator=rng, dtype=torch.float64)
+    ),
+}
 
 
 @every_member
-@pytest.mark.parametrize("missing", [False, True])
-def test_the_stated_gradient_is_autograds(name, missing):
+@pytest.mark.parametrize("mass", MASSES)
+@pytest.mark.parametrize("beyond", [False, True], ids=["inside", "beyond the bounds"])
+def test_the_stated_gradient_is_the_default_by_autograd(name, mass, beyond):
+    """With parameters on either side of their bounds, too."""
+    X = table(name)
+    density, _, rows = density_of(name, X)
+    outputs = outputs_for(density, len(rows))
+    if beyond:
+        outputs = 5 * outputs
+        for p in density.parameters():
+            p.data = torch.linspace(-30, 30, p.numel(), dtype=torch.float64)
+    values = MASSES[mass](*X.shape, seeded(3))
+    x = rows.x if values.shape[1] == 1 else rows.x * (values > 0)
+    cells = Cells(values, values.expand(len(x), -1).sum(0, keepdim=True))
+    found = []
+    assert density.states_gradient
+    for method in (density.nll_gradient, lambda *args: Density.nll_gradient(density, *args)):
+        for p in density.parameters():
+            p.grad = torch.full_like(p, 9.0)  # every entry must be set, not added to
+        views = [p.grad for p in density.parameters()]
+        with torch.no_grad():
+            nll, slope = method(outputs.clone(), x, cells)
+        assert all(p.grad is view for p, view in zip(density.parameters(), views, strict=True))
+        found.append([nll, slope, *[grad.clone() for grad in views]])
+    for stated, default in zip(*found, strict=True):
+        torch.testing.assert_close(stated, default, rtol=1e-9, atol=1e-7 if beyond else 1e-10)
+
+
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+def test_a_log_mean_beyond_any_count_comes_back(name):
+    """The slope is that of a mean too large by far, in training with autograd and without."""
     density, _, rows = density_of(name, table(name))
-    outputs = outputs_for(density, len(rows)).requires_grad_()
-    mask = (torch.rand(rows.x.shape, generator=seeded(3)) > 0.3).double() if missing else torch.ones(len(rows), 1)
-    cells = Cells(mask.double(), mask.double().sum(0, keepdim=True))
-    nll = -(cells.mass * density.log_prob(outputs, rows.x)).sum()
-    wanted = [outputs, *density.parameters()]
-    expected = torch.autograd.grad(nll, wanted)
-    for parameter in density.parameters():
-        parameter.grad = torch.full_like(parameter, 9.0)
+    cells = Cells(torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), float(len(rows)), dtype=torch.float64))
+    for p in density.parameters():
+        p.grad = torch.zeros_like(p)
+    outputs = torch.full((len(rows), D), 45.0, dtype=torch.float64)
+    _, stated = density.nll_gradient(outputs.clone(), rows.x, cells)
+    _, default = Density.nll_gradient(density, outputs.clone(), rows.x, cells)
+    assert bool((stated > 0).all())
+    torch.testing.assert_close(default, stated)
+
+
+STACKABLE = [name for name in MEMBERS if name not in ("categorical", "mixed")]
+
+
+def test_these_can_stand_side_by_side():
+    assert [name for name in MEMBERS if density_of(name, table(name))[0].stackable] == STACKABLE
+
+
+@pytest.mark.parametrize("name", STACKABLE)
+def test_two_models_side_by_side_give_the_numbers_of_each(name):
+    tables = [table(name, seed=seed) for seed in (0, 7)]
+    found = [density_of(name, X) for X in tables]
+    densities, x = [density for density, _, _ in found], torch.stack([rows.x for _, _, rows in found])
+    for p in densities[1].parameters():
+        p.data += 0.4
+    outputs = outputs_for(densities[0], 2, len(tables[0]))
+    mass = torch.rand(*x.shape, generator=seeded(1), dtype=torch.float64)
+    both = copy.deepcopy(densities[0])
+    for key, p in both.named_parameters():
+        p.data = torch.stack([density.get_parameter(key).data.reshape(1, -1) for density in densities])
+    for key, _ in list(both.named_buffers()):
+        setattr(both, key, torch.stack([density.get_buffer(key).reshape(1, -1) for density in densities]))
+    for density in (both, *densities):
+        for p in density.parameters():
+            p.grad = torch.zeros_like(p)
+    alone = list(zip(densities, outputs, x, mass, strict=True))
     with torch.no_grad():
-        found, slope = density.nll_gradient(outputs.detach().clone(), rows.x, cells)
-    torch.testing.assert_close(found, nll.detach(), rtol=1e-10, atol=1e-10)
-    for one, other in zip([slope, *(p.grad for p in density.parameters())], expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        for method in ("log_prob", "mean", "encode_input"):
+            given = {"log_prob": (outputs, x), "mean": (outputs,), "encode_input": (x,)}[method]
+            pairs = zip(densities, *given, strict=True)
+            each = [getattr(density, method)(*args) for density, *args in pairs]
+            torch.testing.assert_close(getattr(both, method)(*given), torch.stack(each), rtol=1e-12, atol=1e-12)
+        nll, slope = both.nll_gradient(outputs.clone(), x, Cells(mass, mass.sum(-2, keepdim=True)))
+        each = [d.nll_gradient(o.clone(), own, Cells(m, m.sum(-2, keepdim=True))) for d, o, own, m in alone]
+    torch.testing.assert_close(nll, torch.stack([nll for nll, _ in each]))
+    torch.testing.assert_close(slope, torch.stack([slope for _, slope in each]))
+    for key, p in both.named_parameters():
+        torch.testing.assert_close(p.grad[:, 0], torch.stack([d.get_parameter(key).grad for d in densities]))
 
 
 def test_baseline_of_johnson_su_is_the_density_of_its_linear_model():

@@ -19,8 +19,11 @@ __all__ = ["NegativeBinomial", "Poisson"]
 
 # Means up to this get their moments of log(1 + x) by summing over counts, larger ones from their limit.
 SUMMED_MEAN = 60.0
-# The dispersion 1 / r of a negative binomial lies between these.
-DISPERSIONS = 1e-4, 1e4
+# The dispersion 1 / r of a negative binomial lies between these, and starts at no less than the third: its logarithm
+# takes small steps, and comes down from there sooner than up from nothing.
+DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
+# From this r on Gamma functions are differences of large numbers, and Stirling's series has their digits.
+LARGE_R = 50.0
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -141,6 +144,23 @@ class _CountDensity(Centred):
         return weight, self.log_mean.double().numpy() - 0.5 * (weight**2).sum(axis=1)
 
 
+def log_rising(x: Tensor, r: Tensor) -> Tensor:
+    """log Gamma(x + r) / Gamma(r) = log r (r + 1) ... (r + x - 1)."""
+    a, large = x + r, r.clamp_min(LARGE_R)
+    b = x + large
+    stirling = (1 / b - 1 / large) / 12 - (b**-3 - large**-3) / 360
+    series = (large - 0.5) * torch.log1p(x / large) + x * b.log() - x + stirling
+    return torch.where(r < LARGE_R, torch.lgamma(a) - torch.lgamma(r), series)
+
+
+def log_rising_slope(x: Tensor, r: Tensor) -> Tensor:
+    """Its derivative by r, psi(x + r) - psi(r)."""
+    a, large = x + r, r.clamp_min(LARGE_R)
+    b = x + large
+    stirling = -(1 / b - 1 / large) / 2 - (b**-2 - large**-2) / 12 + (b**-4 - large**-4) / 120
+    return torch.where(r < LARGE_R, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
+
+
 def log1p_moments(mean: Array) -> tuple[Array, Array]:
     """d E[log(1 + x)] / d log mean, and Var[log(1 + x)], for Poisson counts of these means: two (D,)."""
     slope, variance = mean / (1 + mean), mean / (1 + mean) ** 2
@@ -180,26 +200,26 @@ class _NegativeBinomialDensity(_CountDensity):
         self.log_dispersion = nn.Parameter(torch.zeros(n_features, dtype=torch.float32))
 
     def _log_r(self) -> Tensor:
-        low, high = map(math.log, DISPERSIONS)
-        return -self.log_dispersion.clamp(low, high)
+        """Between its bounds; a step back inside keeps its gradient."""
+        low, high = self.log_dispersion.new_tensor(DISPERSIONS).log()
+        return LowerBound.apply(-LowerBound.apply(self.log_dispersion, low), -high)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         log_r = self._log_r()
         r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
-        ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
-        return ways - r * softplus(t) - x * softplus(-t)
+        return log_rising(x, r) - torch.lgamma(x + 1) - r * softplus(t) - x * softplus(-t)
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """With respect to log r it is r (psi(x + r) - psi(r) - softplus(t)), beside what t passes on."""
+        """With respect to log r, -log p has minus r (psi(x + r) - psi(r) - softplus(t)), beside what t passes on."""
         log_r, dispersion = self._log_r(), self.log_dispersion
         r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
         nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
         slope = cells.mass * (r * t.sigmoid() - x * torch.sigmoid(-t))
-        grad = cells.mass * r * (torch.digamma(x + r) - torch.digamma(r) - softplus(t)) + slope
-        low, high = map(math.log, DISPERSIONS)
-        inside = (dispersion >= low) & (dispersion <= high)
+        grad = cells.mass * r * (log_rising_slope(x, r) - softplus(t)) + slope
+        low, high = dispersion.new_tensor(DISPERSIONS).log()
+        grad = -above(-dispersion, -high, -grad.sum(-2, keepdim=True).view_as(dispersion))
         assert dispersion.grad is not None
-        dispersion.grad.copy_(inside * grad.sum(-2, keepdim=True).view_as(dispersion))
+        dispersion.grad.copy_(above(dispersion, low, grad))
         return nll, self.outputs_gradient(outputs, slope)
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
@@ -214,6 +234,6 @@ class _NegativeBinomialDensity(_CountDensity):
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         """What the linear model's noise exceeds a Poisson's by is dispersion: Var[log rate] is about 1 / r."""
         slope, least = self._log_moments()
-        dispersion = np.clip((linear.noise - least) / slope**2, *DISPERSIONS)
+        dispersion = np.clip((linear.noise - least) / slope**2, FIRST_DISPERSION, DISPERSIONS[1])
         self.log_dispersion.data.copy_(torch.as_tensor(np.log(dispersion)))
         return super().from_linear(linear)
