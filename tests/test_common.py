@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from members import MEMBERS, table
 from scipy.stats import ks_2samp
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
@@ -11,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import Gaussian, VAEAnomalyDetector, VAETransformer, VAETransformerCV
+from skvae import Gaussian, StudentT, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 
 REASON = "A weight of 2 equals two copies in distribution only: batches and draws differ. See test_a_weight_is_a_copy."
 WAIVED = {"check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"}
@@ -34,7 +35,11 @@ EXTRA_CHECKS = [
 ESTIMATORS = [
     VAETransformer(2, max_iter=5, random_state=0),
     VAETransformer(2, likelihood=Gaussian(noise="shared"), max_iter=5, random_state=0),
+    VAETransformer(2, likelihood="auto", max_iter=5, random_state=0),
+    VAETransformer(2, likelihood=StudentT(), max_iter=5, random_state=0),
     VAETransformerCV((1, 2), cv=2, hidden_layer_sizes=(8,), max_iter=3, random_state=0),
+    VAEImputer(VAETransformer(2, max_iter=5, random_state=0)),
+    VAEImputer(VAETransformer(1, likelihood="auto", max_iter=3), sample_posterior=True, random_state=0),
 ]
 
 
@@ -56,8 +61,8 @@ DETECTORS = [
 
 
 def waived(estimator):
-    if isinstance(estimator, VAETransformerCV):
-        return {}  # on tables as small as the check's it keeps the linear start, drawn by nobody
+    if isinstance(estimator, (VAETransformerCV, VAEImputer)):
+        return {}  # on tables as small as the check's it keeps the linear start, drawn by nobody; present cells stay
     sparse = estimator.__sklearn_tags__().input_tags.sparse
     return {name: REASON for name in WAIVED if sparse or "sparse" not in name}
 
@@ -78,7 +83,9 @@ def test_scikit_learn_check(estimator, check):
 
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")  # the checks mix containers on purpose
 @pytest.mark.parametrize("name", EXTRA_CHECKS)
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=["feature", "shared", "cv"])
+@pytest.mark.parametrize(
+    "estimator", ESTIMATORS, ids=["feature", "shared", "auto", "student_t", "cv", "imputer", "draws"]
+)
 def test_scikit_learn_extra_check(estimator, name):
     getattr(estimator_checks, name)(type(estimator).__name__, clone(estimator))
 
@@ -103,29 +110,26 @@ def test_the_checks_of_outlier_detectors_are_among_those_run():
     } <= names
 
 
-# scikit-learn's data are real-valued, so Bernoulli gets the same contract on binary rows.
+# scikit-learn's data are real-valued, so other likelihoods get the same contract on rows in their support.
 
 
-@pytest.fixture(scope="module")
-def bernoulli():
-    return VAETransformer(3, likelihood="bernoulli", max_iter=5, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def fitted(bernoulli, binary):
-    return clone(bernoulli).fit(binary)
-
-
-BERNOULLI_CHECKS = [
+OTHERS = [
+    "bernoulli",
+    "continuous_bernoulli",
+    "poisson",
+    "negative_binomial",
+    "log_normal",
+    "categorical",
+    "mixed",
+]
+POSITIVE = OTHERS[:5]
+CHECKS_WITHOUT_ROWS = [
     "check_estimator_cloneable",
     "check_estimator_repr",
     "check_estimator_tags_renamed",
     "check_no_attributes_set_in_init",
     "check_parameters_default_constructible",
     "check_estimators_unfitted",
-    "check_fit_score_takes_y",
-    "check_positive_only_tag_during_fit",
-    "check_estimator_sparse_tag",
     "check_do_not_raise_errors_in_init_or_set_params",
     "check_get_params_invariance",
     "check_set_params",
@@ -133,52 +137,106 @@ BERNOULLI_CHECKS = [
     "check_mixin_order",
     "check_param_validation",
 ]
+CHECKS_OF_WHOLE_NUMBERS = ["check_fit_score_takes_y", "check_estimator_sparse_tag"]
+every_other = pytest.mark.parametrize("name", OTHERS)
 
 
-@pytest.mark.parametrize("name", BERNOULLI_CHECKS)
-def test_bernoulli_scikit_learn_check(bernoulli, name):
-    getattr(estimator_checks, name)("VAETransformer", clone(bernoulli))
+def other(name):
+    return VAETransformer(2, likelihood=clone(MEMBERS[name]), max_iter=5, random_state=0)
 
 
-def test_bernoulli_fit_is_idempotent(bernoulli, binary, fitted):
-    again = clone(bernoulli).fit(binary).fit(binary)
-    np.testing.assert_array_equal(again.transform(binary), fitted.transform(binary))
-    np.testing.assert_array_equal(again.score_samples(binary), fitted.score_samples(binary))
+@pytest.fixture(scope="module")
+def others():
+    """A fitted model of each, and its rows."""
+    tables = {name: table(name, 120) for name in OTHERS}
+    return {name: (other(name).fit(X), X) for name, X in tables.items()}
+
+
+@pytest.mark.parametrize("check", CHECKS_WITHOUT_ROWS)
+@pytest.mark.parametrize("name", POSITIVE)
+def test_scikit_learn_check_of_other_likelihoods(name, check):
+    getattr(estimator_checks, check)("VAETransformer", other(name))
+
+
+@pytest.mark.parametrize("name", POSITIVE)
+def test_a_negative_value_is_refused_as_scikit_learn_expects(name):
+    estimator_checks.check_positive_only_tag_during_fit("VAETransformer", other(name))
+
+
+@pytest.mark.parametrize("check", CHECKS_OF_WHOLE_NUMBERS)
+def test_scikit_learn_check_of_bernoulli_rows(check):
+    getattr(estimator_checks, check)("VAETransformer", other("bernoulli"))
+
+
+@every_other
+def test_other_fits_are_idempotent(others, name):
+    fitted, X = others[name]
+    again = other(name).fit(X).fit(X)
+    np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
+    np.testing.assert_array_equal(again.score_samples(X), fitted.score_samples(X))
 
 
 @pytest.mark.parametrize("method", ["transform", "score_samples", "reconstruct"])
-def test_bernoulli_rows_depend_on_no_other_row(fitted, binary, method):
+@every_other
+def test_other_rows_depend_on_no_other_row(others, name, method):
+    fitted, X = others[name]
     call = getattr(fitted, method)
-    whole, order = call(binary), np.random.RandomState(0).permutation(len(binary))
-    np.testing.assert_allclose(call(binary[order]), whole[order], rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(np.concatenate([call(binary[[i]]) for i in range(20)]), whole[:20], rtol=1e-7, atol=1e-9)
+    whole, order = call(X), np.random.RandomState(0).permutation(len(X))
+    np.testing.assert_allclose(call(X[order]), whole[order], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(np.concatenate([call(X[[i]]) for i in range(20)]), whole[:20], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize(("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("bool", "float64")])
-def test_bernoulli_keeps_the_dtype(bernoulli, fitted, binary, given, kept):
-    X = binary.astype(given)
-    assert clone(bernoulli).fit_transform(X).dtype == kept
+@pytest.mark.parametrize(("given", "kept"), [("float32", "float32"), ("float64", "float64"), ("int64", "float64")])
+@every_other
+def test_other_likelihoods_keep_the_dtype(others, name, given, kept):
+    X = others[name][1].astype(given)
+    X = np.maximum(X, 1) if name in ("log_normal", "mixed") and given == "int64" else X
+    X = np.minimum(X, [2, np.inf, np.inf, np.inf, np.inf, 1]).astype(given) if name == "mixed" else X
+    fitted = other(name)
+    assert fitted.fit_transform(X).dtype == kept
     assert fitted.reconstruct(X).dtype == kept
-    assert fitted.score_samples(X).dtype == "float64"
+    assert fitted.fit(X).score_samples(X).dtype == "float64"
 
 
-def test_bernoulli_knows_its_columns(fitted, binary):
-    assert fitted.n_features_in_ == binary.shape[1]
-    assert fitted.get_feature_names_out().tolist() == ["vaetransformer0", "vaetransformer1", "vaetransformer2"]
-    with pytest.raises(ValueError, match="X has 5 features, but VAETransformer is expecting 64"):
-        fitted.score(binary[:, :5])
+@every_other
+def test_other_likelihoods_know_their_columns(others, name):
+    fitted, X = others[name]
+    assert fitted.n_features_in_ == X.shape[1]
+    assert fitted.get_feature_names_out().tolist() == ["vaetransformer0", "vaetransformer1"]
+    with pytest.raises(ValueError, match=f"X has 2 features, but VAETransformer is expecting {X.shape[1]}"):
+        fitted.score(X[:, :2])
 
 
-def test_bernoulli_survives_pickling(fitted, binary):
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(fitted)).score_samples(binary), fitted.score_samples(binary)
-    )
+@every_other
+def test_other_likelihoods_survive_pickling(others, name):
+    fitted, X = others[name]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).score_samples(X), fitted.score_samples(X))
 
 
-def test_bernoulli_is_the_same_inside_a_pipeline(bernoulli, fitted, binary):
-    pipe = make_pipeline(FunctionTransformer(), clone(bernoulli)).fit(binary)
-    np.testing.assert_allclose(pipe.transform(binary), fitted.transform(binary), rtol=1e-7)
-    assert pipe.score(binary) == pytest.approx(fitted.score(binary), rel=1e-7)
+@every_other
+def test_other_likelihoods_are_the_same_inside_a_pipeline(others, name):
+    fitted, X = others[name]
+    pipe = make_pipeline(FunctionTransformer(), other(name)).fit(X)
+    np.testing.assert_allclose(pipe.transform(X), fitted.transform(X), rtol=1e-7)
+    assert pipe.score(X) == pytest.approx(fitted.score(X), rel=1e-7)
+
+
+@every_other
+def test_other_likelihoods_fill_gaps_and_score_rows_with_them(others, name):
+    fitted, X = others[name]
+    gaps = X.copy()
+    gaps[::3, 0], gaps[1::3, 1] = np.nan, np.nan
+    vae = other(name).fit(gaps)
+    for output in (
+        vae.transform(gaps),
+        vae.score_samples(gaps),
+        vae.impute(gaps),
+        *vae.impute(gaps, n_draws=2, random_state=0),
+    ):
+        assert np.isfinite(output).all()
+    present = ~np.isnan(gaps)
+    np.testing.assert_array_equal(vae.impute(gaps)[present], X[present])
+    assert (fitted.score_samples(gaps)[2::3] == fitted.score_samples(X)[2::3]).all()
 
 
 # Sample weights

@@ -10,7 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian, JohnsonSU
+from skvae import (
+    ELBO,
+    IWAE,
+    MLP,
+    Bernoulli,
+    ContinuousBernoulli,
+    Gaussian,
+    JohnsonSU,
+    Laplace,
+    LogNormal,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
 from skvae._ensemble import Member, _padded, _Stack, can_stack, train_many
 from skvae._solvers import Adam
 from skvae._state import Blueprint
@@ -25,6 +38,12 @@ LIKELIHOODS = {
     "decoder": Gaussian("decoder"),
     "bernoulli": Bernoulli(),
     "johnson_su": JohnsonSU(),
+    "student_t": StudentT(3.0),
+    "laplace": Laplace(),
+    "log_normal": LogNormal(),
+    "continuous_bernoulli": ContinuousBernoulli(),
+    "poisson": Poisson(),
+    "negative_binomial": NegativeBinomial(),
 }
 NETWORKS = {
     "linear": MLP(()),
@@ -67,6 +86,8 @@ def make_model(rows, likelihood, n_components, network, seed=0, spread=0.5):
         parameter.data.normal_(generator=rng).mul_(spread)
     if hasattr(model.likelihood, "log_noise"):
         model.likelihood.log_noise.data[0] = -20.0 if seed == 1 else 0.3
+    if hasattr(model.likelihood, "log_dispersion"):
+        model.likelihood.log_dispersion.data[0] = -20.0 if seed == 1 else 0.3
     if hasattr(model.likelihood, "unit"):
         model.likelihood.unit.fill_(0.3 + 0.1 * seed)
     return model
