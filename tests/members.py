@@ -24,6 +24,7 @@ from skvae import (
     StudentT,
 )
 from skvae.data import Scale, column_moments, to_rows
+from skvae.likelihoods._categorical import FLOOR
 
 SIZES = [2, 3, 4]
 MEMBERS = {
@@ -120,7 +121,7 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
         case Mixed():
             return _side_by_side(member, density, scale, o)
         case Categorical():
-            return _categories(member.n_categories, o)
+            return _categories(member.n_categories, o, density.column_mean.numpy())
         case ContinuousBernoulli():
             return _truncated_exponential(o)
         case Bernoulli():
@@ -179,9 +180,11 @@ def _truncated_exponential(logit: np.ndarray) -> Oracle:
     )
 
 
-def _categories(sizes, outputs: np.ndarray) -> Oracle:
-    """Codes 0, 1, ... of each column, by the softmax of its logits."""
-    log_p = [log_softmax(part, axis=-1) for part in np.split(outputs, np.cumsum(sizes)[:-1], axis=-1)]
+def _categories(sizes, outputs: np.ndarray, shares: np.ndarray) -> Oracle:
+    """Codes 0, 1, ... of each column, by the softmax of its logits and a little of its shares."""
+    ends = np.cumsum(sizes)[:-1]
+    pairs = zip(np.split(outputs, ends, axis=-1), np.split(shares, ends), strict=True)
+    log_p = [np.logaddexp(np.log1p(-FLOOR) + log_softmax(o, axis=-1), np.log(FLOOR * own)) for o, own in pairs]
     mean = np.stack([np.exp(part) @ np.arange(part.shape[-1]) for part in log_p], -1)
     square = np.stack([np.exp(part) @ np.arange(part.shape[-1]) ** 2 for part in log_p], -1)
 

@@ -29,6 +29,7 @@ from skvae import (
 from skvae._linear import Covariance
 from skvae.data import Scale, column_moments, to_rows
 from skvae.likelihoods import LIKELIHOODS, Cells, Density
+from skvae.likelihoods._categorical import FLOOR
 from skvae.likelihoods._counts import FIRST_DISPERSION, SUMMED_MEAN, log1p_moments, log_rising, log_rising_slope
 
 D = 3
@@ -185,7 +186,7 @@ def test_expected_values_of_numbers_average_and_those_of_categories_are_probabil
     alike = density.mean(outputs).mean(0)
     torch.testing.assert_close(found[:, 1:], alike[:, 1:])
     share = torch.softmax(outputs[..., 4:7], -1).mean(0)  # the decoder's noise takes the first four numbers
-    torch.testing.assert_close(average[:, 2:5], share)
+    torch.testing.assert_close(average[:, 2:5], share, rtol=0, atol=FLOOR)
     assert torch.equal(found[:, 0], share.argmax(-1).double())
 
 
@@ -713,6 +714,15 @@ def test_quotients_of_gamma_functions_keep_their_digits(x, r):
         given = torch.tensor([x], dtype=dtype), torch.tensor([r], dtype=dtype)
         assert log_rising(*given).item() == pytest.approx(np.log(factors).sum(), rel=rtol, abs=rtol)
         assert log_rising_slope(*given).item() == pytest.approx((1 / factors).sum(), rel=rtol, abs=1e-12)
+
+
+def test_a_category_that_no_row_has_keeps_its_share_of_a_floor():
+    density, _, _ = columns_of(Categorical([3]), np.zeros((9, 1)))
+    outputs = torch.tensor([[50.0, -50.0, -50.0]], dtype=torch.float64)
+    found = density.expected(outputs)[0]
+    torch.testing.assert_close(found[1:], torch.full((2,), FLOOR / 30).double(), rtol=1e-6, atol=0)
+    assert found.sum().item() == pytest.approx(1)
+    assert density.log_prob(outputs, torch.ones(1, 1).double()).item() > -13
 
 
 # Extremes

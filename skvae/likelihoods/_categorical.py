@@ -17,6 +17,11 @@ from ._base import Cells, Centred, Density, Likelihood, unscaled
 __all__ = ["Categorical"]
 
 
+# The part of a category's probability that is its share of the training rows, whatever its logit. Without it a held-out
+# row with a category that no training row has would become impossible in the course of training, and end it early.
+FLOOR = 1e-4
+
+
 class Categorical(Likelihood):
     """p(x|z) = softmax(logits(z)): columns of categories, as strings, pandas categories, or numbers.
 
@@ -76,6 +81,7 @@ class _CategoricalDensity(Centred):
     code: Tensor  # of every logit, within its column
     slots: Tensor  # where a padded category's logit stands
     empty: Tensor  # the padded categories that a column lacks
+    first: Tensor  # where each column's logits begin
 
     def __init__(self, n_categories: Any):
         sizes = torch.as_tensor(np.array(n_categories), device="cpu")
@@ -89,6 +95,7 @@ class _CategoricalDensity(Centred):
             "code": torch.arange(len(column), device="cpu") - first[column],
             "slots": (first[:, None] + torch.where(lacking, 0, codes)).reshape(-1),
             "empty": lacking,
+            "first": first,
         }.items():
             self.register_buffer(name, value, persistent=False)
         self.prior_mean, self.prior_weight = 1 / sizes[column].double(), 1.0  # one cell more, of all categories alike
@@ -110,30 +117,43 @@ class _CategoricalDensity(Centred):
         return values[..., self.column, self.code]
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_p = torch.log_softmax(self.padded(outputs), dim=-1)
-        code = x.round().long().expand(*log_p.shape[:-1])
-        return log_p.gather(-1, code[..., None])[..., 0]
+        return self._of(x, self.expected(outputs)).log()
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
-        mass = cells.mass if cells.mass.shape[-1] == 1 else self.per_input(cells.mass)
-        return nll, (self.expected(outputs) - self.features(x)) * mass
+        """The softmax' gradient, times its part in the probability of x."""
+        softmax = self._softmax(outputs)
+        p = self._of(x, self._mixed(softmax))
+        nll = -(cells.mass * p.log()).sum((-2, -1))
+        mass = cells.mass * ((1 - FLOOR) * self._of(x, softmax) / p)
+        return nll, (softmax - self.features(x)) * self.per_input(mass)
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The categories' probabilities."""
+        return self._mixed(self._softmax(outputs))
+
+    def _softmax(self, outputs: Tensor) -> Tensor:
         return self.side_by_side(torch.softmax(self.padded(outputs), dim=-1))
+
+    def _mixed(self, softmax: Tensor) -> Tensor:
+        """With a little of the categories' shares: one that no training row has keeps a probability."""
+        return (1 - FLOOR) * softmax + FLOOR * self.column_mean
+
+    def _of(self, x: Tensor, probabilities: Tensor) -> Tensor:
+        """The probability of each cell's own category."""
+        place = self.first + x.round().long()
+        return probabilities.gather(-1, place.expand(*probabilities.shape[:-1], -1))
 
     def collapse(self, expected: Tensor) -> Tensor:
         """The most likely category."""
         return self.padded(expected).argmax(-1).to(expected.dtype)
 
     def mean(self, outputs: Tensor) -> Tensor:
-        return self.collapse(outputs)
+        return self.collapse(self.expected(outputs))
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        """The largest of the logits with Gumbel noise."""
+        """The largest of the log probabilities with Gumbel noise."""
         u = torch.rand(outputs.shape, generator=rng, dtype=outputs.dtype, device=outputs.device)
-        return self.collapse(outputs - torch.log(-torch.log1p(-u)))
+        return self.collapse(self.expected(outputs).log() - torch.log(-torch.log1p(-u)))
 
     def noise_range(self) -> tuple[Array, Array]:
         """The information that a category's share p carries is 1 / p: sum dp^2 / p over the categories."""
