@@ -24,10 +24,10 @@ __all__ = [
     "LinearStart",
     "LowerBound",
     "Natural",
+    "Unscaled",
     "above",
     "column_sums",
     "refuse",
-    "unscaled",
 ]
 
 
@@ -93,6 +93,13 @@ class Likelihood(Part, ABC):
     def check(self, X: Array, names: Sequence[str]) -> None:
         """Raise ValueError, naming the column, where X (N, D) leaves the support."""
         return
+
+
+class Unscaled(Likelihood):
+    """A likelihood whose model has the data's own units."""
+
+    def scale(self, moments: Moments) -> Scale:
+        return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
 
 
 class Density(nn.Module, ABC):
@@ -357,11 +364,6 @@ def column_sums(
 def _block_sums(block: Rows, function: Callable, spread: Callable) -> tuple[Tensor, Tensor]:
     mass = spread(block.mass)
     return (mass * function(block.x.double())).sum(dim=0), mass.sum(dim=0)
-
-
-def unscaled(moments: Moments) -> Scale:
-    """Data units for a model's."""
-    return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
 
 
 def refuse(X: Array, outside: np.ndarray, names: Sequence[str], rule: str) -> None:

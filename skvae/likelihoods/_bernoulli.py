@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
-from ..data import Array, Moments, Scale
-from ._base import Density, Likelihood, Natural, refuse, unscaled
+from ..data import Array, Scale
+from ._base import Density, Natural, Unscaled, refuse
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(Unscaled):
     """p(x|z) = prob(z)^x (1 - prob(z))^(1 - x): columns of 0 and 1, or images in [0, 1].
 
     The decoder emits logits. On fractional values this is a cross entropy and no density (at a probability of 0.1
@@ -36,9 +36,6 @@ class Bernoulli(Likelihood):
     __module__ = "skvae"
 
     positive_only = True
-
-    def scale(self, moments: Moments) -> Scale:
-        return unscaled(moments)
 
     def build(self, n_features: int, scale: Scale) -> Density:
         return _BernoulliDensity(n_features, n_features)
@@ -87,7 +84,7 @@ class _BernoulliDensity(Natural):
         return mean * (1 - mean)
 
 
-class ContinuousBernoulli(Likelihood):
+class ContinuousBernoulli(Unscaled):
     """p(x|z) = exp(logit(z) x) / A(z) on [0, 1]: fractions and grey values (Loaiza-Ganem & Cunningham 2019).
 
     The Bernoulli's cross entropy with the constant that makes it a density. Its mean is 1/2 at a logit of 0 and goes
@@ -106,9 +103,6 @@ class ContinuousBernoulli(Likelihood):
     __module__ = "skvae"
 
     positive_only = True
-
-    def scale(self, moments: Moments) -> Scale:
-        return unscaled(moments)
 
     def build(self, n_features: int, scale: Scale) -> Density:
         return _ContinuousBernoulliDensity(n_features, n_features)

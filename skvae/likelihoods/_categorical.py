@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .._linear import LinearGaussian
 from .._params import Count
-from ..data import Array, Moments, Scale
-from ._base import Cells, Centred, Density, Likelihood, unscaled
+from ..data import Array, Scale
+from ._base import Cells, Centred, Density, Unscaled
 
 __all__ = ["Categorical"]
 
@@ -22,7 +22,7 @@ __all__ = ["Categorical"]
 FLOOR = 1e-4
 
 
-class Categorical(Likelihood):
+class Categorical(Unscaled):
     """p(x|z) = softmax(logits(z)): columns of categories, as strings, pandas categories, or numbers.
 
     The encoder sees a column of zeros and ones for each category. `transform` and `score_samples` refuse a category
@@ -65,9 +65,6 @@ class Categorical(Likelihood):
     def for_categories(self, n_categories: Sequence[int]) -> Categorical:
         """The same likelihood for columns of so many categories each."""
         return Categorical([int(n) for n in n_categories])
-
-    def scale(self, moments: Moments) -> Scale:
-        return unscaled(moments)
 
     def build(self, n_features: int, scale: Scale) -> Density:
         return _CategoricalDensity(self.sizes(n_features))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
-from ..data import Array, Moments, Scale, Walk
-from ._base import Cells, Centred, Density, Likelihood, LowerBound, above, column_sums, refuse, unscaled
+from ..data import Array, Scale, Walk
+from ._base import Cells, Centred, Density, LowerBound, Unscaled, above, column_sums, refuse
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -28,7 +28,7 @@ LARGE_R = 50.0
 MOST_TIMES = 10.0
 
 
-class Poisson(Likelihood):
+class Poisson(Unscaled):
     """p(x|z) = Poisson(rate(z)): counts whose variance, given the latents, is their mean.
 
     The decoder emits log rates; the encoder sees log(1 + x). A latent for how much was counted in all (the library
@@ -48,9 +48,6 @@ class Poisson(Likelihood):
 
     positive_only = True
 
-    def scale(self, moments: Moments) -> Scale:
-        return unscaled(moments)
-
     def build(self, n_features: int, scale: Scale) -> Density:
         return _PoissonDensity(n_features)
 
@@ -58,7 +55,7 @@ class Poisson(Likelihood):
         check_counts(X, names, "poisson")
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(Unscaled):
     """p(x|z) = NB(mean(z), r): counts that vary more than a Poisson's, by mean + mean^2 / r.
 
     A Poisson whose rate is gamma distributed with shape r, one learnt r a column. The decoder emits the logarithm of
@@ -77,9 +74,6 @@ class NegativeBinomial(Likelihood):
     __module__ = "skvae"
 
     positive_only = True
-
-    def scale(self, moments: Moments) -> Scale:
-        return unscaled(moments)
 
     def build(self, n_features: int, scale: Scale) -> Density:
         return _NegativeBinomialDensity(n_features)
