@@ -26,6 +26,9 @@ __all__ = ["LIKELIHOODS", "Auto", "Mixed", "described", "fits_schema", "resolved
 
 # Nats a cell by which a log-normal distribution must describe a column better to be chosen.
 LOG_GAIN = 0.05
+# Whole numbers beyond this mean are counts where their variance is so many times the mean: the columns beside it may
+# explain much of it, and no count's noise is below its mean.
+LARGE_MEAN, LARGE_SPREAD = 30.0, 3.0
 
 
 class Mixed(Likelihood):
@@ -117,7 +120,8 @@ class Auto(Likelihood):
 
     - anything but numbers (strings, pandas categories): :class:`Categorical`
     - True and False, 0 and 1: :class:`Bernoulli`
-    - whole numbers from 0 on whose variance exceeds their mean: :class:`NegativeBinomial`
+    - whole numbers from 0 on whose variance exceeds their mean, three times if that is above 30:
+      :class:`NegativeBinomial`
     - positive numbers that are closer to a log-normal distribution than to a normal one: :class:`LogNormal`
     - other numbers: :class:`Gaussian`
 
@@ -160,7 +164,8 @@ def _best(facts: ColumnFacts) -> Any:
     if facts.whole and facts.low >= 0:
         if facts.high <= 1:
             return Bernoulli
-        if facts.std**2 > facts.mean:
+        spread = facts.std**2 / max(facts.mean, np.finfo(float).tiny)
+        if spread > LARGE_SPREAD or (spread > 1 and facts.mean < LARGE_MEAN):
             return NegativeBinomial
     return LogNormal if facts.log_gain > LOG_GAIN else Gaussian
 
