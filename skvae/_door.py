@@ -106,10 +106,9 @@ class Door(ABC):
                 wanted |= dict(zip(owned, member.sizes(len(owned)), strict=True))
         schema.learn(X, wanted)
         self._columns = vars(schema)
-        counts = lambda columns: schema.n_categories(list(range(X.shape[1])) if columns is None else columns)  # noqa: E731
         asked = self._parts_now()
         self._asked = {name: repr(part) for name, part in asked.items()}
-        self._parts = asked | {"likelihood": resolved(assigned, counts)}
+        self._parts = asked | {"likelihood": resolved(assigned, schema)}
 
     def _column_labels(self, X: Array) -> list[str]:
         return [f"column {name!r}" for name in getattr(self, "feature_names_in_", range(X.shape[1]))]

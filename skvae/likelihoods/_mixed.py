@@ -300,18 +300,16 @@ class _MixedDensity(Density):
         return np.concatenate(weight), np.concatenate(bias)
 
 
-def resolved(assigned: list[tuple[Likelihood, list[int] | None]], counts: Callable[[Any], list[int]]) -> Likelihood:
-    """A likelihood with all that depends on the table spelt out: column numbers, and numbers of categories.
-
-    `counts(columns)` says how many categories columns have, None standing for all.
-    """
-    spelt = [
-        (m.for_categories(counts(columns)) if isinstance(m, Categorical) else clone(m), columns)
-        for m, columns in assigned
-    ]
-    if spelt[0][1] is None:
-        return spelt[0][0]
-    return Mixed(spelt)
+def resolved(assigned: list[tuple[Likelihood, list[int] | None]], schema: Schema) -> Likelihood:
+    """A likelihood with all that depends on the table spelt out: column numbers, and numbers of categories."""
+    spelt = []
+    for member, columns in assigned:
+        if isinstance(member, Categorical):
+            own = sorted(schema.categories) if columns is None else columns
+            spelt.append((member.for_categories(schema.n_categories(own)), columns))
+        else:
+            spelt.append((clone(member), columns))
+    return spelt[0][0] if spelt[0][1] is None else Mixed(spelt)
 
 
 def fits_schema(likelihood: Likelihood, n_categories: list[int]) -> bool:
