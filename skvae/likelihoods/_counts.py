@@ -22,8 +22,8 @@ SUMMED_MEAN = 60.0
 # The dispersion 1 / r of a negative binomial lies between these, and starts at no less than the third: its logarithm
 # takes small steps, and comes down from there sooner than up from nothing.
 DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
-# From this r on Gamma functions are differences of large numbers, and Stirling's series has their digits.
-LARGE_R = 50.0
+# From here on quotients of Gamma functions are differences of large numbers, and Stirling's series has their digits.
+LARGE = 50.0
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -138,21 +138,28 @@ class _CountDensity(Centred):
         return weight, self.log_mean.double().numpy() - 0.5 * (weight**2).sum(axis=1)
 
 
+def log_factorial_rest(x: Tensor) -> Tensor:
+    """log x! - x log x + x for x above 0: what Stirling's formula leaves."""
+    large = x.clamp_min(LARGE)
+    series = 0.5 * (2 * math.pi * large).log() + 1 / (12 * large) - 1 / (360 * large**3)
+    return torch.where(x < LARGE, torch.lgamma(x + 1) - x * x.log() + x, series)
+
+
 def log_rising(x: Tensor, r: Tensor) -> Tensor:
     """log Gamma(x + r) / Gamma(r) = log r (r + 1) ... (r + x - 1)."""
-    a, large = x + r, r.clamp_min(LARGE_R)
+    a, large = x + r, r.clamp_min(LARGE)
     b = x + large
     stirling = (1 / b - 1 / large) / 12 - (b**-3 - large**-3) / 360
     series = (large - 0.5) * torch.log1p(x / large) + x * b.log() - x + stirling
-    return torch.where(r < LARGE_R, torch.lgamma(a) - torch.lgamma(r), series)
+    return torch.where(r < LARGE, torch.lgamma(a) - torch.lgamma(r), series)
 
 
 def log_rising_slope(x: Tensor, r: Tensor) -> Tensor:
     """Its derivative by r, psi(x + r) - psi(r)."""
-    a, large = x + r, r.clamp_min(LARGE_R)
+    a, large = x + r, r.clamp_min(LARGE)
     b = x + large
     stirling = -(1 / b - 1 / large) / 2 - (b**-2 - large**-2) / 12 + (b**-4 - large**-4) / 120
-    return torch.where(r < LARGE_R, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
+    return torch.where(r < LARGE, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
 
 
 def log1p_moments(mean: Array) -> tuple[Array, Array]:
@@ -168,11 +175,16 @@ def log1p_moments(mean: Array) -> tuple[Array, Array]:
 
 
 class _PoissonDensity(_CountDensity):
-    """log p = x log rate - rate - log x!"""
+    """log p = x log rate - rate - log x!, which is -x (exp(d) - 1 - d) - log(x! e^x / x^x) with d = log rate - log x.
+
+    A large count is so a small difference, not one of large numbers.
+    """
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_rate = self.log_of_mean(outputs)
-        return x * log_rate - torch.exp(log_rate) - torch.lgamma(x + 1)
+        log_rate, some = self.log_of_mean(outputs), torch.where(x > 0, x, 1.0)
+        d = log_rate - some.log()
+        counted = -some * (torch.expm1(d) - d) - log_factorial_rest(some)
+        return torch.where(x > 0, counted, -torch.exp(log_rate))
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
@@ -201,7 +213,9 @@ class _NegativeBinomialDensity(_CountDensity):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         log_r = self._log_r()
         r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
-        return log_rising(x, r) - torch.lgamma(x + 1) - r * softplus(t) - x * softplus(-t)
+        few = log_rising(x, r) - torch.lgamma(x + 1)
+        many = log_rising(r - 1, x + 1) - torch.lgamma(r)  # the same, without large numbers of its own
+        return torch.where(x < LARGE, few, many) - r * softplus(t) - x * softplus(-t)
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """With respect to log r, -log p has minus r (psi(x + r) - psi(r) - softplus(t)), beside what t passes on."""
