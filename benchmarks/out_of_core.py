@@ -6,8 +6,8 @@ VAETransformer(2, hidden_layer_sizes=(64,), n_draws=8, random_state=0) with max_
 the scale, the linear start and the rows held out, which weigh more than in a real fit. Two latents and eight draws keep
 what the calls return, and the time they take, small beside reading: it is reading that is under test.
 - Memory, at `--rows` rows, every call in a process of its own: the peak of resident memory less what the interpreter
-  held after its imports, so threads, buffers, pages of the mapped file and the array that is returned all count (see
-  _measure.py). A CSR matrix lies in memory and is what the process holds beside its imports: it does not count.
+  held after its imports, so threads, buffers, pages of the mapped files and the array that is returned all count (see
+  _measure.py). The CSR matrix' three arrays are mapped files, too.
 - Time, at `--paired-rows` rows: the call on the memory-mapped or sparse table and on the same rows as an array in
   memory take turns in one process; the ratio is that of the medians of `--repeats` calls.
 Files that were just written are read from the page cache while they fit in it: the disk is not under test.
@@ -96,13 +96,13 @@ def write(folder: Path, kind: str, n_rows: int) -> None:
 
 
 def opened(folder: Path, kind: str, n_rows: int, n_written: int) -> Any:
-    """The first rows of a table: mapped, or a sparse matrix in memory."""
+    """The first rows of a table: mapped, or a sparse matrix of mapped arrays."""
     if kind == "memmap":
         return np.memmap(folder / "dense", dtype=np.float32, mode="r", shape=(n_rows, COLUMNS))
     size = (folder / "indptr").stat().st_size // (n_written + 1)
-    indptr = np.fromfile(folder / "indptr", f"i{size}", count=n_rows + 1)
+    indptr = np.memmap(folder / "indptr", f"i{size}", "r", shape=n_rows + 1)
     data, indices = (
-        np.fromfile(folder / name, kind, count=indptr[-1]) for name, kind in (("data", "f4"), ("indices", "i4"))
+        np.memmap(folder / name, kind, "r", shape=int(indptr[-1])) for name, kind in (("data", "f4"), ("indices", "i4"))
     )
     return sparse.csr_array((data, indices.astype(indptr.dtype, copy=False), indptr), shape=(n_rows, COLUMNS))
 

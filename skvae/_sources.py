@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,22 +60,72 @@ class RowSource(ABC):
         """The rows of these numbers, in this order."""
 
 
+class _Pages:
+    """The mapped files that some arrays lie in, whose pages are given back while they are read."""
+
+    def __init__(self, *arrays: Any):
+        self.maps = [found for found in map(_mapping, arrays) if found is not None]
+        self.read, self.last = 0, 0
+
+    @property
+    def rows_at_once(self) -> int:
+        """How many scattered rows may be read before pages are given back: any may lie in a page of its own."""
+        return MAPPED_BYTES // LARGEST_PAGE // max(1, len(self.maps))
+
+    def count(self, n_bytes: int, place: int) -> None:
+        """Note what was read of each map, from byte `place` on; where that may be much, give it back."""
+        far = abs(place - self.last) > LARGEST_PAGE  # neighbours lie in the same pages
+        self.read += (n_bytes + far * LARGEST_PAGE) * len(self.maps)
+        self.last = place + n_bytes
+        if self.read >= MAPPED_BYTES:
+            self.give_back()
+
+    def give_back(self) -> None:
+        """Let go of the pages; the kernel keeps them, or reads them again."""
+        self.read = 0
+        for mapping in self.maps:
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+    def scattered(self, rows: np.ndarray, width: int, dtype: Any, read: Callable[[np.ndarray], Any]) -> np.ndarray:
+        """The rows that `read` gives for some numbers at a time, in one array."""
+        if not self.maps:
+            return read(rows)
+        found = np.empty((len(rows), width), dtype=dtype)
+        for first in range(0, len(rows), self.rows_at_once):
+            part = slice(first, first + self.rows_at_once)
+            found[part] = read(rows[part])
+            self.give_back()
+        return found
+
+
+def _mapping(array: Any) -> Any:
+    """The mapped file that an array lies in; None where it is in memory, or its owner's own copy (mode "c")."""
+    while not isinstance(array, np.memmap):
+        if array is None:
+            return None
+        array = getattr(array, "base", None)
+    owner: Any = array
+    return owner._mmap if owner.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED") else None
+
+
 class SparseRows(RowSource):
     """A CSR matrix, made dense a block at a time. What is not stored is 0, not missing."""
 
     def __init__(self, X: Any):
         super().__init__(X.shape, X.dtype)
-        self.X = X
+        self.X, self.pages = X, _Pages(X.data, X.indices, X.indptr)
 
     def _slice(self, first: int, last: int) -> np.ndarray:
         # What the matrix' own slicing does, without its checks and copies.
         ends = self.X.indptr[first : last + 1]
         stored = slice(ends[0], ends[-1])
         part = self.X.data[stored], self.X.indices[stored], ends - ends[0]
-        return type(self.X)(part, shape=(last - first, self.shape[1])).toarray()
+        dense = type(self.X)(part, shape=(last - first, self.shape[1])).toarray()
+        self.pages.count(part[0].nbytes, int(ends[0]) * self.X.data.itemsize)
+        return dense
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        return self.X[rows].toarray()
+        return self.pages.scattered(rows, self.shape[1], self.dtype, lambda some: self.X[some].toarray())
 
 
 class MappedRows(RowSource):
@@ -82,31 +133,15 @@ class MappedRows(RowSource):
 
     def __init__(self, X: np.memmap):
         super().__init__(X.shape, X.dtype)
-        self.X = X
-        # A private copy (mode "c") would lose what its owner wrote to it.
-        self.map = X._mmap if X.mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED") else None  # type: ignore[attr-defined]
-        self.read = 0
+        self.X, self.pages = X, _Pages(X)
 
     def _slice(self, first: int, last: int) -> np.ndarray:
         copy = np.array(self.X[first:last], dtype=self.dtype)
-        self._give_back(copy.nbytes + LARGEST_PAGE)
+        self.pages.count(copy.nbytes, first * copy.shape[1] * self.X.itemsize)
         return copy
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        at_once = MAPPED_BYTES // LARGEST_PAGE  # any row may lie in a page of its own
-        for first in range(0, len(rows), at_once):
-            part = slice(first, first + at_once)
-            found[part] = self.X[rows[part]]
-            self._give_back(at_once * LARGEST_PAGE)
-        return found
-
-    def _give_back(self, n_bytes: int) -> None:
-        """Count what a read may have mapped; where that is much, let go of it."""
-        self.read += n_bytes
-        if self.map is not None and self.read >= MAPPED_BYTES:
-            self.read = 0
-            self.map.madvise(mmap.MADV_DONTNEED)
+        return self.pages.scattered(rows, self.shape[1], self.dtype, lambda some: np.asarray(self.X[some]))
 
 
 class ChunkedRows(RowSource):

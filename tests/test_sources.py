@@ -481,3 +481,20 @@ def test_a_large_file_is_never_in_memory_as_a_whole(large_map, tmp_path):
     command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "X.npy")]
     share = subprocess.run(command, timeout=200, env=env, check=True, capture_output=True, text=True).stdout
     assert float(share) < 0.75
+
+
+def test_a_sparse_matrix_of_mapped_arrays_is_read_and_its_pages_are_counted(tmp_path):
+    dense = np.where(np.random.default_rng(0).random((4000, 6)) < 0.3, 2.0, 0.0).astype(np.float32)
+    X = sp.csr_array(dense)
+    parts = []
+    for name in ("data", "indices", "indptr"):
+        values = getattr(X, name)
+        values.tofile(tmp_path / name)
+        parts.append(np.memmap(tmp_path / name, values.dtype, "r"))
+    source = as_source(sp.csr_array(tuple(parts), shape=X.shape))
+    assert len(source.pages.maps) == 3
+    some = np.random.default_rng(1).permutation(4000)[:100]
+    np.testing.assert_array_equal(source[some], dense[some])
+    np.testing.assert_array_equal(source[10:3000], dense[10:3000])
+    assert source.pages.read > 0
+    assert not as_source(X).pages.maps
