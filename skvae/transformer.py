@@ -257,7 +257,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             raise ValueError(
                 f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {self.n_components_} latents."
             )
-        return self._schema.decoded(self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype), like=X)
+        return self._means(Z, like=X)
 
     def reconstruct(self, X):
         """Every row as the model sees it: `inverse_transform(transform(X))`.
@@ -273,8 +273,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             In data units, without gaps. A DataFrame where `fit` was given one.
         """
         check_is_fitted(self)
-        codes = self._codes(self._check_rows(X), posterior_mean)
-        return self._schema.decoded(self._decode(codes, lambda model, z: model.mean(z)).astype(codes.dtype), like=X)
+        return self._means(self._codes(self._check_rows(X), posterior_mean), like=X)
 
     def impute(self, X, *, n_draws=None, random_state=None):
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
@@ -410,6 +409,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         codes = self._by_blocks(X, ordered, dtype=X.dtype)
         refuse_far_rows(codes, range(len(X)))
         return codes
+
+    def _means(self, Z: Array, like: Any) -> Any:
+        """Mean of p(x|z) of latents in public order, as the kind of table that fit saw."""
+        return self._schema.decoded(self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype), like)
 
     def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in public order, block by block, in data units."""

@@ -492,3 +492,11 @@ def test_scales_are_the_members_own():
     assert isinstance(scale, Scale)
     np.testing.assert_allclose(scale.shift, [0, X[:, 1].mean(), 0, 0, X[:, 4].mean(), 0])
     np.testing.assert_allclose(scale.scale, [1, X[:, 1].std(), X[:, 2].mean(), 1, X[:, 4].std(), 1])
+
+
+def test_auto_chooses_for_the_columns_that_a_member_gives_it():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=60), rng.random(60) < 0.5, rng.poisson(3, 60) * 4])
+    mixed = Mixed([("auto", [1, 2]), ("laplace", [0])])
+    found = VAETransformer(1, likelihood=mixed, max_iter=1, random_state=0).fit(X).likelihood_
+    assert found.members == [("bernoulli", [1]), ("negative_binomial", [2]), ("laplace", [0])]

@@ -73,9 +73,7 @@ class Mixed(Likelihood):
 
     def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
         self._validate_params()
-        found: list[tuple[Likelihood, Any]] = [
-            (_member(member), select_columns(X, columns)) for member, columns in self.members
-        ]
+        found = [(_member(member), select_columns(X, columns)) for member, columns in self.members]
         owner: dict[int, Likelihood] = {}
         for member, columns in found:
             for column in columns:
@@ -90,11 +88,14 @@ class Mixed(Likelihood):
             raise ValueError(
                 f"Mixed has no likelihood for {Schema.of(X).label(rest[0])}; name the column, or set remainder='auto'."
             )
-        found = [(member, columns) for member, columns in found if columns]
         if rest:
-            remainder = _member(self.remainder)
-            found += Auto().choose(X, rest) if isinstance(remainder, Auto) else [(remainder, rest)]
-        return found
+            found.append((_member(self.remainder), rest))
+        return [
+            pair
+            for member, columns in found
+            if columns
+            for pair in (member.choose(X, columns) if isinstance(member, Auto) else [(member, columns)])
+        ]
 
     def scale(self, moments: Moments) -> Scale:
         shift, scale = np.zeros_like(moments.mean), np.ones_like(moments.mean)
