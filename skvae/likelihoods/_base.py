@@ -26,6 +26,8 @@ __all__ = [
     "Natural",
     "Unscaled",
     "above",
+    "at_most",
+    "below",
     "column_sums",
     "refuse",
 ]
@@ -320,6 +322,30 @@ class Centred(Density):
     def encode_input(self, x: Tensor) -> Tensor:
         return (self.features(x) - self.column_mean) / self.pooled_std
 
+    @abstractmethod
+    def link(self) -> tuple[Array, Array]:
+        """At the columns' means, of every feature: its slope over the decoder's output, and its variance."""
+
+    @abstractmethod
+    def bias(self, square: Array) -> Array:
+        """The outputs whose means are the columns' if the latents add a normal variable of variance `square`."""
+
+    @property
+    def share(self) -> Array:
+        """The features' means, (n_inputs,), float64."""
+        return self.column_mean.double().numpy()
+
+    def noise_range(self) -> tuple[Array, Array]:
+        noise = self.link()[1] / float(self.pooled_std) ** 2
+        return noise, noise
+
+    def most_loading(self) -> Array:
+        return self.most_swing * self.link()[0] / float(self.pooled_std)
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        weight = linear.loadings * float(self.pooled_std) / self.link()[0][:, None]
+        return weight, self.bias((weight**2).sum(axis=1))
+
 
 class Natural(Centred):
     """A family whose outputs are natural parameters: the gradient of -log p is E[x|z] - x, whatever the family."""
@@ -348,6 +374,16 @@ class LowerBound(torch.autograd.Function):
 def above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
     """The gradient that passes `LowerBound`."""
     return torch.where(value >= bound, grad, grad.clamp_max(0.0))
+
+
+def at_most(value: Tensor, bound: Tensor) -> Tensor:
+    """min(value, bound), as `LowerBound` from the other side."""
+    return -LowerBound.apply(-value, -bound)
+
+
+def below(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
+    """The gradient that passes `at_most`."""
+    return -above(-value, -bound, -grad)
 
 
 def column_sums(

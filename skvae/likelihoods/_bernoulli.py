@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .._linear import LinearGaussian
 from ..data import Array, Scale
 from ._base import Density, Natural, Unscaled, refuse
 
@@ -65,23 +64,14 @@ class _BernoulliDensity(Natural):
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.bernoulli(outputs.sigmoid(), generator=rng)
 
-    def noise_range(self) -> tuple[Array, Array]:
-        noise = self._variance() / float(self.pooled_std) ** 2
-        return noise, noise
+    def link(self) -> tuple[Array, Array]:
+        """Both are p (1 - p)."""
+        variance = self.share * (1 - self.share)
+        return variance, variance
 
-    def most_loading(self) -> Array:
-        return self.most_swing * self._variance() / float(self.pooled_std)
-
-    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
-        """Around the column means p the logit's slope is 1 / v, v = p (1 - p), the Bernoulli's variance."""
-        mean = self.column_mean.double().numpy()
-        weight = linear.loadings * float(self.pooled_std) / self._variance()[:, None]
-        # E[sigmoid(b + w z)] is about sigmoid(b / sqrt(1 + pi w^2 / 8)) (MacKay 1992).
-        return weight, (np.log(mean) - np.log1p(-mean)) * np.sqrt(1 + np.pi / 8 * (weight**2).sum(axis=1))
-
-    def _variance(self) -> Array:
-        mean = self.column_mean.double().numpy()
-        return mean * (1 - mean)
+    def bias(self, square: Array) -> Array:
+        """E[sigmoid(b + w z)] is about sigmoid(b / sqrt(1 + pi w^2 / 8)) (MacKay 1992)."""
+        return (np.log(self.share) - np.log1p(-self.share)) * np.sqrt(1 + np.pi / 8 * square)
 
 
 class ContinuousBernoulli(Unscaled):
@@ -144,23 +134,20 @@ class _ContinuousBernoulliDensity(Natural):
         near = torch.where(size < SMALL_LOGIT, u - 0.5 * size * u * (1 - u), from_one)
         return torch.where(outputs > 0, 1 - near, near)
 
-    def noise_range(self) -> tuple[Array, Array]:
-        noise = self._logit_and_variance()[1] / float(self.pooled_std) ** 2
-        return noise, noise
+    def link(self) -> tuple[Array, Array]:
+        """Both are the variance at the logit whose mean is the column's."""
+        _, variance = self._logit_and_variance()
+        return variance, variance
 
-    def most_loading(self) -> Array:
-        return self.most_swing * self._logit_and_variance()[1] / float(self.pooled_std)
-
-    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
-        """The logit's slope over the mean is 1 / v, the variance at that mean."""
-        logit, variance = self._logit_and_variance()
-        return linear.loadings * float(self.pooled_std) / variance[:, None], logit
+    def bias(self, square: Array) -> Array:
+        """Near enough to linear to leave the spread out."""
+        return self._logit_and_variance()[0]
 
     def _logit_and_variance(self) -> tuple[Array, Array]:
         """The logit whose mean is the column's, and the variance there, from a table of both."""
         grid = torch.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, 4001, dtype=torch.float64)
         means = self.mean(grid).numpy()
-        logit = np.interp(self.column_mean.double().numpy(), means, grid.numpy())
+        logit = np.interp(self.share, means, grid.numpy())
         return logit, np.interp(logit, grid.numpy(), np.gradient(means, grid.numpy()))
 
 

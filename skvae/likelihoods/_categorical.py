@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._linear import LinearGaussian
 from .._params import Count
 from ..data import Array, Scale
 from ._base import Cells, Centred, Density, Unscaled
@@ -152,16 +151,10 @@ class _CategoricalDensity(Centred):
         u = torch.rand(outputs.shape, generator=rng, dtype=outputs.dtype, device=outputs.device)
         return self.collapse(self.expected(outputs).log() - torch.log(-torch.log1p(-u)))
 
-    def noise_range(self) -> tuple[Array, Array]:
+    def link(self) -> tuple[Array, Array]:
         """The information that a category's share p carries is 1 / p: sum dp^2 / p over the categories."""
-        noise = self.column_mean.double().numpy() / float(self.pooled_std) ** 2
-        return noise, noise
+        return self.share, self.share
 
-    def most_loading(self) -> Array:
-        return self.most_swing * self.column_mean.double().numpy() / float(self.pooled_std)
-
-    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
-        share = self.column_mean.double().numpy()
-        weight = linear.loadings * float(self.pooled_std) / share[:, None]
-        # E[exp(w z)] = exp(w^2 / 2): so a rare category keeps its share.
-        return weight, np.log(share) - 0.5 * (weight**2).sum(axis=1)
+    def bias(self, square: Array) -> Array:
+        """E[exp(w z)] = exp(w^2 / 2): so a rare category keeps its share."""
+        return np.log(self.share) - 0.5 * square

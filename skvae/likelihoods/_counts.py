@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
 from ..data import Array, Scale, Walk
-from ._base import Cells, Centred, Density, LowerBound, Unscaled, above, column_sums, refuse
+from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, column_sums, refuse
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -116,26 +116,19 @@ class _CountDensity(Centred):
 
     def log_of_mean(self, outputs: Tensor) -> Tensor:
         """The outputs, bounded from above; a step back below the bound keeps its gradient."""
-        return -LowerBound.apply(-outputs, -self.most_log_mean)
+        return at_most(outputs, self.most_log_mean)
 
     def outputs_gradient(self, outputs: Tensor, grad: Tensor) -> Tensor:
         """The outputs' gradient, from that of the log mean."""
-        return -above(-outputs, -self.most_log_mean, -grad)
+        return below(outputs, self.most_log_mean, grad)
 
-    def _log_moments(self) -> tuple[Array, Array]:
-        """Of log(1 + x) for Poisson columns, in the encoder's units: its slope over the log mean, and its variance."""
-        unit = float(self.pooled_std)
-        slope, variance = log1p_moments(np.exp(self.log_mean.double().numpy()))
-        return slope / unit, variance / unit**2
+    def link(self) -> tuple[Array, Array]:
+        """Of log(1 + x), as in Poisson columns."""
+        return log1p_moments(np.exp(self.log_mean.double().numpy()))
 
-    def most_loading(self) -> Array:
-        return self.most_swing * self._log_moments()[0]
-
-    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
-        slope, _ = self._log_moments()
-        weight = linear.loadings / slope[:, None]
-        # E[exp(w z)] = exp(w^2 / 2)
-        return weight, self.log_mean.double().numpy() - 0.5 * (weight**2).sum(axis=1)
+    def bias(self, square: Array) -> Array:
+        """E[exp(w z)] = exp(w^2 / 2)."""
+        return self.log_mean.double().numpy() - 0.5 * square
 
 
 def log_factorial_rest(x: Tensor) -> Tensor:
@@ -174,7 +167,7 @@ def log1p_moments(mean: Array) -> tuple[Array, Array]:
     return slope, variance
 
 
-class _PoissonDensity(_CountDensity):
+class _PoissonDensity(_CountDensity, Natural):
     """log p = x log rate - rate - log x!, which is -x (exp(d) - 1 - d) - log(x! e^x / x^x) with d = log rate - log x.
 
     A large count is so a small difference, not one of large numbers.
@@ -187,15 +180,11 @@ class _PoissonDensity(_CountDensity):
         return torch.where(x > 0, counted, -torch.exp(log_rate))
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        nll = (cells.mass * self.log_prob(outputs, x)).sum((-2, -1)).neg_()
-        return nll, self.outputs_gradient(outputs, self.mean(outputs).sub_(x).mul_(cells.mass))
+        nll, grad = super().nll_gradient(outputs, x, cells)
+        return nll, self.outputs_gradient(outputs, grad)
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)
-
-    def noise_range(self) -> tuple[Array, Array]:
-        _, noise = self._log_moments()
-        return noise, noise
 
 
 class _NegativeBinomialDensity(_CountDensity):
@@ -205,10 +194,14 @@ class _NegativeBinomialDensity(_CountDensity):
         super().__init__(n_features)
         self.log_dispersion = nn.Parameter(torch.zeros(n_features, dtype=torch.float32))
 
+    def _bounds(self) -> Tensor:
+        """Least and largest of `log_dispersion`."""
+        return self.log_dispersion.new_tensor(DISPERSIONS).log()
+
     def _log_r(self) -> Tensor:
         """Between its bounds; a step back inside keeps its gradient."""
-        low, high = self.log_dispersion.new_tensor(DISPERSIONS).log()
-        return LowerBound.apply(-LowerBound.apply(self.log_dispersion, low), -high)
+        low, high = self._bounds()
+        return -at_most(LowerBound.apply(self.log_dispersion, low), high)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         log_r = self._log_r()
@@ -224,8 +217,8 @@ class _NegativeBinomialDensity(_CountDensity):
         nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
         slope = cells.mass * (r * t.sigmoid() - x * torch.sigmoid(-t))
         grad = cells.mass * r * (log_rising_slope(x, r) - softplus(t)) + slope
-        low, high = dispersion.new_tensor(DISPERSIONS).log()
-        grad = -above(-dispersion, -high, -grad.sum(-2, keepdim=True).view_as(dispersion))
+        low, high = self._bounds()
+        grad = below(dispersion, high, grad.sum(-2, keepdim=True).view_as(dispersion))
         assert dispersion.grad is not None
         dispersion.grad.copy_(above(dispersion, low, grad))
         return nll, self.outputs_gradient(outputs, slope)
@@ -236,12 +229,13 @@ class _NegativeBinomialDensity(_CountDensity):
         return torch.poisson(gamma * self.mean(outputs) / r, generator=rng)
 
     def noise_range(self) -> tuple[Array, Array]:
-        _, least = self._log_moments()
+        least, _ = super().noise_range()
         return least, np.full(self.n_features, np.inf)
 
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         """What the linear model's noise exceeds a Poisson's by is dispersion: Var[log rate] is about 1 / r."""
-        slope, least = self._log_moments()
-        dispersion = np.clip((linear.noise - least) / slope**2, FIRST_DISPERSION, DISPERSIONS[1])
+        slope, least = self.link()
+        dispersion = (linear.noise * float(self.pooled_std) ** 2 - least) / slope**2
+        dispersion = np.clip(dispersion, FIRST_DISPERSION, DISPERSIONS[1])
         self.log_dispersion.data.copy_(torch.as_tensor(np.log(dispersion)))
         return super().from_linear(linear)

@@ -223,10 +223,9 @@ class _MixedDensity(Density):
     def states_gradient(self) -> bool:
         return all(member.states_gradient for member in self.members)
 
-    def _parts(self, kind: str, *values: Any) -> Any:
-        """Each member with its parts of values, which hold the members' side by side."""
-        pieces = [v.split(self.n_each[kind], dim=-1) for v in values]
-        return zip(self.members, *pieces, strict=True)
+    def _parts(self, kind: str, values: Tensor) -> Any:
+        """Each member with its part of values, which hold the members' side by side."""
+        return zip(self.members, values.split(self.n_each[kind], dim=-1), strict=True)
 
     def _columns(self, x: Tensor) -> Sequence[Tensor]:
         """Every member's columns of x."""
