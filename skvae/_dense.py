@@ -2,8 +2,12 @@
 
 A layer is one product. Its inputs stand beside a column of ones and its weights above their biases; a linear path's
 inputs stand beside the last hidden layer's. So a layer's outputs, its weights' gradient and its inputs' gradient are
-one matrix product each, written into tensors made once. All tensors may carry leading axes: many models of the same
-shape are then trained side by side, each with its own row of the parameter matrix.
+one matrix product each, written into tensors made once. They are stored column by column, so that every part of them
+is one piece of memory. All tensors may carry leading axes: many models of the same shape are then trained side by
+side, each with its own row of the parameter matrix.
+
+Products are torch's. Between them stand some forty small operations, for which numpy takes a third of torch's time:
+on the CPU, where layers are small, they are numpy's, on the same memory. They are written in what both spell alike.
 
 Shape letters: M models (absent for one), B rows, S draws, D features, J latents.
 """
@@ -18,26 +22,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import Rows
-from .likelihoods import Cells
+from ._torch import namespace, repays_a_thread
+from .data import Rows, Table
+from .likelihoods import Cells, Density
 from .model import LOG_VAR_RANGE, VAE
 from .networks import LinearPath
 from .objectives import ELBO, Objective
 from .priors import StandardNormal, log_normal
 
-__all__ = ["DenseStep", "is_perceptron", "understands"]
+__all__ = ["DenseStep", "is_perceptron", "prepared", "understands"]
 
-aten = torch.ops.aten
+# A numpy array, or a tensor in its place.
+Values = Any
 
 
 class Activation(NamedTuple):
-    """`forward(inputs, out)` fills out; `backward(grad, kept)` turns the outputs' gradient into the inputs', in place.
+    """An activation and its derivative.
 
+    `forward(inputs, out)` fills out; `backward(grad, kept)` turns the outputs' gradient into the inputs', in place.
     What is kept is the outputs, unless `keeps_inputs`.
     """
 
     forward: Callable[[Tensor, Tensor], Any]
-    backward: Callable[[Tensor, Tensor], Any]
+    backward: Callable[[Values, Values], Any]
     keeps_inputs: bool = False
 
 
@@ -49,36 +56,34 @@ def _tanh(inputs: Tensor, out: Tensor) -> None:
         torch.tanh(inputs, out=out)
 
 
+def _multiply(slope: Callable[[Values], Values]) -> Callable[[Values, Values], Any]:
+    """`backward`, from the derivative as a formula of what is kept."""
+    return lambda grad, kept: namespace(grad).multiply(grad, slope(kept), out=grad)
+
+
+def _by_torch(name: str, *numbers: float) -> Callable[[Values, Values], Any]:
+    """`backward` by torch's own kernel, `numbers` its last arguments."""
+    kernel = getattr(torch.ops.aten, name).grad_input
+
+    def backward(grad: Values, kept: Values) -> None:
+        tensor = torch.as_tensor(grad)
+        kernel(tensor, torch.as_tensor(kept), *numbers, grad_input=tensor)
+
+    return backward
+
+
+aten = torch.ops.aten
 ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {
-    nn.ELU: Activation(
-        lambda z, out: aten.elu.out(z, out=out),
-        lambda g, a: aten.elu_backward.grad_input(g, 1.0, 1.0, 1.0, True, a, grad_input=g),
-    ),
-    nn.GELU: Activation(
-        lambda z, out: aten.gelu.out(z, out=out),
-        lambda g, z: aten.gelu_backward.grad_input(g, z, grad_input=g),
-        keeps_inputs=True,
-    ),
-    nn.Identity: Activation(lambda z, out: None, lambda g, a: None),
-    nn.ReLU: Activation(
-        lambda z, out: torch.clamp_min(z, 0.0, out=out),
-        lambda g, a: aten.threshold_backward.grad_input(g, a, 0.0, grad_input=g),
-    ),
-    nn.Sigmoid: Activation(
-        lambda z, out: torch.sigmoid(z, out=out),
-        lambda g, a: aten.sigmoid_backward.grad_input(g, a, grad_input=g),
-    ),
-    nn.SiLU: Activation(
-        lambda z, out: aten.silu.out(z, out=out),
-        lambda g, z: aten.silu_backward.grad_input(g, z, grad_input=g),
-        keeps_inputs=True,
-    ),
+    nn.ELU: Activation(lambda z, out: aten.elu.out(z, out=out), _multiply(lambda a: 1 + a.clip(max=0))),
+    nn.GELU: Activation(lambda z, out: aten.gelu.out(z, out=out), _by_torch("gelu_backward"), keeps_inputs=True),
+    nn.Identity: Activation(lambda z, out: None, lambda grad, a: None),
+    nn.ReLU: Activation(lambda z, out: torch.relu_(out), _multiply(lambda a: namespace(a).sign(a))),  # z is out
+    nn.Sigmoid: Activation(lambda z, out: torch.sigmoid(z, out=out), _multiply(lambda a: a - a * a)),
+    nn.SiLU: Activation(lambda z, out: aten.silu.out(z, out=out), _by_torch("silu_backward"), keeps_inputs=True),
     nn.Softplus: Activation(
-        lambda z, out: aten.softplus.out(z, out=out),
-        lambda g, z: aten.softplus_backward.grad_input(g, z, 1.0, 20.0, grad_input=g),
-        keeps_inputs=True,
+        lambda z, out: aten.softplus.out(z, out=out), _by_torch("softplus_backward", 1.0, 20.0), keeps_inputs=True
     ),
-    nn.Tanh: Activation(_tanh, lambda g, a: aten.tanh_backward.grad_input(g, a, grad_input=g)),
+    nn.Tanh: Activation(_tanh, _multiply(lambda a: 1 - a * a)),
 }
 
 
@@ -123,12 +128,21 @@ def _own_parameters(model: VAE) -> bool:
 class _Layer:
     """One product, outputs = inputs @ weight, and the activation that follows it."""
 
-    def __init__(self, inputs: Tensor, weight: Tensor, grad: Tensor, outputs: Tensor, activation: Activation | None):
+    def __init__(
+        self,
+        inputs: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        outputs: Tensor,
+        activation: Activation | None,
+        view: Callable[[Tensor], Values],
+    ):
         self.inputs, self.weight, self.grad, self.outputs = inputs, weight, grad, outputs
         self.inputs_T = inputs.mT
-        self.activation = activation
+        self.activation, self.view = activation, view
         # What the activation's derivative is taken from.
         self.kept = torch.empty_like(outputs) if activation is not None and activation.keeps_inputs else outputs
+        self.kept_values = view(self.kept)
         many = weight.dim() > 2
         self.product: Callable[..., Tensor] = torch.bmm if many else torch.mm
         self.add_product: Callable[..., Tensor] = torch.baddbmm if many else torch.addmm
@@ -138,7 +152,7 @@ class _Layer:
     def pass_on(self, n_inputs: int, plus: Tensor | None = None) -> Tensor:
         """Make `backward` fill the returned tensor: the gradient of the first inputs, and what else flows to them."""
         self.weight_T, self.plus = self.weight[..., :n_inputs, :].mT, plus
-        self.flow = torch.empty_like(self.inputs[..., :n_inputs], memory_format=torch.contiguous_format)
+        self.flow = torch.empty_like(self.inputs[..., :n_inputs].mT, memory_format=torch.contiguous_format).mT
         return self.flow
 
     def forward(self) -> None:
@@ -149,7 +163,7 @@ class _Layer:
     def backward(self, grad: Tensor) -> None:
         """Set the weight's gradient, and the inputs' where it is passed on; `grad` is overwritten."""
         if self.activation is not None:
-            self.activation.backward(grad, self.kept)
+            self.activation.backward(self.view(grad), self.kept_values)
         self.product(self.inputs_T, grad, out=self.grad)
         if self.plus is not None:
             self.add_product(self.plus, grad, self.weight_T, out=self.flow)
@@ -164,7 +178,15 @@ class _Perceptron:
     columns, so the rows of X are stored once.
     """
 
-    def __init__(self, network: LinearPath, vector: Tensor, grad: Tensor, n_rows: int, need_input_grad: bool):
+    def __init__(
+        self,
+        network: LinearPath,
+        vector: Tensor,
+        grad: Tensor,
+        n_rows: int,
+        need_input_grad: bool,
+        view: Callable[[Tensor], Values],
+    ):
         body: list[Any] = [] if network.body is None else list(network.body)
         new = partial(_ones, vector, n_rows)
         n_in, n_out = network.linear.in_features, network.linear.out_features
@@ -181,7 +203,7 @@ class _Perceptron:
             body[::2] or [network.linear], inputs, [*hidden, self.output], [*activations, None], strict=True
         ):
             place = layer.weight.storage_offset(), values.shape[-1], outputs.shape[-1]
-            self.layers.append(_Layer(values, _block(vector, *place), _block(grad, *place), outputs, activation))
+            self.layers.append(_Layer(values, _block(vector, *place), _block(grad, *place), outputs, activation, view))
 
         # Gradients pass to the hidden units below a layer, and to the inputs where something trains beneath them.
         below = [layer.pass_on(width) for layer, width in zip(self.layers[1:], widths, strict=True)]
@@ -207,7 +229,8 @@ class _Perceptron:
 
 
 def _ones(like: Tensor, n_rows: int, width: int) -> Tensor:
-    return like.new_ones(*like.shape[:-1], n_rows, width)
+    """(..., n_rows, width), stored column by column."""
+    return like.new_ones(*like.shape[:-1], width, n_rows).mT
 
 
 def _block(flat: Tensor, first: int, n_in: int, n_out: int) -> Tensor:
@@ -239,11 +262,14 @@ class _Opaque:
 
 
 class _Workspace:
-    """The tensors of a step on one number of rows."""
+    """The tensors of a step on one number of rows, and what is computed with between products, as arrays of `xp`."""
 
-    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int):
+    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, xp: Any):
+        self.xp, self.n_rows = xp, n_rows
+        self.view: Callable[[Tensor], Values] = _as_numpy if xp is np else _as_it_is
+        self.tensor: Callable[[Values], Tensor] = torch.from_numpy if xp is np else _as_it_is
         self.encoder, self.decoder = (
-            _Perceptron(network, vector, grad, size, need_input_grad=network is model.decoder)
+            _Perceptron(network, vector, grad, size, need_input_grad=network is model.decoder, view=self.view)
             if is_perceptron(network)
             else _Opaque(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
@@ -251,13 +277,25 @@ class _Workspace:
                 (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
             )
         )
-        self.mu, self.raw_log_var = self.encoder.output.chunk(2, dim=-1)
         self.grad_head = torch.empty_like(self.encoder.output)
-        self.grad_mu, self.grad_log_var = self.grad_head.chunk(2, dim=-1)
-        # As tensors: a Python number is converted anew at every product.
-        self.half = vector.new_tensor(0.5)
-        self.mass = vector.new_full((1, 1), 1 / n_rows)
-        self.cells = Cells(vector.new_full((1, 1), 1 / (n_rows * n_draws)), vector.new_ones(1, 1))
+        self.seen, self.z = self.view(self.encoder.input), self.view(self.decoder.input)
+        self.eps = self.view(torch.empty_like(self.decoder.input.mT, memory_format=torch.contiguous_format).mT)
+        self.mu, self.raw_log_var = map(self.view, self.encoder.output.chunk(2, dim=-1))
+        self.grad_mu, self.grad_log_var = map(self.view, self.grad_head.chunk(2, dim=-1))
+        # As arrays: a Python number is converted anew at every product.
+        self.low, self.high = (self.view(vector.new_tensor(bound)) for bound in LOG_VAR_RANGE)
+        self.mass = self.view(vector.new_full((1, 1), 1 / n_rows))
+        self.cells = Cells(self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1)))
+        # Of the steps of an epoch: their number, and sums of their means.
+        self.n_steps, self.nll, self.kl, self.uncharged = 0, 0.0, 0.0, 0.0
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.numpy()
+
+
+def _as_it_is(values: Any) -> Any:
+    return values
 
 
 class DenseStep:
@@ -275,122 +313,187 @@ class DenseStep:
     def __init__(self, model: VAE, objective: ELBO, vector: Tensor, grad: Tensor):
         self.model, self.objective, self.vector, self.grad = model, objective, vector, grad
         self.n_draws, self.n_components, self.prior = objective.n_draws, model.prior.n_components, model.prior
-        self.density = model.likelihood
-        self.workspaces: dict[tuple[int, int], _Workspace] = {}
-        self.n_rows = 0
-        # Without autograd inside, inference mode saves another sixth of the time.
+        self.density, self.largest_product = model.likelihood, model.largest_product
+        self.workspaces: dict[tuple[int, int, Any], _Workspace] = {}
+        self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
+        self.reads_seen = _gradient_of_seen(self.density, torch) is not None
+        # Whether there is no autograd inside: inference mode then saves another sixth of the time.
         self.pure = model.likelihood.states_gradient and is_perceptron(model.encoder) and is_perceptron(model.decoder)
-        self.scope: Callable[[], Any] = torch.inference_mode if self.pure else torch.no_grad
+
+    def prepared(self, rows: Rows | Table) -> Rows | Table:
+        """The rows as this step reads them: where the gradient needs no more, what the encoder sees in place of x."""
+        return prepared(self.density, rows)
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         """Set `grad`."""
-        batch = self.objective.smoothed(self.density, batch, rng)
+        batch = self.objective.smoothed(torch.add if self.reads_seen else self.density.smooth, batch, rng)
         x = batch.x
-        shape = (self.n_draws * len(x), self.n_components)
+        shape = (self.n_draws * x.shape[0], self.n_components)
         eps = torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
         self.gradient(batch, eps, self.objective.beta_at(epoch))
 
     def gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
-        """The same for given draws eps (..., S B, J): all rows' first draws, then all rows' second ones."""
-        with self.scope():
-            self._gradient(batch, eps, beta)
+        """The same for given draws eps (..., S B, J): all rows' first draws, then all rows' second ones.
 
-    def _gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
-        x, n_draws, density = batch.x, self.n_draws, self.density
-        work = self._workspace(x.shape[-2], n_draws)
+        Gradients must be off.
+        """
+        n_draws = self.n_draws
+        work = self._workspace(batch.x.shape[-2], n_draws)
+        xp, mu = work.xp, work.mu
         mass, cells = self._weights(work, batch)
-        encoder, decoder, mu = work.encoder, work.decoder, work.mu
-        log_var, std = self._encode(work, batch)
-        noise = _repeat(std, n_draws) * eps
-        z = torch.add(_repeat(mu, n_draws), noise, out=decoder.input)
-        nll, grad_outputs = density.nll_gradient(decoder.forward(), _repeat(x, n_draws), cells)
-        grad_z = decoder.backward(grad_outputs)
+        x = self._encode(work, batch)
+        log_var, std = _spread(work)
+        work.eps[...] = work.view(eps)
+        noise = _repeat(std, n_draws) * work.eps
+        z = xp.add(_repeat(mu, n_draws), noise, out=work.z)
+        nll, grad_outputs = self._nll_gradient(xp)(work.view(work.decoder.forward()), _repeat(x, n_draws), cells)
+        grad_z = work.view(work.decoder.backward(work.tensor(grad_outputs)))
 
         charge = mass if beta == 1 else beta * mass
         if self.objective.kl == "analytic":
             kl, slope_mu, slope_log_var = self.prior.kl_gradient(mu, log_var, std)
-            kl = (mass * kl).sum(-2)
+            kl = mass * kl
             charge = self._charge(kl, charge)
             grad_log_var = charge * slope_log_var
-            torch.addcmul(_sum_draws(grad_z, n_draws), charge, slope_mu, out=work.grad_mu)
+            xp.add(_sum_draws(grad_z, n_draws), charge * slope_mu, out=work.grad_mu)
         else:
-            draws = log_normal(eps, _repeat(log_var, n_draws)) - self.prior.log_prob(z)
-            kl = (mass / n_draws * _sum_draws(draws, n_draws)).sum(-2)
-            charge = self._charge(kl, charge).expand_as(log_var)
+            draws = log_normal(work.eps, _repeat(log_var, n_draws)) - self.prior.log_prob(z)
+            kl = mass / n_draws * _sum_draws(draws, n_draws)
+            charge = xp.broadcast_to(self._charge(kl, charge), log_var.shape)
             grad_log_var = -0.5 * charge
             grad_z = grad_z - _repeat(charge / n_draws, n_draws) * self.prior.log_prob_gradient(z)
-            work.grad_mu.copy_(_sum_draws(grad_z, n_draws))
-        grad_log_var = torch.add(grad_log_var, _sum_draws(noise.mul_(grad_z), n_draws), alpha=0.5)
+            work.grad_mu[...] = _sum_draws(grad_z, n_draws)
+        grad_log_var += 0.5 * _sum_draws(noise * grad_z, n_draws)
         # The clamp's own gradient: nothing outside the range.
-        aten.hardtanh_backward.grad_input(grad_log_var, work.raw_log_var, *LOG_VAR_RANGE, grad_input=work.grad_log_var)
-        encoder.backward(work.grad_head)
-        self._count(x.shape[-2], nll, kl, beta)
+        xp.multiply(grad_log_var, work.raw_log_var == log_var, out=work.grad_log_var)
+        work.encoder.backward(work.grad_head)
+        self._count(work, nll, kl, beta)
 
     def bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
-        """E_q[log p(x|z)] - beta KL of every row (..., B), the expectation over draws, each (..., B, J)."""
-        with self.scope():
-            return self._bounds(rows, draws)
+        """E_q[log p(x|z)] - beta KL of every row (..., B), the expectation over draws, each (..., B, J).
 
-    def _bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
-        work = self._workspace(rows.x.shape[-2], 1)
-        log_var, std = self._encode(work, rows)
+        `rows` are in the model's units, whatever the step reads; gradients must be off.
+        """
+        work = self._workspace(rows.x.shape[-2], 1, torch)
+        self._see(work, self.density.encode_input(rows.x), rows.mask)
+        log_var, std = _spread(work)
         total = torch.zeros_like(rows.x[..., 0])
         for eps in draws:
-            torch.addcmul(work.mu, std, eps, out=work.decoder.input)
+            torch.addcmul(work.mu, std, eps, out=work.z)
             terms = self.density.log_prob(work.decoder.forward(), rows.x)
             total += (terms if rows.mask is None else terms * rows.mask).sum(-1)
         return total / len(draws) - self.objective.beta * self.prior.kl(work.mu, log_var).sum(-1)
 
-    def _encode(self, work: _Workspace, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Log variance and standard deviation of q(z|x); its mean is in `work.mu`."""
-        seen = self.density.encode_input(rows.x)
-        work.encoder.input.copy_(seen if rows.mask is None else seen * self.density.per_input(rows.mask))
-        work.encoder.forward()
-        log_var = work.raw_log_var.clamp(*LOG_VAR_RANGE)
-        return log_var, torch.exp(work.half * log_var)
+    def _arithmetic(self, n_rows: int) -> Any:
+        """numpy, or torch where its threads, its device or autograd are wanted."""
+        small = self.pure and self.vector.device.type == "cpu"
+        return np if small and not repays_a_thread(self.largest_product(n_rows)) else torch
 
-    def _weights(self, work: _Workspace, batch: Rows) -> tuple[Tensor, Cells]:
+    def _encode(self, work: _Workspace, rows: Rows) -> Values:
+        """Run the encoder; return the rows as the gradient reads them."""
+        seen = rows.x if self.reads_seen else self.density.encode_input(rows.x)
+        self._see(work, seen, rows.mask)
+        return work.seen if seen is rows.x and rows.mask is None else work.view(rows.x)
+
+    def _see(self, work: _Workspace, seen: Tensor, mask: Tensor | None) -> None:
+        """Show the encoder the rows."""
+        work.seen[...] = work.view(seen if mask is None else seen * self.density.per_input(mask))
+        work.encoder.forward()
+
+    def _nll_gradient(self, xp: Any) -> Callable[..., tuple[Values, Values]]:
+        """The likelihood's gradient for arrays of `xp`, and its value, not yet summed over rows and columns."""
+        if xp not in self.gradients:
+            self.gradients[xp] = _gradient_of_seen(self.density, xp) or _gradient_of_x(self.density, xp)
+        return self.gradients[xp]
+
+    def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, Cells]:
         """What a row counts, and its cells: shares of 1."""
         if batch.weight is None and batch.mask is None:
             return work.mass, work.cells
-        mass = work.mass if batch.weight is None else work.mass * batch.weight.unsqueeze(-1)
-        cells = mass / self.n_draws
+        mass = work.mass if batch.weight is None else work.mass * work.view(batch.weight.unsqueeze(-1))
+        cells = work.tensor(mass) / self.n_draws
         cells = cells.expand_as(batch.x[..., :1]) if batch.mask is None else cells * batch.mask
-        cells = _repeat(cells, self.n_draws)
-        return mass, Cells(cells, cells.sum(-2, keepdim=True))
+        cells = work.view(cells)
+        return mass, Cells(_repeat(cells, self.n_draws), self.n_draws * cells.sum(-2)[..., None, :])
 
-    def _charge(self, kl: Tensor, weight: Tensor) -> Tensor:
+    def _charge(self, kl: Values, weight: Values) -> Values:
         """What a nat of KL costs, a row and latent: nothing within the free bits."""
-        return weight * (kl > self.objective.free_bits).unsqueeze(-2) if self.objective.free_bits else weight
+        return weight * (kl.sum(-2) > self.objective.free_bits)[..., None, :] if self.objective.free_bits else weight
 
-    def _count(self, n_rows: int, nll: Tensor, kl: Tensor, beta: float) -> None:
-        """Add the batch's means to the epoch's sums."""
-        if not self.n_rows:
-            self.nll, self.kl, self.uncharged = torch.zeros_like(nll), torch.zeros_like(kl), torch.zeros_like(nll)
-        self.n_rows, self.beta = self.n_rows + n_rows, beta
-        self.nll.add_(nll, alpha=n_rows)
-        self.kl.add_(kl, alpha=n_rows)
+    def _count(self, work: _Workspace, nll: Values, kl: Values, beta: float) -> None:
+        """Add the batch's means, cell by cell, to the epoch's sums."""
+        self.beta = beta
+        work.n_steps += 1
+        work.nll += nll
+        work.kl += kl
         if self.objective.free_bits:
-            self.uncharged.add_(self.objective.uncharged(kl), alpha=n_rows)
+            work.uncharged += self.objective.uncharged(torch.as_tensor(kl).sum(-2))
 
     def take_means(self) -> dict[str, Tensor]:
         """The terms' means over the rows of all steps since the last call."""
-        nll, kl, uncharged = (value / self.n_rows for value in (self.nll, self.kl.sum(-1), self.uncharged))
-        self.n_rows = 0
+        used = [work for work in self.workspaces.values() if work.n_steps]
+        n_rows = sum(work.n_steps * work.n_rows for work in used)
+        nll, kl, uncharged = (
+            sum(work.n_rows * of(work) for work in used) / n_rows
+            for of in (lambda w: _total(w.nll), lambda w: _total(w.kl), lambda w: torch.as_tensor(w.uncharged))
+        )
+        for work in used:
+            work.n_steps, work.nll, work.kl, work.uncharged = 0, 0.0, 0.0, 0.0
         return {"loss": nll + self.beta * (kl + uncharged), "reconstruction": -nll, "kl": kl}
 
-    def _workspace(self, n_rows: int, n_draws: int) -> _Workspace:
-        key = n_rows, n_draws
+    def _workspace(self, n_rows: int, n_draws: int, xp: Any = None) -> _Workspace:
+        key = n_rows, n_draws, xp
         if key not in self.workspaces:
-            self.workspaces[key] = _Workspace(self.model, self.vector, self.grad, n_rows, n_draws)
+            xp = xp or self._arithmetic(n_rows)
+            self.workspaces[key] = _Workspace(self.model, self.vector, self.grad, n_rows, n_draws, xp)
         return self.workspaces[key]
 
 
-def _repeat(values: Tensor, n_draws: int) -> Tensor:
+def _total(cells: Values) -> Tensor:
+    """The sum over the last two axes."""
+    return torch.as_tensor(cells.sum((-2, -1)))
+
+
+def prepared(density: Density, rows: Rows | Table) -> Rows | Table:
+    """The rows with what the encoder sees in place of x, where the gradient needs no more and it is not x itself."""
+    same = type(density).encode_input is Density.encode_input
+    return rows if same or _gradient_of_seen(density, torch) is None else rows.mapped(density.encode_input)
+
+
+def _gradient_of_seen(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]] | None:
+    """The density's own, unless a subclass states another gradient and not this form of it."""
+    stated = [vars(kind) for kind in type(density).__mro__]
+    depth = {name: next(i for i, own in enumerate(stated) if name in own) for name in ("gradient_of_seen", "nll_gradient")}
+    return density.gradient_of_seen(xp) if depth["gradient_of_seen"] <= depth["nll_gradient"] else None
+
+
+def _spread(work: _Workspace) -> tuple[Values, Values]:
+    """Log variance and standard deviation of q(z|x); its mean is `work.mu`."""
+    xp = work.xp
+    log_var = xp.minimum(xp.maximum(work.raw_log_var, work.low), work.high)
+    return log_var, xp.exp(0.5 * log_var)
+
+
+def _gradient_of_x(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]]:
+    """The likelihood's gradient, which takes tensors, for arrays of `xp`."""
+    tensor: Any = torch.from_numpy if xp is np else _as_it_is
+    view: Any = _as_numpy if xp is np else _as_it_is
+
+    def nll_gradient(outputs: Values, x: Values, cells: Cells) -> tuple[Values, Values]:
+        nll, grad = density.nll_gradient(tensor(outputs), tensor(x), Cells(*map(tensor, cells)))
+        return view(nll[..., None, None]), view(grad)
+
+    return nll_gradient
+
+
+def _repeat(values: Values, n_draws: int) -> Values:
     """The rows (..., B, K) once a draw: (..., S B, K)."""
-    return values if n_draws == 1 else torch.cat([values] * n_draws, dim=-2)
+    return values if n_draws == 1 else namespace(values).concat([values] * n_draws, -2)
 
 
-def _sum_draws(values: Tensor, n_draws: int) -> Tensor:
+def _sum_draws(values: Values, n_draws: int) -> Values:
     """The transpose of `_repeat`: (..., S B, K) summed over draws to (..., B, K)."""
-    return values if n_draws == 1 else values.unflatten(-2, (n_draws, -1)).sum(-3)
+    if n_draws == 1:
+        return values
+    *lead, n_rows, width = values.shape
+    return values.reshape(*lead, n_draws, n_rows // n_draws, width).sum(-3)

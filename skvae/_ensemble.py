@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._dense import DenseStep, is_perceptron, understands
+from ._dense import DenseStep, is_perceptron, prepared, understands
 from ._solvers import Adam
 from ._torch import make_generator
 from .data import Rows, Table
@@ -100,6 +101,9 @@ class _Stack:
         self.players = [make_players(m.model, objective, lambda parameters: None)[0] for m in members]
         self.places = [_places(self.template, m.model) for m in members]
         self.tables = _distinct([m.rows for m in members])
+        densities = [next(m.model.likelihood for m in members if m.rows is table) for table in self.tables]
+        # The same rows, as the step reads them.
+        self.prepared = [prepared(density, table) for density, table in zip(densities, self.tables, strict=True)]
         self.held_out = None if members[0].held_out is None else _padded(_distinct([m.held_out for m in members]))
         self.reports = [Report() for _ in members]
         self.steps = 0
@@ -151,14 +155,15 @@ class _Stack:
 
     def one_epoch(self, number: int, n_batches: int) -> dict[str, Tensor]:
         """Take one step a batch; return the terms' means, one number a model."""
-        deals = [self._deal(rows, n_batches) for rows in self.tables]
+        deals = [self._deal(rows, n_batches) for rows in self.prepared]
         beta = self.objective.beta_at(number)
         for pieces in zip(*deals, strict=True):
-            batch = _padded([rows.take(piece) for rows, piece in zip(self.tables, pieces, strict=True)])
+            batch = _padded([rows.take(piece) for rows, piece in zip(self.prepared, pieces, strict=True)])
             batch = batch.take(self.table_of)
             shape = (len(self.running), self.objective.n_draws * batch.x.shape[1], self.mask.shape[-1])
             eps = torch.randn(shape, generator=self.rng, device=self.rng.device) * self.mask
-            self.engine.gradient(batch, eps, beta)
+            with np.errstate(all="ignore"):
+                self.engine.gradient(batch, eps, beta)
             self.steps += 1
             self.solver.step()
             self.average.lerp_(self.matrix.data, average_weight(self.steps))

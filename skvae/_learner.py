@@ -31,6 +31,8 @@ SCORED, EXPLAINED = 2000, 50
 AUTO_CONTAMINATION = 0.01
 # The share of rows trained on where some are said to be anomalies, and the steps that find them.
 ROBUST_SUPPORT, CONCENTRATIONS = 0.5, 3
+# By how much two sums of the same numbers may differ, relative to their size.
+ROUNDING = 1e-14
 
 
 class Learner(BaseVAE):
@@ -254,7 +256,8 @@ def total(contributions: np.ndarray) -> np.ndarray:
 
 
 def percentile(scores: np.ndarray, share: float) -> float:
-    """The score that `share` of the scores lie below."""
+    """The score that `share` of the scores lie below; equal scores do not, whatever the order of their sums."""
     with np.errstate(invalid="ignore"):
         found = np.percentile(scores, 100 * share)
-    return float(found if np.isfinite(found) else scores[np.isfinite(scores)].min())
+    found = float(found if np.isfinite(found) else scores[np.isfinite(scores)].min())
+    return found - ROUNDING * abs(found)

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 from torch import nn
@@ -21,7 +22,9 @@ __all__ = [
     "build_seeded",
     "large_products",
     "make_generator",
+    "namespace",
     "onednn_is_exact",
+    "repays_a_thread",
     "resolve_device",
     "single_blas",
     "thread_limit",
@@ -214,5 +217,15 @@ def thread_limit(largest_product: int | None) -> Any:
 
     None leaves the threads as they are.
     """
-    limit: Any = 1 if largest_product is not None and largest_product < SINGLE_THREAD_PRODUCT else None
+    limit: Any = None if largest_product is None or repays_a_thread(largest_product) else 1
     return _thread_pools().limit(limits=limit, user_api="openmp")
+
+
+def repays_a_thread(largest_product: int) -> bool:
+    """Whether a layer of so many multiply-adds is large enough for a second thread."""
+    return largest_product >= SINGLE_THREAD_PRODUCT
+
+
+def namespace(values: Any) -> Any:
+    """numpy or torch: the module whose functions take `values`."""
+    return np if isinstance(values, np.ndarray) else torch

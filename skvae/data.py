@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -200,6 +200,10 @@ class Walk:
         """The rows at `index`, to train on."""
         raise NotImplementedError
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """The same rows with `change(x)` in place of x."""
+        raise NotImplementedError
+
     def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
         """The table without `n_rows` random rows, and those."""
         order = torch.randperm(len(self), generator=rng, device=rng.device)
@@ -237,6 +241,9 @@ class Rows(Walk):
     def _map(self, change: Callable[[Tensor], Tensor]) -> Rows:
         mask, weight, y = (None if v is None else change(v) for v in (self.mask, self.weight, self.y))
         return Rows(change(self.x), mask, weight, y)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
+        return replace(self, x=change(self.x))
 
     @property
     def device(self) -> torch.device:
@@ -336,6 +343,9 @@ class Table(Walk):
         """All rows as tensors."""
         return _joined(list(self.blocks()))
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Mapped:
+        return Mapped(self, change)
+
     def to(self, device: torch.device) -> Table | Rows:
         """The table itself on the CPU, its rows as tensors on another device."""
         return self if device.type == "cpu" else self.whole().to(device)
@@ -401,6 +411,22 @@ class Stream(Table):
         at_once = max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)
         for numbers in self.numbers.split(at_once):
             yield self._rows_of(numbers)
+
+
+class Mapped(Walk):
+    """The rows of a table with `change(x)` in place of x, made when they are taken."""
+
+    def __init__(self, table: Table, change: Callable[[Tensor], Tensor]):
+        self.table, self.change = table, change
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, index: Tensor) -> Rows:
+        return self.table.take(index).mapped(self.change)
+
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+        return (batch.mapped(self.change) for batch in self.table.batches(batch_size, rng))
 
 
 def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Rows | Table:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ._params import Count, Part
 from .data import Rows
-from .likelihoods import Density
 from .model import VAE, Dims
 from .priors import log_normal
 
@@ -139,7 +138,7 @@ class ELBO(Objective):
 
     def terms(self, model: VAE, batch: Rows, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """E_q[log p(x|z)], (N,), and the KL of each latent, (N, J), in nats."""
-        batch = self.smoothed(model.likelihood, batch, rng)
+        batch = self.smoothed(model.likelihood.smooth, batch, rng)
         mu, log_var = model.encode(batch.x, batch.mask)
         eps = torch.randn(self.n_draws, *mu.shape, generator=rng, dtype=mu.dtype, device=mu.device)
         z = mu + torch.exp(0.5 * log_var) * eps
@@ -156,13 +155,13 @@ class ELBO(Objective):
             loss = batch.mean(loss) + beta * self.uncharged(batch.mean(kl))
         return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1)}
 
-    def smoothed(self, density: Density, batch: Rows, rng: torch.Generator) -> Rows:
-        """The batch with input noise."""
+    def smoothed(self, add: Callable[[Tensor, Tensor], Tensor], batch: Rows, rng: torch.Generator) -> Rows:
+        """The batch with input noise, which `add` adds to x."""
         if not self.input_noise:
             return batch
         x = batch.x
         noise = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        return replace(batch, x=density.smooth(x, math.sqrt(self.input_noise) * noise))
+        return replace(batch, x=add(x, noise.mul_(math.sqrt(self.input_noise))))
 
     def beta_at(self, epoch: int) -> float:
         """The KL's weight in `epoch`."""

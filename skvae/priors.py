@@ -16,7 +16,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 def log_normal(eps: Tensor, log_var: Tensor | float = 0.0) -> Tensor:
     """log N(mu + sigma * eps; mu, sigma^2) = -(log 2 pi + log sigma^2 + eps^2) / 2, element by element."""
-    return -0.5 * (LOG_2PI + log_var + eps.square())
+    return -0.5 * (LOG_2PI + log_var + eps * eps)
 
 
 class StandardNormal(nn.Module):
@@ -28,12 +28,9 @@ class StandardNormal(nn.Module):
         J, the number of latents.
     """
 
-    minus_half: Tensor
-
     def __init__(self, n_components: int):
         super().__init__()
         self.n_components = n_components
-        self.register_buffer("minus_half", torch.tensor(-0.5, dtype=torch.float32), persistent=False)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z_j) in nats, one a latent: (..., J)."""
@@ -52,9 +49,8 @@ class StandardNormal(nn.Module):
 
     def kl_gradient(self, mu: Tensor, log_var: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """KL, d KL / d mu = mu and d KL / d log_var = (sigma^2 - 1) / 2: three (..., J)."""
-        slope = torch.addcmul(self.minus_half, std, std, value=0.5)
-        kl = torch.sub(slope, log_var, alpha=0.5).addcmul_(mu, mu, value=0.5)
-        return kl, mu, slope
+        slope = 0.5 * (std * std) - 0.5
+        return 0.5 * (mu * mu - log_var) + slope, mu, slope
 
     def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """Draw (n_samples, J) latents."""

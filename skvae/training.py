@@ -215,6 +215,7 @@ def train(
     if held_out is not None:
         report.held_out.append(held_out_mean(model, objective, held_out, seed))
     step, done = make_step(model, objective, players), 0
+    rows = step.prepared(rows)
     for number in range(1, plan.max_iter + 1):
         batches = rows.batches(plan.batch_size, rng)
         terms, done = _one_epoch(model, step, batches, players, rng, plan.done + number, done)
@@ -254,6 +255,9 @@ class AutogradStep:
         self.sums: dict[str, Tensor] = {}
         self.n_rows = 0
 
+    def prepared(self, rows: Rows | Table) -> Rows | Table:
+        return rows
+
     @torch.enable_grad()
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         terms = {k: batch.mean(term) for k, term in self.objective(self.model, batch, rng, epoch).items()}
@@ -285,7 +289,8 @@ def _one_epoch(
     model.train()
     # A solver of the user's may keep tensors that it wants to use with autograd later.
     pure = step.pure and all(type(player.solver) is Adam for player in players)
-    with torch.inference_mode() if pure else torch.no_grad():
+    # A step too large shows in the loss: numpy is to be as silent about it as torch.
+    with torch.inference_mode() if pure else torch.no_grad(), np.errstate(all="ignore"):
         for batch in batches:
             step(batch, rng, number)
             done += 1

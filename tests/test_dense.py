@@ -29,6 +29,7 @@ from skvae import (
 )
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
+from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae.data import Rows, Scale
 from skvae.likelihoods import Density
 from skvae.networks import ACTIVATIONS, Supplied
@@ -112,19 +113,24 @@ def make_rows(n_rows, missing=False, weighted=False):
 
 
 def assert_same_step(model, objective, rows, epoch=2):
+    """As autograd's, with numpy between the products and with torch."""
     (player,) = make_players(model, objective, lambda parameters: None)
     reference = AutogradStep(model, objective, [player])
-    engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
     reference(rows, seeded(5), epoch)
-    expected = player.vector.grad.clone()
-    player.vector.grad.fill_(9.0)  # every entry must be set, not added to
-    with torch.no_grad():
-        engine(rows, seeded(5), epoch)
-    torch.testing.assert_close(player.vector.grad, expected, rtol=1e-9, atol=1e-12)
-    terms, wanted = engine.take_means(), reference.take_means()
-    assert terms.keys() == wanted.keys()
-    for name in wanted:
-        torch.testing.assert_close(terms[name], wanted[name], rtol=1e-10, atol=1e-11, msg=name)
+    expected, wanted = player.vector.grad.clone(), reference.take_means()
+    for product in (0, SINGLE_THREAD_PRODUCT):
+        engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+        engine.largest_product = lambda n_rows, size=product: size
+        player.vector.grad.fill_(9.0)  # every entry must be set, not added to
+        with torch.no_grad():
+            engine(engine.prepared(rows), seeded(5), epoch)
+        (work,) = engine.workspaces.values()
+        assert work.xp is (np if engine.pure and product == 0 else torch)
+        torch.testing.assert_close(player.vector.grad, expected, rtol=1e-9, atol=1e-12)
+        terms = engine.take_means()
+        assert terms.keys() == wanted.keys()
+        for name in wanted:
+            torch.testing.assert_close(terms[name], wanted[name], rtol=1e-10, atol=1e-11, msg=name)
 
 
 @pytest.mark.parametrize("hidden", DEPTHS, ids=len)
@@ -210,7 +216,7 @@ def test_an_epoch_of_uneven_batches_has_the_same_means():
     for step in steps:
         rng = seeded(3)
         with torch.no_grad():
-            for batch in rows.batches(10, rng):
+            for batch in step.prepared(rows).batches(10, rng):
                 step(batch, rng, 1)
         means.append(step.take_means())
     for name, value in means[0].items():

@@ -125,7 +125,7 @@ def bound(model, rows, eps, beta):
 def assert_same_gradients(members, objective, beta=0.7):
     """One step on whole tables. What a model lacks must get exactly 0."""
     stack = make_stack(members, objective)
-    batch = _padded(stack.tables).take(stack.table_of)
+    batch = _padded(stack.prepared).take(stack.table_of)
     shape = (len(members), objective.n_draws * batch.x.shape[1], max(SIZES))
     eps = torch.randn(shape, generator=seeded(9)) * stack.mask
     stack.matrix.grad.fill_(9.0)  # every entry must be set, not added to
@@ -178,7 +178,7 @@ def test_a_float32_stack_gives_what_autograd_gives_one_model(likelihood):
     stack = make_stack([Member(model, rows, None)], ELBO())
     eps = torch.randn(1, 30, 3, generator=seeded(7))
     with torch.no_grad():
-        stack.engine.gradient(_padded([rows]), eps, 1.0)
+        stack.engine.gradient(_padded(stack.prepared), eps, 1.0)
     expected = player.vector.grad
     torch.testing.assert_close(stack.matrix.grad[0], expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 

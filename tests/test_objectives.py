@@ -216,7 +216,7 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
 def test_input_noise_has_the_variance_it_is_given():
     model, _ = model_and_rows()
     rows = Rows(torch.zeros(40_000, D, dtype=torch.float64))
-    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood, rows, seeded())
+    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood.smooth, rows, seeded())
     np.testing.assert_allclose(noisy.x.var(0).numpy(), 0.3, rtol=0.05)
     assert float(noisy.x.mean(0).abs().max()) < 5 * math.sqrt(0.3 / 40_000)
     assert float(rows.x.abs().max()) == 0
@@ -225,13 +225,13 @@ def test_input_noise_has_the_variance_it_is_given():
 def test_without_input_noise_rows_and_draws_are_as_ever():
     model, rows = model_and_rows()
     rng = seeded()
-    assert ELBO().smoothed(model.likelihood, rows, rng) is rows
+    assert ELBO().smoothed(model.likelihood.smooth, rows, rng) is rows
     assert torch.equal(rng.get_state(), seeded().get_state())
 
 
 def test_input_noise_leaves_the_batchs_weights_and_targets():
     model, rows = model_and_rows(missing=True, weight=np.linspace(0.5, 1.5, N))
-    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood, rows, seeded())
+    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood.smooth, rows, seeded())
     assert noisy.mask is rows.mask
     assert noisy.weight is rows.weight
 

@@ -26,8 +26,10 @@ __all__ = [
     "Natural",
     "Unscaled",
     "above",
+    "as_arrays",
     "at_most",
     "below",
+    "blocked",
     "column_sums",
     "refuse",
 ]
@@ -188,6 +190,15 @@ class Density(nn.Module, ABC):
             assert parameter.grad is not None
             parameter.grad.copy_(grad)
         return nll.detach(), grads[0]
+
+    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]] | None:
+        """`nll_gradient` with what the encoder sees, `encode_input(x)`, in place of x; None where it needs x itself.
+
+        It takes arrays of `xp`, numpy or torch, and computes in this module's own memory, which must not move after
+        this call. The first of what it returns is to be summed over its last two axes, (..., 1 or N, 1 or D). A table is then put in the form that the encoder sees once, not in every step; and on the CPU the
+        arithmetic of small steps is numpy's.
+        """
+        return None
 
     @property
     def states_gradient(self) -> bool:
@@ -371,9 +382,19 @@ class LowerBound(torch.autograd.Function):
         return above(*ctx.saved_tensors, *grads), None
 
 
+def as_arrays(xp: Any, *tensors: Any) -> list[Any]:
+    """The tensors themselves for torch, numpy arrays of the same memory for numpy."""
+    return list(tensors) if xp is torch else [tensor.numpy() for tensor in tensors]
+
+
+def blocked(value: Any, bound: Any, grad: Any) -> Any:
+    """Where `LowerBound` lets no gradient pass: three tensors, or three numpy arrays."""
+    return (value < bound) & (grad > 0)
+
+
 def above(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
     """The gradient that passes `LowerBound`."""
-    return torch.where(value >= bound, grad, grad.clamp_max(0.0))
+    return torch.where(blocked(value, bound, grad), 0.0, grad)
 
 
 def at_most(value: Tensor, bound: Tensor) -> Tensor:

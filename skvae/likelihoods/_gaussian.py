@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .._linear import Covariance, LinearGaussian, probabilistic_pca
 from ..data import Array, Moments, Rows, Scale, Walk
 from ..priors import LOG_2PI, log_normal
-from ._base import Cells, Density, Likelihood, LowerBound, above, column_sums
+from ._base import Cells, Density, Likelihood, LowerBound, above, as_arrays, blocked, column_sums
 
 __all__ = ["FeatureNoise", "Gaussian", "GaussianDensity", "SharedNoise", "standardised"]
 
@@ -146,33 +147,44 @@ class _LearntNoise(GaussianDensity):
         """The lower bound of `log_noise`."""
         return self.log_floor
 
-    def decoded(self, outputs: Tensor) -> Tensor:
-        """The mean that the decoder's numbers stand for."""
-        return outputs
-
-    def decoded_gradient(self, grad: Tensor) -> Tensor:
-        """The outputs' gradient, from the mean's."""
-        return grad
-
-    def noise_gradient(self, grad: Tensor) -> Tensor:
-        """The gradient of `log_noise`, from that of every column's log variance."""
-        return grad
+    def decoder_unit(self) -> Tensor | None:
+        """What the decoder's numbers are multiplied with; None for 1."""
+        return None
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decoded(outputs), LowerBound.apply(self.log_noise, self.bound())
+        unit = self.decoder_unit()
+        return outputs if unit is None else unit * outputs, LowerBound.apply(self.log_noise, self.bound())
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        log_noise, bound = self.log_noise, self.bound()
-        log_var = torch.maximum(log_noise, bound)
-        residual = self.decoded(outputs).sub_(x)
-        slope = torch.exp(-log_var) * cells.mass * residual
-        squares = residual.mul_(slope).sum(-2, keepdim=True)
-        log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
-        nll = torch.add(cells.total * log_norm, squares, alpha=0.5).sum((-2, -1))
-        grad = 0.5 * (cells.total - squares)
-        assert log_noise.grad is not None
-        log_noise.grad.copy_(above(log_noise, bound, self.noise_gradient(grad).view_as(log_noise)))
-        return nll, self.decoded_gradient(slope)
+        nll, gradient = self.gradient_of_seen(torch)(outputs, self.encode_input(x), cells)
+        return nll.sum((-2, -1)), gradient
+
+    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+        log_noise, bound, log_unit = as_arrays(xp, self.log_noise.detach(), self.bound(), self.log_unit)
+        unit = None if self.decoder_unit() is None else as_arrays(xp, self.unit)[0]
+        set_noise_gradient = self.noise_gradient_setter(xp)
+
+        def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
+            log_var = xp.maximum(log_noise, bound)
+            residual = outputs - seen if unit is None else unit * outputs - seen
+            slope = residual * (xp.exp(-log_var) * cells.mass)
+            squares = (residual * slope).sum(-2)[..., None, :]
+            nll = cells.total * (log_unit + 0.5 * log_var) + 0.5 * squares
+            grad = 0.5 * (cells.total - squares)
+            set_noise_gradient(grad if unit is None else grad.sum(-1)[..., None])
+            return nll, slope if unit is None else unit * slope
+
+        return nll_gradient
+
+    def noise_gradient_setter(self, xp: Any) -> Callable[[Any], None]:
+        """From the gradient of the log variance, as arrays of `xp`, to that of `log_noise`."""
+        value, grad, bound = as_arrays(xp, self.log_noise.detach(), self.log_noise.grad, self.bound())
+
+        def set_gradient(slope: Any) -> None:
+            grad[...] = slope.reshape(grad.shape)
+            grad[blocked(value, bound, grad)] = 0.0
+
+        return set_gradient
 
     def set_noise(self, log_noise: Tensor) -> None:
         self.log_noise.data.copy_(log_noise[: len(self.log_noise)])
@@ -211,14 +223,8 @@ class SharedNoise(_LearntNoise):
     def bound(self) -> Tensor:
         return self.log_floor[..., :1]
 
-    def noise_gradient(self, grad: Tensor) -> Tensor:
-        return grad.sum(-1, keepdim=True)
-
-    def decoded(self, outputs: Tensor) -> Tensor:
-        return self.unit * outputs
-
-    def decoded_gradient(self, grad: Tensor) -> Tensor:
-        return self.unit * grad
+    def decoder_unit(self) -> Tensor:
+        return self.unit
 
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         weight, bias = super().from_linear(linear)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from .._linear import Covariance
+from .._torch import namespace
 from ..data import Array, Moments, Rows, Scale
-from ._base import Cells, Density, Likelihood, above
+from ._base import Cells, Density, Likelihood, as_arrays
 from ._gaussian import FeatureNoise, standardised
 
 __all__ = ["Laplace", "StudentT"]
@@ -99,11 +101,11 @@ class _LocationScale(FeatureNoise):
     """
 
     @abstractmethod
-    def energy(self, u: Tensor) -> Tensor:
-        """-log density of the noise of variance 1."""
+    def energy(self, u: Any) -> Any:
+        """-log density of the noise of variance 1, for a tensor or a numpy array."""
 
     @abstractmethod
-    def slope(self, u: Tensor) -> Tensor:
+    def slope(self, u: Any) -> Any:
         """Its derivative."""
 
     @abstractmethod
@@ -114,18 +116,20 @@ class _LocationScale(FeatureNoise):
         mean, log_var = self.split(outputs)
         return -self.energy((x - mean) * torch.exp(-0.5 * log_var)) - 0.5 * log_var - self.log_scale
 
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        log_noise, bound = self.log_noise, self.bound()
-        log_var = torch.maximum(log_noise, bound)
-        precision = torch.exp(-0.5 * log_var)
-        u = (outputs - x).mul_(precision)
-        slope = cells.mass * self.slope(u)
-        nll = (cells.mass * self.energy(u)).sum((-2, -1))
-        nll = nll + (cells.total * (self.log_scale + 0.5 * log_var)).sum((-2, -1))
-        grad = 0.5 * (cells.total - (slope * u).sum(-2, keepdim=True))
-        assert log_noise.grad is not None
-        log_noise.grad.copy_(above(log_noise, bound, grad.view_as(log_noise)))
-        return nll, slope.mul_(precision)
+    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+        log_noise, bound, log_scale = as_arrays(xp, self.log_noise.detach(), self.bound(), self.log_scale)
+        set_noise_gradient = self.noise_gradient_setter(xp)
+
+        def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
+            log_var = xp.maximum(log_noise, bound)
+            precision = xp.exp(-0.5 * log_var)
+            u = (outputs - seen) * precision
+            slope = cells.mass * self.slope(u)
+            nll = cells.mass * (self.energy(u) + (log_scale + 0.5 * log_var))
+            set_noise_gradient(0.5 * (cells.total - (slope * u).sum(-2)[..., None, :]))
+            return nll, slope * precision
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         mean, log_var = self.split(outputs)
@@ -143,11 +147,11 @@ class _StudentTDensity(_LocationScale):
         half = 0.5 * self.df
         self.log_norm = math.lgamma(half) - math.lgamma(half + 0.5) + 0.5 * math.log(math.pi * (self.df - 2))
 
-    def energy(self, u: Tensor) -> Tensor:
-        return 0.5 * (self.df + 1) * torch.log1p(u.square() / (self.df - 2)) + self.log_norm
+    def energy(self, u: Any) -> Any:
+        return 0.5 * (self.df + 1) * namespace(u).log1p(u * u / (self.df - 2)) + self.log_norm
 
-    def slope(self, u: Tensor) -> Tensor:
-        return (self.df + 1) * u / (self.df - 2 + u.square())
+    def slope(self, u: Any) -> Any:
+        return (self.df + 1) * u / (self.df - 2 + u * u)
 
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         normal = torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
@@ -156,11 +160,11 @@ class _StudentTDensity(_LocationScale):
 
 
 class _LaplaceDensity(_LocationScale):
-    def energy(self, u: Tensor) -> Tensor:
-        return math.sqrt(2) * u.abs() + 0.5 * math.log(2)
+    def energy(self, u: Any) -> Any:
+        return math.sqrt(2) * abs(u) + 0.5 * math.log(2)
 
-    def slope(self, u: Tensor) -> Tensor:
-        return math.sqrt(2) * u.sign()
+    def slope(self, u: Any) -> Any:
+        return math.sqrt(2) * namespace(u).sign(u)
 
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         """The difference of two exponential variables."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
+from .._torch import namespace
 from ..data import Array, Moments, Scale, Walk
-from ._base import Cells, Density, Likelihood, column_sums, refuse
+from ._base import Cells, Density, Likelihood, as_arrays, column_sums, refuse
 from ._gaussian import FeatureNoise, GaussianDensity, SharedNoise, standardised
 
 __all__ = ["JohnsonSU", "LogNormal"]
@@ -123,16 +125,16 @@ class Warped(GaussianDensity):
         """The inverse of `bent`."""
 
     @abstractmethod
-    def log_bend(self, x: Tensor) -> Tensor:
-        """log d bent / dx."""
+    def log_bend(self, bent: Any) -> Any:
+        """log d bent / dx where bent(x) is `bent`, a tensor or a numpy array."""
 
     def _data(self, y: Tensor) -> Tensor:
         """x where the Gaussian's variable is y."""
         return self.unbent(self.centre + self.spread * y)
 
-    def _log_slope(self, x: Tensor) -> Tensor:
+    def _log_slope(self, bent: Tensor) -> Tensor:
         """log dy/dx."""
-        return self.log_bend(x) - self.spread.log()
+        return self.log_bend(bent) - self.spread.log()
 
     def moments_of_bent(self, rows: Walk) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the bent columns: two (D,)."""
@@ -141,20 +143,33 @@ class Warped(GaussianDensity):
         return mean, (column_sums(rows, lambda x: (self.bent(x) - mean).square())[0] / mass).sqrt()
 
     def log_slope(self, x: Tensor) -> Tensor:
-        return super().log_slope(x) + self._log_slope(x)
+        return super().log_slope(x) + self._log_slope(self.bent(x))
 
     def encode_input(self, x: Tensor) -> Tensor:
-        return (self.bent(x) - self.centre) / self.spread
+        return self._seen(self.bent(x))
+
+    def _seen(self, bent: Tensor) -> Tensor:
+        """y."""
+        return (bent - self.centre) / self.spread
 
     def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
         return self._data(self.encode_input(x) + noise)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return super().log_prob(outputs, self.encode_input(x)) + self._log_slope(x)
+        bent = self.bent(x)
+        return super().log_prob(outputs, self._seen(bent)) + self._log_slope(bent)
 
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        nll, gradient = super().nll_gradient(outputs, self.encode_input(x), cells)
-        return nll - (cells.mass * self._log_slope(x)).sum((-2, -1)), gradient
+    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+        of_gaussian = super().gradient_of_seen(xp)
+        assert of_gaussian is not None
+        centre, spread, log_spread = as_arrays(xp, self.centre, self.spread, self.spread.log())
+
+        def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
+            nll, gradient = of_gaussian(outputs, seen, cells)
+            log_slope = self.log_bend(centre + spread * seen) - log_spread
+            return nll.sum(-2)[..., None, :] / seen.shape[-2] - cells.mass * log_slope, gradient
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return self._data(super().sample(outputs, rng))
@@ -189,8 +204,10 @@ class _JohnsonSUDensity(Warped, SharedNoise):
     def unbent(self, value: Tensor) -> Tensor:
         return self.tail * torch.sinh(value / self.tail)
 
-    def log_bend(self, x: Tensor) -> Tensor:
-        return -0.5 * torch.log1p((x / self.tail).square())
+    def log_bend(self, bent: Any) -> Any:
+        """-log cosh(bent / tail), which is -log(1 + (x / tail)^2) / 2."""
+        xp, size = namespace(bent), abs(bent / self.tail)
+        return math.log(2) - size - xp.log1p(xp.exp(-2 * size))
 
     def mean(self, outputs: Tensor) -> Tensor:
         """E[tail sinh(u)] for u ~ N(m, s^2) is tail exp(s^2 / 2) sinh(m)."""
@@ -219,8 +236,9 @@ class _LogNormalDensity(Warped, FeatureNoise):
     def unbent(self, value: Tensor) -> Tensor:
         return torch.exp(value)
 
-    def log_bend(self, x: Tensor) -> Tensor:
-        return -torch.log(_above_zero(x))
+    def log_bend(self, bent: Any) -> Any:
+        """-log x."""
+        return -bent
 
     def mean(self, outputs: Tensor) -> Tensor:
         """E[exp(u)] for u ~ N(m, s^2) is exp(m + s^2 / 2)."""
