@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ._torch import namespace, repays_a_thread
-from .data import Rows, Table
+from .data import Rows, Walk
 from .likelihoods import Cells, Density
 from .model import LOG_VAR_RANGE, VAE
 from .networks import LinearPath
@@ -266,8 +266,8 @@ class _Workspace:
 
     def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, xp: Any):
         self.xp, self.n_rows = xp, n_rows
-        self.view: Callable[[Tensor], Values] = _as_numpy if xp is np else _as_it_is
-        self.tensor: Callable[[Values], Tensor] = torch.from_numpy if xp is np else _as_it_is
+        self.view: Any = Tensor.numpy if xp is np else _as_it_is
+        self.tensor: Any = torch.from_numpy if xp is np else _as_it_is
         self.encoder, self.decoder = (
             _Perceptron(network, vector, grad, size, need_input_grad=network is model.decoder, view=self.view)
             if is_perceptron(network)
@@ -287,11 +287,14 @@ class _Workspace:
         self.mass = self.view(vector.new_full((1, 1), 1 / n_rows))
         self.cells = Cells(self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1)))
         # Of the steps of an epoch: their number, and sums of their means.
-        self.n_steps, self.nll, self.kl, self.uncharged = 0, 0.0, 0.0, 0.0
+        self.forget()
 
-
-def _as_numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.numpy()
+    def forget(self) -> None:
+        """Begin an epoch."""
+        self.n_steps = 0
+        self.nll: Values = 0.0
+        self.kl: Values = 0.0
+        self.uncharged: Tensor | float = 0.0
 
 
 def _as_it_is(values: Any) -> Any:
@@ -320,7 +323,7 @@ class DenseStep:
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
         self.pure = model.likelihood.states_gradient and is_perceptron(model.encoder) and is_perceptron(model.decoder)
 
-    def prepared(self, rows: Rows | Table) -> Rows | Table:
+    def prepared(self, rows: Walk) -> Walk:
         """The rows as this step reads them: where the gradient needs no more, what the encoder sees in place of x."""
         return prepared(self.density, rows)
 
@@ -379,7 +382,7 @@ class DenseStep:
         log_var, std = _spread(work)
         total = torch.zeros_like(rows.x[..., 0])
         for eps in draws:
-            torch.addcmul(work.mu, std, eps, out=work.z)
+            torch.addcmul(work.mu, std, eps, out=work.decoder.input)
             terms = self.density.log_prob(work.decoder.forward(), rows.x)
             total += (terms if rows.mask is None else terms * rows.mask).sum(-1)
         return total / len(draws) - self.objective.beta * self.prior.kl(work.mu, log_var).sum(-1)
@@ -434,11 +437,11 @@ class DenseStep:
         used = [work for work in self.workspaces.values() if work.n_steps]
         n_rows = sum(work.n_steps * work.n_rows for work in used)
         nll, kl, uncharged = (
-            sum(work.n_rows * of(work) for work in used) / n_rows
+            torch.stack([work.n_rows * of(work) for work in used]).sum(0) / n_rows
             for of in (lambda w: _total(w.nll), lambda w: _total(w.kl), lambda w: torch.as_tensor(w.uncharged))
         )
         for work in used:
-            work.n_steps, work.nll, work.kl, work.uncharged = 0, 0.0, 0.0, 0.0
+            work.forget()
         return {"loss": nll + self.beta * (kl + uncharged), "reconstruction": -nll, "kl": kl}
 
     def _workspace(self, n_rows: int, n_draws: int, xp: Any = None) -> _Workspace:
@@ -454,7 +457,7 @@ def _total(cells: Values) -> Tensor:
     return torch.as_tensor(cells.sum((-2, -1)))
 
 
-def prepared(density: Density, rows: Rows | Table) -> Rows | Table:
+def prepared(density: Density, rows: Walk) -> Walk:
     """The rows with what the encoder sees in place of x, where the gradient needs no more and it is not x itself."""
     same = type(density).encode_input is Density.encode_input
     return rows if same or _gradient_of_seen(density, torch) is None else rows.mapped(density.encode_input)
@@ -463,8 +466,10 @@ def prepared(density: Density, rows: Rows | Table) -> Rows | Table:
 def _gradient_of_seen(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]] | None:
     """The density's own, unless a subclass states another gradient and not this form of it."""
     stated = [vars(kind) for kind in type(density).__mro__]
-    depth = {name: next(i for i, own in enumerate(stated) if name in own) for name in ("gradient_of_seen", "nll_gradient")}
-    return density.gradient_of_seen(xp) if depth["gradient_of_seen"] <= depth["nll_gradient"] else None
+    of_seen, of_x = (
+        next(depth for depth, own in enumerate(stated) if name in own) for name in ("gradient_of_seen", "nll_gradient")
+    )
+    return density.gradient_of_seen(xp) if of_seen <= of_x else None
 
 
 def _spread(work: _Workspace) -> tuple[Values, Values]:
@@ -477,7 +482,7 @@ def _spread(work: _Workspace) -> tuple[Values, Values]:
 def _gradient_of_x(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]]:
     """The likelihood's gradient, which takes tensors, for arrays of `xp`."""
     tensor: Any = torch.from_numpy if xp is np else _as_it_is
-    view: Any = _as_numpy if xp is np else _as_it_is
+    view: Any = Tensor.numpy if xp is np else _as_it_is
 
     def nll_gradient(outputs: Values, x: Values, cells: Cells) -> tuple[Values, Values]:
         nll, grad = density.nll_gradient(tensor(outputs), tensor(x), Cells(*map(tensor, cells)))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ._dense import DenseStep, is_perceptron, prepared, understands
 from ._solvers import Adam
 from ._torch import make_generator
-from .data import Rows, Table
+from .data import Rows, Table, Walk
 from .model import VAE
 from .objectives import ELBO, Objective
 from .training import Plan, Report, average_weight, held_out_repeats, make_players
@@ -169,7 +169,7 @@ class _Stack:
             self.average.lerp_(self.matrix.data, average_weight(self.steps))
         return self.engine.take_means()
 
-    def _deal(self, rows: Rows | Table, n_batches: int) -> tuple[Tensor, ...]:
+    def _deal(self, rows: Walk, n_batches: int) -> tuple[Tensor, ...]:
         """Shuffled row numbers in even batches."""
         order = torch.randperm(len(rows), generator=self.rng, device=self.rng.device)
         return order.to(rows.device).tensor_split(n_batches)

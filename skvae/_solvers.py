@@ -28,6 +28,7 @@ class Adam:
 
     def __init__(self, params: list[nn.Parameter], lr: float):
         self.options: dict[str, Any] = {"lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+        self.options |= {"amsgrad": False, "maximize": False}
         self.values = [p.data for p in params]
         self.grads: Any = [p.grad for p in params]
         self.means = [torch.zeros_like(p.data) for p in params]
@@ -38,9 +39,7 @@ class Adam:
     def step(self) -> None:
         for step, one in zip(self.steps, self.one, strict=True):
             step.add_(one)
-        torch._fused_adam_(
-            self.values, self.grads, self.means, self.squares, [], self.steps, amsgrad=False, maximize=False, **self.options
-        )
+        torch._fused_adam_(self.values, self.grads, self.means, self.squares, [], self.steps, **self.options)
 
     def state_dict(self) -> dict[str, Any]:
         state = zip(self.steps, self.means, self.squares, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,11 @@ __all__ = ["LOG_2PI", "AggregatedPosterior", "StandardNormal", "log_normal"]
 LOG_2PI = math.log(2 * math.pi)
 
 
-def log_normal(eps: Tensor, log_var: Tensor | float = 0.0) -> Tensor:
-    """log N(mu + sigma * eps; mu, sigma^2) = -(log 2 pi + log sigma^2 + eps^2) / 2, element by element."""
+def log_normal(eps: Any, log_var: Any = 0.0) -> Any:
+    """log N(mu + sigma * eps; mu, sigma^2) = -(log 2 pi + log sigma^2 + eps^2) / 2, element by element.
+
+    Tensors, or numpy arrays in their place.
+    """
     return -0.5 * (LOG_2PI + log_var + eps * eps)
 
 
@@ -47,8 +50,8 @@ class StandardNormal(nn.Module):
         """
         return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
-    def kl_gradient(self, mu: Tensor, log_var: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """KL, d KL / d mu = mu and d KL / d log_var = (sigma^2 - 1) / 2: three (..., J)."""
+    def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> tuple[Any, Any, Any]:
+        """KL, d KL / d mu = mu and d KL / d log_var = (sigma^2 - 1) / 2: three (..., J), of the arrays' own kind."""
         slope = 0.5 * (std * std) - 0.5
         return 0.5 * (mu * mu - log_var) + slope, mu, slope
 

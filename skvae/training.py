@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import _dense
 from ._solvers import Adam, Solver
 from ._torch import make_generator
-from .data import Rows, Table
+from .data import Rows, Table, Walk
 from .model import VAE
 from .objectives import Objective
 
@@ -46,6 +46,10 @@ class Step(Protocol):
     """One way to get the gradients of an objective; `pure` says that no autograd graph is made."""
 
     pure: bool
+
+    def prepared(self, rows: Walk) -> Walk:
+        """The rows in the form that the step reads, made once."""
+        ...
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         """Set the gradient of every parameter that some player moves."""
@@ -215,9 +219,9 @@ def train(
     if held_out is not None:
         report.held_out.append(held_out_mean(model, objective, held_out, seed))
     step, done = make_step(model, objective, players), 0
-    rows = step.prepared(rows)
+    prepared = step.prepared(rows)
     for number in range(1, plan.max_iter + 1):
-        batches = rows.batches(plan.batch_size, rng)
+        batches = prepared.batches(plan.batch_size, rng)
         terms, done = _one_epoch(model, step, batches, players, rng, plan.done + number, done)
         if plan.average:
             _swap(players)
@@ -255,7 +259,7 @@ class AutogradStep:
         self.sums: dict[str, Tensor] = {}
         self.n_rows = 0
 
-    def prepared(self, rows: Rows | Table) -> Rows | Table:
+    def prepared(self, rows: Walk) -> Walk:
         return rows
 
     @torch.enable_grad()

@@ -118,14 +118,14 @@ def assert_same_step(model, objective, rows, epoch=2):
     reference = AutogradStep(model, objective, [player])
     reference(rows, seeded(5), epoch)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
-    for product in (0, SINGLE_THREAD_PRODUCT):
+    for size in (0, SINGLE_THREAD_PRODUCT):
         engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
-        engine.largest_product = lambda n_rows, size=product: size
+        engine.largest_product = lambda n_rows, size=size: size
         player.vector.grad.fill_(9.0)  # every entry must be set, not added to
         with torch.no_grad():
             engine(engine.prepared(rows), seeded(5), epoch)
         (work,) = engine.workspaces.values()
-        assert work.xp is (np if engine.pure and product == 0 else torch)
+        assert work.xp is (np if engine.pure and size == 0 else torch)
         torch.testing.assert_close(player.vector.grad, expected, rtol=1e-9, atol=1e-12)
         terms = engine.take_means()
         assert terms.keys() == wanted.keys()

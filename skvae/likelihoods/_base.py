@@ -36,18 +36,18 @@ __all__ = [
 
 
 class Cells(NamedTuple):
-    """What every cell of a batch counts in a mean.
+    """What every cell of a batch counts in a mean, as tensors or as numpy arrays.
 
     Attributes
     ----------
-    mass : Tensor of shape (..., N or 1, D or 1)
+    mass : array of shape (..., N or 1, D or 1)
         0 where a cell is missing; 1 in place of N where all rows count alike.
-    total : Tensor of shape (..., 1, D or 1)
+    total : array of shape (..., 1, D or 1)
         Its sum over the rows.
     """
 
-    mass: Tensor
-    total: Tensor
+    mass: Any
+    total: Any
 
 
 @dataclass
@@ -195,8 +195,9 @@ class Density(nn.Module, ABC):
         """`nll_gradient` with what the encoder sees, `encode_input(x)`, in place of x; None where it needs x itself.
 
         It takes arrays of `xp`, numpy or torch, and computes in this module's own memory, which must not move after
-        this call. The first of what it returns is to be summed over its last two axes, (..., 1 or N, 1 or D). A table is then put in the form that the encoder sees once, not in every step; and on the CPU the
-        arithmetic of small steps is numpy's.
+        this call. The first of what it returns is still to be summed over its last two axes, (..., 1 or N, 1 or D).
+        A table is then put in the form that the encoder sees once, not in every step; and on the CPU the arithmetic of
+        small steps is numpy's.
         """
         return None
 
