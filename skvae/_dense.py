@@ -14,7 +14,7 @@ Shape letters: M models (absent for one), B rows, S draws, D features, J latents
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeGuard
 
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._torch import namespace, repays_a_thread
+from ._torch import make_generator, namespace, repays_a_thread
 from .data import Rows, Walk
 from .likelihoods import Cells, Density
 from .model import LOG_VAR_RANGE, VAE
@@ -31,6 +31,9 @@ from .objectives import ELBO, Objective
 from .priors import StandardNormal, log_normal
 
 __all__ = ["DenseStep", "is_perceptron", "prepared", "understands"]
+
+# Rows that are judged at once; tables of up to this many numbers keep the draws they are judged by.
+JUDGED_ROWS, JUDGED_NUMBERS = 4096, 500_000
 
 # A numpy array, or a tensor in its place.
 Values = Any
@@ -301,6 +304,20 @@ def _as_it_is(values: Any) -> Any:
     return values
 
 
+class _Seen(NamedTuple):
+    """What going forward leaves for going back: shares of the loss, cell by cell, and slopes."""
+
+    work: _Workspace
+    nll: Values
+    grad_outputs: Values
+    kl: Values
+    log_var: Values
+    noise: Values
+    charge: Values
+    slope_mu: Values
+    slope_log_var: Values
+
+
 class DenseStep:
     """The gradient of `objective(model, batch, rng, epoch)["loss"]`, for models and objectives it `understands`.
 
@@ -329,17 +346,30 @@ class DenseStep:
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         """Set `grad`."""
-        batch = self.objective.smoothed(torch.add if self.reads_seen else self.density.smooth, batch, rng)
-        x = batch.x
-        shape = (self.n_draws * x.shape[0], self.n_components)
-        eps = torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
-        self.gradient(batch, eps, self.objective.beta_at(epoch))
+        self.gradient(*self._draw(batch, rng), self.objective.beta_at(epoch))
 
     def gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
         """The same for given draws eps (..., S B, J): all rows' first draws, then all rows' second ones.
 
         Gradients must be off.
         """
+        n_draws, seen = self.n_draws, self._forward(batch, eps, beta)
+        work, charge, noise = seen.work, seen.charge, seen.noise
+        xp = work.xp
+        grad_z = work.view(work.decoder.backward(work.tensor(seen.grad_outputs)))
+        if self.objective.kl == "analytic":
+            xp.add(_sum_draws(grad_z, n_draws), charge * seen.slope_mu, out=work.grad_mu)
+        else:
+            grad_z = grad_z - _repeat(charge / n_draws, n_draws) * self.prior.log_prob_gradient(work.z)
+            work.grad_mu[...] = _sum_draws(grad_z, n_draws)
+        grad_log_var = charge * seen.slope_log_var + 0.5 * _sum_draws(noise * grad_z, n_draws)
+        # The clamp's own gradient: nothing outside the range.
+        xp.multiply(grad_log_var, work.raw_log_var == seen.log_var, out=work.grad_log_var)
+        work.encoder.backward(work.grad_head)
+        self._count(work, seen.nll, seen.kl, beta)
+
+    def _forward(self, batch: Rows, eps: Tensor, beta: float) -> _Seen:
+        """What a batch shows of the loss, before anything goes back through the networks."""
         n_draws = self.n_draws
         work = self._workspace(batch.x.shape[-2], n_draws)
         xp, mu = work.xp, work.mu
@@ -348,29 +378,54 @@ class DenseStep:
         log_var, std = _spread(work)
         work.eps[...] = work.view(eps)
         noise = _repeat(std, n_draws) * work.eps
-        z = xp.add(_repeat(mu, n_draws), noise, out=work.z)
+        xp.add(_repeat(mu, n_draws), noise, out=work.z)
         nll, grad_outputs = self._nll_gradient(xp)(work.view(work.decoder.forward()), _repeat(x, n_draws), cells)
-        grad_z = work.view(work.decoder.backward(work.tensor(grad_outputs)))
-
-        charge = mass if beta == 1 else beta * mass
         if self.objective.kl == "analytic":
             kl, slope_mu, slope_log_var = self.prior.kl_gradient(mu, log_var, std)
             kl = mass * kl
-            charge = self._charge(kl, charge)
-            grad_log_var = charge * slope_log_var
-            xp.add(_sum_draws(grad_z, n_draws), charge * slope_mu, out=work.grad_mu)
         else:
-            draws = log_normal(work.eps, _repeat(log_var, n_draws)) - self.prior.log_prob(z)
+            draws = log_normal(work.eps, _repeat(log_var, n_draws)) - self.prior.log_prob(work.z)
             kl = mass / n_draws * _sum_draws(draws, n_draws)
-            charge = xp.broadcast_to(self._charge(kl, charge), log_var.shape)
-            grad_log_var = -0.5 * charge
-            grad_z = grad_z - _repeat(charge / n_draws, n_draws) * self.prior.log_prob_gradient(z)
-            work.grad_mu[...] = _sum_draws(grad_z, n_draws)
-        grad_log_var += 0.5 * _sum_draws(noise * grad_z, n_draws)
-        # The clamp's own gradient: nothing outside the range.
-        xp.multiply(grad_log_var, work.raw_log_var == log_var, out=work.grad_log_var)
-        work.encoder.backward(work.grad_head)
-        self._count(work, nll, kl, beta)
+            slope_mu, slope_log_var = None, -0.5
+        charge = self._charge(kl, mass if beta == 1 else beta * mass)
+        charge = charge if slope_mu is not None else xp.broadcast_to(charge, log_var.shape)
+        return _Seen(work, nll, grad_outputs, kl, log_var, noise, charge, slope_mu, slope_log_var)
+
+    def judge(self, rows: Rows, seed: int) -> Callable[[], float]:
+        """A function that returns the objective's monitored mean over `rows`, at the weights of the moment.
+
+        The draws are the same at every call, those that `objective.monitor` would take from a generator of this seed.
+        """
+        rows = self.prepared(rows).whole()
+        mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())
+        kept = list(self._drawn(rows, seed)) if rows.x.numel() <= JUDGED_NUMBERS else None
+
+        def mean() -> float:
+            with torch.inference_mode(), np.errstate(all="ignore"):
+                blocks = self._drawn(rows, seed) if kept is None else kept
+                return sum(len(block) * self._bound(block, eps) for block, eps in blocks) / mass
+
+        return mean
+
+    def _drawn(self, rows: Rows, seed: int) -> Iterator[tuple[Rows, Tensor]]:
+        """Blocks of rows, and draws of the latents' noise for each."""
+        rng = make_generator(seed, rows.device)
+        for block in rows.blocks(JUDGED_ROWS):
+            yield self._draw(block, rng)
+
+    def _draw(self, batch: Rows, rng: torch.Generator) -> tuple[Rows, Tensor]:
+        """The batch with input noise, and eps (S B, J)."""
+        batch = self.objective.smoothed(torch.add if self.reads_seen else self.density.smooth, batch, rng)
+        x = batch.x
+        shape = (self.n_draws * x.shape[0], self.n_components)
+        return batch, torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
+
+    def _bound(self, batch: Rows, eps: Tensor) -> float:
+        """The mean over the batch's rows, weighted where they are, of what `objective.monitor` says of each."""
+        beta = self.objective.beta
+        seen = self._forward(batch, eps, beta)
+        nll, kl = (torch.as_tensor(values).double() for values in (seen.nll, seen.kl))
+        return -float(nll.sum() + beta * (kl.sum() + self.objective.uncharged(kl.sum(-2))))
 
     def bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
         """E_q[log p(x|z)] - beta KL of every row (..., B), the expectation over draws, each (..., B, J).

@@ -204,6 +204,10 @@ class Walk:
         """The same rows with `change(x)` in place of x."""
         raise NotImplementedError
 
+    def whole(self) -> Rows:
+        """All rows as tensors."""
+        return self.take(torch.arange(len(self), device=self.device))
+
     def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
         """The table without `n_rows` random rows, and those."""
         order = torch.randperm(len(self), generator=rng, device=rng.device)

@@ -35,12 +35,12 @@ class StandardNormal(nn.Module):
         super().__init__()
         self.n_components = n_components
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z_j) in nats, one a latent: (..., J)."""
+    def log_prob(self, z: Any) -> Any:
+        """log p(z_j) in nats, one a latent: (..., J), of the array's own kind."""
         return log_normal(z)
 
-    def log_prob_gradient(self, z: Tensor) -> Tensor:
-        """d log p(z) / dz: (..., J)."""
+    def log_prob_gradient(self, z: Any) -> Any:
+        """d log p(z) / dz: (..., J), of the array's own kind."""
         return -z
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor:

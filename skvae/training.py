@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -35,7 +36,6 @@ AVERAGE_POWER = 9
 # Held-out rows are repeated with fresh draws up to this many evaluations, so that few rows do not mean a noisy curve.
 HELD_OUT_DRAWS = 2000
 HELD_OUT_REPEATS = 8
-BLOCK = 4096
 
 
 class DivergedError(ValueError):
@@ -216,9 +216,10 @@ def train(
         player.load_state(state)
     seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
     report, kept = Report(), _snapshot(model, players)
-    if held_out is not None:
-        report.held_out.append(held_out_mean(model, objective, held_out, seed))
     step, done = make_step(model, objective, players), 0
+    judge = None if held_out is None else _judge(step, model, objective, held_out, seed)
+    if judge is not None:
+        report.held_out.append(judge())
     prepared = step.prepared(rows)
     for number in range(1, plan.max_iter + 1):
         batches = prepared.batches(plan.batch_size, rng)
@@ -232,12 +233,12 @@ def train(
             break
         _log(report, terms)
         better = not plan.keep_start
-        if held_out is not None:
-            report.held_out.append(held_out_mean(model, objective, held_out, seed))
+        if judge is not None:
+            report.held_out.append(judge())
             better = report.held_out[-1] > report.held_out[report.best]
         if better:
             report.best, kept = number, _snapshot(model, players)
-        watched = report.held_out[-1] if held_out is not None else None
+        watched = None if judge is None else report.held_out[-1]
         stop = on_epoch(Epoch(number, terms, watched, report.best))
         if plan.average:
             _swap(players)
@@ -322,13 +323,28 @@ def held_out_mean(
     assert objective.monitor is not None
     rng = make_generator(seed, rows.x.device)
     total, mass = 0.0, 0.0
-    repeated = torch.arange(len(rows), device=rows.x.device).repeat(held_out_repeats(len(rows), most_repeats))
-    for block in rows.take(repeated).blocks(BLOCK):
+    for block in _repeated(rows, most_repeats).blocks(_dense.JUDGED_ROWS):
         values = objective.monitor(model, block, rng).cpu().double()
         weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
         total += float((weight * values).sum())
         mass += float(weight.sum())
-    mean = total / mass
+    return _finite_or_worst(total / mass)
+
+
+def _judge(step: Step, model: VAE, objective: Objective, rows: Rows, seed: int) -> Callable[[], float]:
+    """`held_out_mean` at the weights of the moment, by the step's own networks where it knows them all."""
+    if not (isinstance(step, _dense.DenseStep) and step.pure):
+        return partial(held_out_mean, model, objective, rows, seed)
+    mean = step.judge(_repeated(rows, HELD_OUT_REPEATS), seed)
+    return lambda: _finite_or_worst(mean())
+
+
+def _repeated(rows: Rows, most: int) -> Rows:
+    """Few rows several times."""
+    return rows.take(torch.arange(len(rows), device=rows.device).repeat(held_out_repeats(len(rows), most)))
+
+
+def _finite_or_worst(mean: float) -> float:
     return mean if math.isfinite(mean) else -math.inf
 
 
