@@ -60,11 +60,24 @@ class StandardNormal(nn.Module):
         return torch.randn(n_samples, self.n_components, generator=rng, dtype=dtype, device=rng.device)
 
 
+def _log_sum(terms: Tensor) -> Tensor:
+    """log sum_m exp(terms), (N,), for terms (N, M), which are overwritten.
+
+    Exponentials that float64 cannot hold take five times as long as others, and far from all codes there is little
+    else: they stop at a size that adds nothing to the largest.
+    """
+    largest = terms.detach().amax(dim=1, keepdim=True)
+    total = terms.sub_(largest.clamp_min(torch.finfo(terms.dtype).min)).clamp_min_(LEAST_EXPONENT).exp_().sum(dim=1)
+    return torch.where(largest[:, 0] == -math.inf, -math.inf, largest[:, 0] + total.log())
+
+
 # By how much the aggregated posterior may widen the codes' variances, and how many codes choose among these.
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 9.0, 17.0)
 ROWS_TO_WIDEN = 250
 # Two codes whose entries differ by less than this, relative to their size, are of the same row.
 SAME_CODE = 1e-9
+# Exponents below this are as good as minus infinity beside one of 0.
+LEAST_EXPONENT = -600.0
 
 
 class _Codes(NamedTuple):
@@ -93,10 +106,11 @@ class AggregatedPosterior(_Codes):
         return self.log_weight - 0.5 * (self.var.log() + LOG_2PI).sum(-1)
 
     @cached_property
-    def _square(self) -> tuple[Tensor, Tensor]:
-        """A squared distance multiplied out: its constant (M,), and what z^2 and z are multiplied by, (2 J, M)."""
+    def _quadratic(self) -> tuple[Tensor, Tensor]:
+        """`log_terms` multiplied out: its constant (M,), and what z^2 and z are multiplied by, (2 J, M)."""
         precision = 1 / self.var
-        return (self.mean.square() * precision).sum(-1), torch.cat([precision, -2 * self.mean * precision], dim=1).T
+        constant = self._log_norm - 0.5 * (self.mean.square() * precision).sum(-1)
+        return constant, torch.cat([-0.5 * precision, self.mean * precision], dim=1).T
 
     @cached_property
     def _register(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,22 +125,19 @@ class AggregatedPosterior(_Codes):
     def log_prob(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
         """log p(z), (N,), for codes (N, J); component `left_out[n]` (-1: none) is not there for row n."""
         terms = self.log_terms(z)
-        return torch.logsumexp(terms, dim=1) if left_out is None else self._log_sum_of_others(terms, left_out)
+        return _log_sum(terms) if left_out is None else self._log_sum_of_others(terms, left_out)
 
     def _log_sum_of_others(self, terms: Tensor, left_out: Tensor) -> Tensor:
+        """The logarithm of the sum of the terms, (N, M), but for the left out ones; `terms` is overwritten."""
         rows = (left_out >= 0).nonzero()[:, 0]
         index = left_out[rows]
         lost = torch.zeros_like(terms[:, 0]).index_put((rows,), self.log_weight[index].exp())
-        terms = terms.index_put((rows, index), torch.full_like(terms[rows, index], -math.inf))
-        return torch.logsumexp(terms, dim=1) - torch.log1p(-lost)
+        terms[rows, index] = -math.inf
+        return _log_sum(terms) - torch.log1p(-lost)
 
     def log_terms(self, z: Tensor) -> Tensor:
-        """log w_i + log N(z; mean_i, var_i): (N, M)."""
-        return self._log_norm - 0.5 * self._distance(z)
-
-    def _distance(self, z: Tensor) -> Tensor:
-        """The squared distances in standard deviations, (N, M), as one product."""
-        constant, weights = self._square
+        """log w_i + log N(z; mean_i, var_i), as one product: (N, M)."""
+        constant, weights = self._quadratic
         return torch.addmm(constant, torch.cat([z.square(), z], dim=1), weights)
 
     def own(self, z: Tensor) -> Tensor:
@@ -151,10 +162,10 @@ class AggregatedPosterior(_Codes):
             return self
         generator = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(self.mean), generator=generator)[:ROWS_TO_WIDEN].to(self.mean.device)
-        distance, log_norm = self._distance(self.mean[some]), self._log_norm
+        near, log_norm = self.log_terms(self.mean[some]) - self._log_norm, self._log_norm
 
         def others_find_likely(width: float) -> float:
-            terms = log_norm - 0.5 * (distance / width + self.mean.shape[1] * math.log(width))
+            terms = torch.add(log_norm - 0.5 * self.mean.shape[1] * math.log(width), near, alpha=1 / width)
             return float(self._log_sum_of_others(terms, some).mean())
 
         return self._replace(var=self.var * max(WIDTHS, key=others_find_likely))

@@ -291,7 +291,8 @@ def _one_epoch(
     model: VAE, step: Step, batches: Iterable[Rows], players: list[Player], rng: torch.Generator, number: int, done: int
 ) -> tuple[dict[str, float], int]:
     """Take one step a batch; return the mean of every term over the rows, and the number of steps so far."""
-    model.train()
+    if not step.pure:  # the others have no module that asks
+        model.train()
     # A solver of the user's may keep tensors that it wants to use with autograd later.
     pure = step.pure and all(type(player.solver) is Adam for player in players)
     # A step too large shows in the loss: numpy is to be as silent about it as torch.
@@ -301,7 +302,8 @@ def _one_epoch(
             done += 1
             for player in players:
                 player.step(average_weight(done))
-    model.eval()
+    if not step.pure:
+        model.eval()
     return {name: float(mean) for name, mean in step.take_means().items()}, done
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from skvae.priors import ROWS_TO_WIDEN, WIDTHS, AggregatedPosterior, StandardNormal, log_normal
+from skvae.priors import ROWS_TO_WIDEN, WIDTHS, AggregatedPosterior, StandardNormal, _log_sum, log_normal
 
 
 def values(*shape, seed=0):
@@ -186,3 +186,14 @@ def test_widened_asks_some_of_many_codes_and_always_the_same():
     assert torch.equal(prior.widened(0).var, prior.widened(0).var)
     one = codes(1, 2)
     assert torch.equal(one.widened(0).var, one.var)
+
+
+def test_sums_of_exponentials_far_apart_are_torchs():
+    """Beyond what float64 can hold, too, and where nothing or everything is infinite."""
+    terms = -values(40, 30).abs() * torch.logspace(0, 5, 40, dtype=torch.float64)[:, None]
+    terms[3, :29], terms[4], terms[5, 2] = -torch.inf, -torch.inf, torch.nan
+    expected = torch.logsumexp(terms, dim=1)
+    torch.testing.assert_close(_log_sum(terms.clone()), expected, rtol=1e-14, atol=1e-14, equal_nan=True)
+    terms = terms[6:].requires_grad_()
+    (grad,) = torch.autograd.grad(_log_sum(terms * 1.0).sum(), terms)
+    torch.testing.assert_close(grad, torch.softmax(terms, dim=1), rtol=1e-12, atol=1e-200)

