@@ -105,7 +105,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         from 20 rows on; with fewer the linear start is kept, where there is one.
     validation_fraction : float, default=0.1
         Share of the rows held out.
-    n_iter_no_change : int or np.inf, default=30
+    n_iter_no_change : int or np.inf, default=10
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
         Points z a row for the criteria that average over q(z|x).
@@ -183,7 +183,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         learning_rate_init=1e-3,
         early_stopping="auto",
         validation_fraction=0.1,
-        n_iter_no_change=30,
+        n_iter_no_change=10,
         n_draws=64,
         random_state=None,
         verbose=0,
