@@ -51,7 +51,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     The defaults differ from :class:`VAETransformer`'s where a benchmark over 22 tables said so: as many latents as
     columns (an anomaly often shows in directions of little variance, which a bottleneck throws away), heavy tails with
     one noise variance (a noise a column would weigh each by how well it is predicted), a little input noise
-    (it gives every known row a neighbourhood), and fewer epochs.
+    (it gives every known row a neighbourhood), fewer epochs and less patience.
 
     Parameters
     ----------
