@@ -2,9 +2,8 @@
 
 A layer is one product. Its inputs stand beside a column of ones and its weights above their biases; a linear path's
 inputs stand beside the last hidden layer's. So a layer's outputs, its weights' gradient and its inputs' gradient are
-one matrix product each, written into tensors made once. They are stored column by column, so that every part of them
-is one piece of memory. All tensors may carry leading axes: many models of the same shape are then trained side by
-side, each with its own row of the parameter matrix.
+one matrix product each, written into tensors made once. All tensors may carry leading axes: many models of the same
+shape are then trained side by side, each with its own row of the parameter matrix.
 
 Products are torch's. Between them stand some forty small operations, for which numpy takes a third of torch's time:
 on the CPU, where layers are small, they are numpy's, on the same memory. They are written in what both spell alike.
@@ -128,6 +127,27 @@ def _own_parameters(model: VAE) -> bool:
     return sum(map(len, parts)) == len(list(model.parameters()))
 
 
+class _Arithmetic(NamedTuple):
+    """What computes between the products: numpy or torch, on the same memory."""
+
+    xp: Any
+    view: Callable[[Tensor], Values]
+    tensor: Callable[[Values], Tensor]
+
+    def new(self, like: Tensor, n_rows: int, width: int) -> Tensor:
+        """Ones, (..., n_rows, width); for numpy stored column by column: every part is then one piece of memory."""
+        lead = like.shape[:-1]
+        return like.new_ones(*lead, width, n_rows).mT if self.xp is np else like.new_ones(*lead, n_rows, width)
+
+
+def _as_it_is(values: Any) -> Any:
+    return values
+
+
+NUMPY = _Arithmetic(np, Tensor.numpy, torch.from_numpy)
+TORCH = _Arithmetic(torch, _as_it_is, _as_it_is)
+
+
 class _Layer:
     """One product, outputs = inputs @ weight, and the activation that follows it."""
 
@@ -138,14 +158,14 @@ class _Layer:
         grad: Tensor,
         outputs: Tensor,
         activation: Activation | None,
-        view: Callable[[Tensor], Values],
+        arithmetic: _Arithmetic,
     ):
         self.inputs, self.weight, self.grad, self.outputs = inputs, weight, grad, outputs
         self.inputs_T = inputs.mT
-        self.activation, self.view = activation, view
+        self.activation, self.arithmetic = activation, arithmetic
         # What the activation's derivative is taken from.
         self.kept = torch.empty_like(outputs) if activation is not None and activation.keeps_inputs else outputs
-        self.kept_values = view(self.kept)
+        self.kept_values = arithmetic.view(self.kept)
         many = weight.dim() > 2
         self.product: Callable[..., Tensor] = torch.bmm if many else torch.mm
         self.add_product: Callable[..., Tensor] = torch.baddbmm if many else torch.addmm
@@ -155,7 +175,7 @@ class _Layer:
     def pass_on(self, n_inputs: int, plus: Tensor | None = None) -> Tensor:
         """Make `backward` fill the returned tensor: the gradient of the first inputs, and what else flows to them."""
         self.weight_T, self.plus = self.weight[..., :n_inputs, :].mT, plus
-        self.flow = torch.empty_like(self.inputs[..., :n_inputs].mT, memory_format=torch.contiguous_format).mT
+        self.flow = self.arithmetic.new(self.inputs[..., 0], self.inputs.shape[-2], n_inputs)
         return self.flow
 
     def forward(self) -> None:
@@ -166,7 +186,7 @@ class _Layer:
     def backward(self, grad: Tensor) -> None:
         """Set the weight's gradient, and the inputs' where it is passed on; `grad` is overwritten."""
         if self.activation is not None:
-            self.activation.backward(self.view(grad), self.kept_values)
+            self.activation.backward(self.arithmetic.view(grad), self.kept_values)
         self.product(self.inputs_T, grad, out=self.grad)
         if self.plus is not None:
             self.add_product(self.plus, grad, self.weight_T, out=self.flow)
@@ -188,10 +208,10 @@ class _Perceptron:
         grad: Tensor,
         n_rows: int,
         need_input_grad: bool,
-        view: Callable[[Tensor], Values],
+        arithmetic: _Arithmetic,
     ):
         body: list[Any] = [] if network.body is None else list(network.body)
-        new = partial(_ones, vector, n_rows)
+        new = partial(arithmetic.new, vector, n_rows)
         n_in, n_out = network.linear.in_features, network.linear.out_features
         widths = [layer.out_features for layer in body[:-1:2]]
         last = new(sum(width + 1 for width in [*widths[-1:], n_in]))
@@ -206,7 +226,9 @@ class _Perceptron:
             body[::2] or [network.linear], inputs, [*hidden, self.output], [*activations, None], strict=True
         ):
             place = layer.weight.storage_offset(), values.shape[-1], outputs.shape[-1]
-            self.layers.append(_Layer(values, _block(vector, *place), _block(grad, *place), outputs, activation, view))
+            self.layers.append(
+                _Layer(values, _block(vector, *place), _block(grad, *place), outputs, activation, arithmetic)
+            )
 
         # Gradients pass to the hidden units below a layer, and to the inputs where something trains beneath them.
         below = [layer.pass_on(width) for layer, width in zip(self.layers[1:], widths, strict=True)]
@@ -231,11 +253,6 @@ class _Perceptron:
         return self.input_grad
 
 
-def _ones(like: Tensor, n_rows: int, width: int) -> Tensor:
-    """(..., n_rows, width), stored column by column."""
-    return like.new_ones(*like.shape[:-1], width, n_rows).mT
-
-
 def _block(flat: Tensor, first: int, n_in: int, n_out: int) -> Tensor:
     """A layer's weights above its biases, (..., n_in, n_out): a view into the flat vector."""
     return flat[..., first : first + n_in * n_out].unflatten(-1, (n_in, n_out))
@@ -246,7 +263,7 @@ class _Opaque:
 
     def __init__(self, module: nn.Module, n_in: int, n_out: int, vector: Tensor, n_rows: int):
         self.module = module
-        self.input, self.output = _ones(vector, n_rows, n_in), _ones(vector, n_rows, n_out)
+        self.input, self.output = TORCH.new(vector, n_rows, n_in), TORCH.new(vector, n_rows, n_out)
         self.parameters = [p for p in module.parameters() if p.requires_grad]
 
     def forward(self) -> Tensor:
@@ -265,14 +282,13 @@ class _Opaque:
 
 
 class _Workspace:
-    """The tensors of a step on one number of rows, and what is computed with between products, as arrays of `xp`."""
+    """The tensors of a step on one number of rows, and arrays of what is computed with between its products."""
 
-    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, xp: Any):
-        self.xp, self.n_rows = xp, n_rows
-        self.view: Any = Tensor.numpy if xp is np else _as_it_is
-        self.tensor: Any = torch.from_numpy if xp is np else _as_it_is
+    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, arithmetic: _Arithmetic):
+        self.arithmetic, self.n_rows = arithmetic, n_rows
+        self.xp, self.view, self.tensor = arithmetic
         self.encoder, self.decoder = (
-            _Perceptron(network, vector, grad, size, need_input_grad=network is model.decoder, view=self.view)
+            _Perceptron(network, vector, grad, size, network is model.decoder, arithmetic)
             if is_perceptron(network)
             else _Opaque(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
@@ -280,9 +296,10 @@ class _Workspace:
                 (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
             )
         )
-        self.grad_head = torch.empty_like(self.encoder.output)
+        n_components = model.prior.n_components
+        self.grad_head = arithmetic.new(vector, n_rows, 2 * n_components)
         self.seen, self.z = self.view(self.encoder.input), self.view(self.decoder.input)
-        self.eps = self.view(torch.empty_like(self.decoder.input.mT, memory_format=torch.contiguous_format).mT)
+        self.eps = self.view(arithmetic.new(vector, n_draws * n_rows, n_components))
         self.mu, self.raw_log_var = map(self.view, self.encoder.output.chunk(2, dim=-1))
         self.grad_mu, self.grad_log_var = map(self.view, self.grad_head.chunk(2, dim=-1))
         # As arrays: a Python number is converted anew at every product.
@@ -298,10 +315,6 @@ class _Workspace:
         self.nll: Values = 0.0
         self.kl: Values = 0.0
         self.uncharged: Tensor | float = 0.0
-
-
-def _as_it_is(values: Any) -> Any:
-    return values
 
 
 class _Seen(NamedTuple):
@@ -334,7 +347,7 @@ class DenseStep:
         self.model, self.objective, self.vector, self.grad = model, objective, vector, grad
         self.n_draws, self.n_components, self.prior = objective.n_draws, model.prior.n_components, model.prior
         self.density, self.largest_product = model.likelihood, model.largest_product
-        self.workspaces: dict[tuple[int, int, Any], _Workspace] = {}
+        self.workspaces: dict[tuple[int, int, _Arithmetic | None], _Workspace] = {}
         self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
         self.reads_seen = _gradient_of_seen(self.density, torch) is not None
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
@@ -379,7 +392,9 @@ class DenseStep:
         work.eps[...] = work.view(eps)
         noise = _repeat(std, n_draws) * work.eps
         xp.add(_repeat(mu, n_draws), noise, out=work.z)
-        nll, grad_outputs = self._nll_gradient(xp)(work.view(work.decoder.forward()), _repeat(x, n_draws), cells)
+        nll, grad_outputs = self._nll_gradient(work.arithmetic)(
+            work.view(work.decoder.forward()), _repeat(x, n_draws), cells
+        )
         if self.objective.kl == "analytic":
             kl, slope_mu, slope_log_var = self.prior.kl_gradient(mu, log_var, std)
             kl = mass * kl
@@ -432,7 +447,7 @@ class DenseStep:
 
         `rows` are in the model's units, whatever the step reads; gradients must be off.
         """
-        work = self._workspace(rows.x.shape[-2], 1, torch)
+        work = self._workspace(rows.x.shape[-2], 1, TORCH)
         self._see(work, self.density.encode_input(rows.x), rows.mask)
         log_var, std = _spread(work)
         total = torch.zeros_like(rows.x[..., 0])
@@ -442,10 +457,10 @@ class DenseStep:
             total += (terms if rows.mask is None else terms * rows.mask).sum(-1)
         return total / len(draws) - self.objective.beta * self.prior.kl(work.mu, log_var).sum(-1)
 
-    def _arithmetic(self, n_rows: int) -> Any:
+    def _arithmetic(self, n_rows: int) -> _Arithmetic:
         """numpy, or torch where its threads, its device or autograd are wanted."""
         small = self.pure and self.vector.device.type == "cpu"
-        return np if small and not repays_a_thread(self.largest_product(n_rows)) else torch
+        return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
 
     def _encode(self, work: _Workspace, rows: Rows) -> Values:
         """Run the encoder; return the rows as the gradient reads them."""
@@ -458,10 +473,11 @@ class DenseStep:
         work.seen[...] = work.view(seen if mask is None else seen * self.density.per_input(mask))
         work.encoder.forward()
 
-    def _nll_gradient(self, xp: Any) -> Callable[..., tuple[Values, Values]]:
-        """The likelihood's gradient for arrays of `xp`, and its value, not yet summed over rows and columns."""
+    def _nll_gradient(self, arithmetic: _Arithmetic) -> Callable[..., tuple[Values, Values]]:
+        """The likelihood's gradient for such arrays, and its value, not yet summed over rows and columns."""
+        xp = arithmetic.xp
         if xp not in self.gradients:
-            self.gradients[xp] = _gradient_of_seen(self.density, xp) or _gradient_of_x(self.density, xp)
+            self.gradients[xp] = _gradient_of_seen(self.density, xp) or _gradient_of_x(self.density, arithmetic)
         return self.gradients[xp]
 
     def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, Cells]:
@@ -499,11 +515,11 @@ class DenseStep:
             work.forget()
         return {"loss": nll + self.beta * (kl + uncharged), "reconstruction": -nll, "kl": kl}
 
-    def _workspace(self, n_rows: int, n_draws: int, xp: Any = None) -> _Workspace:
-        key = n_rows, n_draws, xp
+    def _workspace(self, n_rows: int, n_draws: int, arithmetic: _Arithmetic | None = None) -> _Workspace:
+        key = n_rows, n_draws, arithmetic
         if key not in self.workspaces:
-            xp = xp or self._arithmetic(n_rows)
-            self.workspaces[key] = _Workspace(self.model, self.vector, self.grad, n_rows, n_draws, xp)
+            arithmetic = arithmetic or self._arithmetic(n_rows)
+            self.workspaces[key] = _Workspace(self.model, self.vector, self.grad, n_rows, n_draws, arithmetic)
         return self.workspaces[key]
 
 
@@ -534,10 +550,9 @@ def _spread(work: _Workspace) -> tuple[Values, Values]:
     return log_var, xp.exp(0.5 * log_var)
 
 
-def _gradient_of_x(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]]:
-    """The likelihood's gradient, which takes tensors, for arrays of `xp`."""
-    tensor: Any = torch.from_numpy if xp is np else _as_it_is
-    view: Any = Tensor.numpy if xp is np else _as_it_is
+def _gradient_of_x(density: Density, arithmetic: _Arithmetic) -> Callable[..., tuple[Values, Values]]:
+    """The likelihood's gradient, which takes tensors, for arrays."""
+    _, view, tensor = arithmetic
 
     def nll_gradient(outputs: Values, x: Values, cells: Cells) -> tuple[Values, Values]:
         nll, grad = density.nll_gradient(tensor(outputs), tensor(x), Cells(*map(tensor, cells)))
