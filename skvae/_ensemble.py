@@ -64,7 +64,7 @@ def can_stack(model: VAE, objective: Objective) -> bool:
     )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def train_many(
     members: Sequence[Member],
     objective: ELBO,
