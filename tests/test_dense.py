@@ -30,10 +30,11 @@ from skvae import (
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
 from skvae._torch import SINGLE_THREAD_PRODUCT
-from skvae.data import Rows, Scale
-from skvae.likelihoods import Density
+from skvae.data import Rows, Scale, Table, to_rows
+from skvae.likelihoods import Cells, Density
+from skvae.likelihoods._gaussian import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
-from skvae.training import AutogradStep, make_players, make_step
+from skvae.training import AutogradStep, held_out_mean, make_players, make_step
 
 D, J = 5, 3
 LIKELIHOODS = {
@@ -205,6 +206,58 @@ class Laplace(Gaussian):
 def test_a_likelihood_without_a_gradient_goes_through_autograd():
     model = make_model(Laplace(), ELBO(), MLP((6,)))
     assert_same_step(model, ELBO(), make_rows(8, missing=True, weighted=True))
+
+
+class HalfDensity(FeatureNoise):
+    """Half of a Gaussian's log density, and its own gradient of it: the base's other form of it must not be taken."""
+
+    def log_prob(self, outputs, x):
+        return 0.5 * super().log_prob(outputs, x)
+
+    def nll_gradient(self, outputs, x, cells):
+        return super().nll_gradient(outputs, x, Cells(0.5 * cells.mass, 0.5 * cells.total))
+
+
+class Half(Gaussian):
+    def build(self, n_features, scale):
+        return HalfDensity(n_features, scale, self.noise_floor)
+
+
+def test_a_subclass_that_states_a_gradient_is_asked_for_it():
+    model = make_model(Half(), ELBO(), MLP((6,)))
+    assert_same_step(model, ELBO(), make_rows(8, missing=True, weighted=True))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize(("name", "likelihood"), PAIRS)
+def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missing, weighted, monkeypatch):
+    objective = OBJECTIVES[name]
+    model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"))
+    (player,) = make_players(model, objective, lambda parameters: None)
+    step = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+    rows = make_rows(33, missing, weighted)
+    expected = held_out_mean(model, objective, rows, 3, most_repeats=2)
+    judge = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    assert judge() == judge() == pytest.approx(expected, rel=1e-9)
+    monkeypatch.setattr(_dense, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
+    again = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    assert again() == again() == pytest.approx(expected, rel=1e-9)
+    player.vector.data.mul_(1.1)  # the weights of the moment
+    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3, most_repeats=2), rel=1e-9)
+
+
+def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
+    X = np.random.default_rng(0).standard_t(3, (40, D))
+    scale = Scale(np.zeros(D), np.ones(D))
+    density = JohnsonSU().build(D, scale)
+    density.fit(to_rows(X, scale))
+    small, large = (_dense.prepared(density, rows) for rows in (to_rows(X, scale), Table(X, scale)))
+    assert len(large) == 40
+    for one, other in zip(small.batches(7, seeded()), large.batches(7, seeded()), strict=True):
+        torch.testing.assert_close(one.x, other.x)
+    torch.testing.assert_close(large.take(torch.tensor([3, 5])).x, small.x[[3, 5]])
+    torch.testing.assert_close(small.x, density.encode_input(to_rows(X, scale).x))
 
 
 def test_an_epoch_of_uneven_batches_has_the_same_means():
