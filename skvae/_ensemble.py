@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._dense import DenseStep, is_perceptron, prepared, understands
+from ._dense import DenseStep, prepared, understands
+from ._perceptron import is_perceptron
 from ._solvers import Adam
 from ._torch import make_generator
 from .data import Rows, Table, Walk
