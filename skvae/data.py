@@ -29,14 +29,15 @@ __all__ = [
     "has_gaps",
     "name_the_string",
     "row_blocks",
+    "shuffled",
     "to_rows",
     "unpack_container",
 ]
 
 # Numbers a block of rows holds where a whole table is walked through.
 BLOCK_NUMBERS = 250_000
-# Rows that are gathered at once, for as many batches as they make.
-GATHERED_ROWS = 1024
+# Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
+GATHERED_NUMBERS = 32_768
 # Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
 SMALL_TABLE = 1_000_000
 # A table that is read from elsewhere is shuffled by blocks of about so many numbers, and the rows of this many blocks
@@ -160,6 +161,11 @@ def row_blocks(X: np.ndarray | RowSource, numbers: int = BLOCK_NUMBERS) -> Itera
     return gen_batches(len(X), max(1, numbers // max(1, X.shape[1])))
 
 
+def shuffled(n: int, rng: torch.Generator) -> Tensor:
+    """The numbers below n in random order, in four bytes each: of a long table they are a good part of all memory."""
+    return torch.randperm(n, generator=rng, device=rng.device, dtype=torch.int32 if n < 2**31 else torch.int64)
+
+
 def has_gaps(X: np.ndarray | RowSource) -> bool:
     """Whether any cell is missing."""
     return any(bool(np.isnan(X[part]).any()) for part in row_blocks(X))
@@ -169,6 +175,11 @@ class Walk:
     """Ways through a table, for anything that has a length and can `take` rows."""
 
     def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def n_features(self) -> int:
+        """D."""
         raise NotImplementedError
 
     def take(self, index: Tensor) -> Rows:
@@ -188,11 +199,11 @@ class Walk:
 
         Rows are gathered for several small batches at once.
         """
-        order = torch.randperm(len(self), generator=rng, device=rng.device).to(self.device)
+        order = shuffled(len(self), rng).to(self.device)
         n_batches = -(-len(self) // batch_size)
         small, n_large = divmod(len(self), n_batches)
         sizes = [small + 1] * n_large + [small] * (n_batches - n_large)
-        at_once = max(1, GATHERED_ROWS // batch_size)
+        at_once = max(1, GATHERED_NUMBERS // max(1, batch_size * self.n_features))
         for first in range(0, n_batches, at_once):
             group = sizes[first : first + at_once]
             taken, order = order.split([sum(group), len(order) - sum(group)])
@@ -212,7 +223,7 @@ class Walk:
 
     def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
         """The table without `n_rows` random rows, and those."""
-        order = torch.randperm(len(self), generator=rng, device=rng.device)
+        order = shuffled(len(self), rng)
         return self.part(order[n_rows:]), self.part(order[:n_rows]).whole()
 
     @property
@@ -247,6 +258,10 @@ class Rows(Walk):
     def _map(self, change: Callable[[Tensor], Tensor]) -> Rows:
         mask, weight, y = (None if v is None else change(v) for v in (self.mask, self.weight, self.y))
         return Rows(change(self.x), mask, weight, y)
+
+    @property
+    def n_features(self) -> int:
+        return self.x.shape[-1]
 
     def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
         return replace(self, x=change(self.x))
@@ -328,7 +343,6 @@ class Table(Walk):
 
     @property
     def n_features(self) -> int:
-        """D."""
         return self.X.shape[1]
 
     def take(self, index: Tensor) -> Rows:
@@ -342,8 +356,8 @@ class Table(Walk):
 
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
         """The rows in order, at most `size` at a time."""
-        for index in torch.arange(len(self)).split(size or max(1, BLOCK_NUMBERS // self.n_features)):
-            yield self.take(index)
+        for part in gen_batches(len(self), size or max(1, BLOCK_NUMBERS // self.n_features)):
+            yield self.take(torch.arange(part.start, part.stop))
 
     def whole(self) -> Rows:
         """All rows as tensors."""
@@ -398,7 +412,7 @@ class Stream(Table):
 
     def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
         """One epoch: shuffled rows in batches of about `batch_size`, none dropped."""
-        order = self.numbers[torch.randperm(len(self.numbers), generator=rng, device=rng.device).cpu()]
+        order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
         for numbers in order.tensor_split(-(-len(order) // SHUFFLED_BLOCKS)):
             rows = self._rows_of(numbers.sort().values)
             yield from rows.batches(batch_size, rng)
@@ -406,7 +420,7 @@ class Stream(Table):
     def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Stream, Rows]:
         """The table without some random blocks that hold about `n_rows`, `MOST_HELD_OUT` at most, and those."""
         n_blocks = max(1, min(n_rows, MOST_HELD_OUT) // self.size)
-        order = self.numbers[torch.randperm(len(self.numbers), generator=rng, device=rng.device).cpu()]
+        order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
         return self._of(order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
 
     def _of(self, numbers: Tensor) -> Stream:
