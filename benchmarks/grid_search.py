@@ -3,7 +3,7 @@
 Protocol: n_components in 1, 2, 4, 8, 16, 32, the same five folds (shuffled once), a fit on all rows at the best number
 included. Tables: digits (1797 x 64) and a nonlinear map of 4 latents plus noise (10,000 x 30). Hidden layers (64,) and
 the default, one layer of 100 units; everything else at its default, early stopping included.
-- VAETransformerCV(n_components=[...]).
+- VAETransformerCV(n_components=[...], n_jobs=2).
 - GridSearchCV(VAETransformer(), ..., n_jobs=2).
 - A loop over sizes and folds in one process.
 Every search runs in a process of its own which has run the same search on few rows for two epochs first, so imports and
@@ -49,8 +49,8 @@ PEERS = ("PyOD", "pythae")
 LEAST_GRID, LEAST_PEER = 5, 50
 COMMAND = "python benchmarks/grid_search.py"
 HEADER = [
-    "search over 1 to 32 latents", "N", "D", "hidden", "VAETransformerCV s", "GridSearchCV(n_jobs=2) s", "loop s",
-    *(f"{name} s" for name in PEERS), "best J", "GridSearchCV's", "difference", "over seeds",
+    "search over 1 to 32 latents", "N", "D", "hidden", "VAETransformerCV(n_jobs=2) s", "GridSearchCV(n_jobs=2) s",
+    "loop s", *(f"{name} s" for name in PEERS), "best J", "GridSearchCV's", "difference", "over seeds",
 ]  # fmt: skip
 
 Array = np.ndarray
@@ -97,7 +97,7 @@ def search(method: str, setting: Setting, seed: int) -> Found:
 def as_one(X: Array, options: dict[str, Any]) -> Found:
     from skvae import VAETransformerCV
 
-    return found_by(VAETransformerCV(n_components=SIZES, cv=FOLDS, **options).fit(X))
+    return found_by(VAETransformerCV(n_components=SIZES, cv=FOLDS, n_jobs=2, **options).fit(X))
 
 
 def as_grid(X: Array, options: dict[str, Any]) -> Found:

@@ -23,7 +23,7 @@ from ._dense import DenseStep, prepared, understands
 from ._perceptron import is_perceptron
 from ._solvers import Adam
 from ._torch import make_generator
-from .data import Rows, Table, Walk
+from .data import Rows, Table, Walk, shuffled
 from .model import VAE
 from .objectives import ELBO, Objective
 from .training import Plan, Report, average_weight, held_out_repeats, make_players
@@ -135,6 +135,7 @@ class _Stack:
         device = vector.device
         table_of = [next(k for k, t in enumerate(self.tables) if t is self.members[i].rows) for i in running]
         self.table_of = torch.tensor(table_of, device=device)
+        self.one_each = table_of == list(range(len(self.tables)))
         self.mask = self.present[torch.tensor(running, device=device)]
 
     def _stacked_likelihood(self) -> Any:
@@ -160,7 +161,7 @@ class _Stack:
         beta = self.objective.beta_at(number)
         for pieces in zip(*deals, strict=True):
             batch = _padded([rows.take(piece) for rows, piece in zip(self.prepared, pieces, strict=True)])
-            batch = batch.take(self.table_of)
+            batch = self._for_each(batch)
             shape = (len(self.running), self.objective.n_draws * batch.x.shape[1], self.mask.shape[-1])
             eps = torch.randn(shape, generator=self.rng, device=self.rng.device) * self.mask
             with np.errstate(all="ignore"):
@@ -170,9 +171,13 @@ class _Stack:
             self.average.lerp_(self.matrix.data, average_weight(self.steps))
         return self.engine.take_means()
 
+    def _for_each(self, rows: Rows) -> Rows:
+        """Rows of each table (K, B, D) as rows of each model (M, B, D)."""
+        return rows if self.one_each else rows.take(self.table_of)
+
     def _deal(self, rows: Walk, n_batches: int) -> tuple[Tensor, ...]:
         """Shuffled row numbers in even batches."""
-        order = torch.randperm(len(rows), generator=self.rng, device=self.rng.device)
+        order = shuffled(len(rows), self.rng)
         return order.to(rows.device).tensor_split(n_batches)
 
     def judge(self, number: int, terms: dict[str, Tensor], plan: Plan) -> None:
@@ -228,7 +233,7 @@ class _Stack:
         size = max(1, BLOCK_NUMBERS // (widest * len(self.running)))
         total, mass = torch.zeros(2, len(self.running), dtype=torch.float64, device=weights.device)
         for first in range(0, n_rows, size):
-            block = self.held_out.narrow(1, first, min(size, n_rows - first)).take(self.table_of)
+            block = self._for_each(self.held_out.narrow(1, first, min(size, n_rows - first)))
             values = self.engine.bounds(block, [eps[first : first + size] * self.mask for eps in self.draws]).double()
             weight = torch.ones_like(values) if block.weight is None else block.weight.double()
             total, mass = total + (values * weight).sum(-1), mass + weight.sum(-1)

@@ -42,10 +42,10 @@ class _Job(NamedTuple):
 class VAETransformerCV(VAETransformer):
     """VAETransformer with the number of latents chosen by cross-validated likelihood.
 
-    A candidate's folds are trained side by side as batched matrix products, and candidates in threads; then the best
-    is trained on all rows, and the estimator is that model. It agrees with `GridSearchCV` over :class:`VAETransformer`
-    but for the random draws, without starting other processes. Models that cannot be stacked (own networks or solvers,
-    objectives other than `ELBO` with its analytic KL and no free bits) are fitted one by one with joblib.
+    A candidate's folds are trained side by side as batched matrix products; then the best is trained on all rows, and
+    the estimator is that model. It agrees with `GridSearchCV` over :class:`VAETransformer` but for the random draws,
+    in less time. Models that cannot be stacked (own networks or solvers, objectives other than `ELBO` with its analytic
+    KL and no free bits) are fitted one by one, as there.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class VAETransformerCV(VAETransformer):
         Keep the candidate of the highest mean likelihood, or the one of fewest latents among those within one standard
         error of it.
     n_jobs : int, default=None
-        Processes for models that cannot be stacked.
+        Processes that candidates are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
         What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
@@ -359,10 +359,10 @@ def _fit_and_score_all(
     shape = (max(job.candidate for job in jobs) + 1, len(folds))
     results = {name: np.full(shape, np.nan) for name in ("score", "fit_time", "score_time")}
     by_candidate = [[job for job in jobs if job.candidate == i] for i in range(shape[0])]
-    # A candidate's folds are one stack and one thread's work: larger stacks are no faster, and need padding.
-    threads = min(torch.get_num_threads(), shape[0])
+    # A candidate's folds are one stack and one process' work: larger stacks are no faster, and need padding. Threads
+    # would wait for each other between small operations.
     with single_blas():
-        stacks = Parallel(n_jobs=threads, require="sharedmem")(
+        stacks = Parallel(n_jobs=n_jobs)(
             delayed(_fit_and_score_stack)(group, folds, X, y, weight) for group in by_candidate
         )
     stacked = np.array([values is not None for values in stacks])
