@@ -343,7 +343,8 @@ def _judge(step: Step, model: VAE, objective: Objective, rows: Rows, seed: int) 
 
 def _repeated(rows: Rows, most: int) -> Rows:
     """Few rows several times."""
-    return rows.take(torch.arange(len(rows), device=rows.device).repeat(held_out_repeats(len(rows), most)))
+    times = held_out_repeats(len(rows), most)
+    return rows if times == 1 else rows.take(torch.arange(len(rows), device=rows.device).repeat(times))
 
 
 def _finite_or_worst(mean: float) -> float:
