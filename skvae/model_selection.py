@@ -43,9 +43,9 @@ class VAETransformerCV(VAETransformer):
     """VAETransformer with the number of latents chosen by cross-validated likelihood.
 
     A candidate's folds are trained side by side as batched matrix products; then the best is trained on all rows, and
-    the estimator is that model. It agrees with `GridSearchCV` over :class:`VAETransformer` but for the random draws,
-    in less time. Models that cannot be stacked (own networks or solvers, objectives other than `ELBO` with its analytic
-    KL and no free bits) are fitted one by one, as there.
+    the estimator is that model. It agrees with `GridSearchCV` over :class:`VAETransformer` but for the random draws.
+    Models that cannot be stacked (own networks or solvers, objectives other than `ELBO` with its analytic KL and no
+    free bits) are fitted one by one, as there.
 
     Parameters
     ----------

@@ -14,6 +14,7 @@ from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian, VAETransformer, VAETransformerCV
@@ -249,6 +250,16 @@ def test_two_processes_find_what_one_finds(table, solver):
     np.testing.assert_allclose(two.scores_, one.scores_, rtol=1e-6)
     np.testing.assert_allclose(two.transform(table), one.transform(table), rtol=1e-4, atol=1e-4)
     assert two.best_params_ == one.best_params_
+
+
+def test_two_threads_find_what_one_finds(table):
+    one = make((1, 2, 3)).fit(table)
+    with threadpool_limits(2):
+        before = torch.get_num_threads()
+        two = make((1, 2, 3)).fit(table)
+        assert torch.get_num_threads() == before
+    np.testing.assert_allclose(two.scores_, one.scores_, rtol=1e-6)
+    np.testing.assert_allclose(two.transform(table), one.transform(table), rtol=1e-4, atol=1e-4)
 
 
 def test_folds_of_uneven_lengths_are_trained_as_if_alone(wine):
