@@ -125,6 +125,8 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         ------
         ValueError
             If a parameter or X breaks a rule, or the first epoch diverges.
+        TypeError
+            If X is a tensor with gradients or on another device, or holds something that is no number and no category.
         """
         with _state.atomic(self):
             device = resolve_device(self.device)
@@ -173,7 +175,8 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X breaks a rule, or a parameter the model is built from has changed since the first call.
+            If a parameter or X breaks a rule, the epoch diverges, or a parameter the model is built from has changed
+            since the first call.
         """
         with _state.atomic(self):
             first = not self.__sklearn_is_fitted__()

@@ -126,11 +126,40 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Scores of the training rows (of 2000 random ones with contamination="auto"), each without its own code.
     calibration_scores_ : ndarray of shape (n_rows,)
         Sorted scores of the rows given to `calibrate`; absent before.
-    n_components_, n_features_in_, feature_names_in_, n_iter_, best_iter_, loss_curve_, validation_curve_, history_
-        As in :class:`VAETransformer`; so are mean_, scale_, latent_information_, active_components_ and module_.
+    n_components_ : int
+        Number of latents.
+    likelihood_ : Likelihood
+        The likelihood of every column: with "auto", what was chosen.
+    n_features_in_ : int
+        Number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had string names.
+    n_iter_ : int
+        Epochs run.
+    best_iter_ : int
+        The epoch whose weights are kept; 0 is the start.
+    loss_curve_ : list of float
+        Training loss of every epoch, in nats per row.
+    validation_curve_ : list of float
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
+    history_ : dict of str to list of float
+        Every term of the loss, one value per epoch.
+    mean_ : ndarray of shape (n_features_in_,)
+        The columns' means, in data units.
+    scale_ : ndarray of shape (n_features_in_,)
+        What the columns are divided by, in data units.
+    noise_variance_ : float or ndarray of shape (n_features_in_,)
+        Noise variance in data units squared, as in :class:`VAETransformer`. Gaussian likelihoods only.
+    latent_information_ : ndarray of shape (n_components_,)
+        Mean KL(q(z_j|x) || p(z_j)) over the rows trained on, in nats, falling.
+    active_components_ : ndarray of bool of shape (n_components_,)
+        Latents whose posterior mean varies by more than 0.01 over the rows.
+    module_ : torch.nn.Module
+        The fitted model in float64, in training order of the latents.
 
     See Also
     --------
+    VAETransformer : The same model, for scores of whole tables and for latents.
     sklearn.ensemble.IsolationForest : Faster to fit; weaker where columns must be seen together.
     sklearn.neighbors.LocalOutlierFactor : Judges density relative to that of a row's neighbours.
 
@@ -226,7 +255,13 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         scores : ndarray of shape (n_samples,)
-            float64, in nats for the criteria that are logarithms of densities; -inf for a row too far out to be scored.
+            In float64, and in nats for the criteria that are logarithms of densities; -inf for a row too far out to be
+            scored.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         return total(self._contributions(self._check_rows(X), summed=True))
@@ -242,6 +277,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         decision : ndarray of shape (n_samples,)
+            As `score_samples`, less `offset_`.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return self.score_samples(X) - self.offset_
 
@@ -256,6 +297,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         labels : ndarray of int of shape (n_samples,)
+            One label per row.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
@@ -270,6 +317,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector with its new threshold; what `calibrate` learnt is dropped.
+
+        Raises
+        ------
+        ValueError
+            If the share is out of range.
         """
         check_is_fitted(self)
         if not _is_within(contamination, SHARE):
@@ -296,11 +349,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector with its new threshold.
 
         Raises
         ------
         ValueError
-            If the rate is out of range, or the rows are too few for it.
+            If X_normal breaks a rule, the rate is out of range, or the rows are too few for it.
         """
         check_is_fitted(self)
         rate: Any = false_alarm_rate
@@ -331,11 +385,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         p : ndarray of shape (n_samples,)
+            Above 0 and at most 1.
 
         Raises
         ------
         ValueError
-            If `calibrate` has not been called since the last fit.
+            If X breaks a rule, or `calibrate` has not been called since the last fit.
         """
         check_is_fitted(self)
         if not hasattr(self, "calibration_scores_"):
@@ -360,6 +415,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
             One column a feature and "latent". Negative is anomalous. A row sums to its score less the mean of
             `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         values = self._contributions(self._check_rows(X), share_out=True) - self._typical_explanation
@@ -382,6 +442,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         -------
         X_similar : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         view = self._view()
@@ -404,6 +469,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn knows no such container.
         """
         words = {"default", *ADAPTERS_MANAGER.supported_outputs}
         if transform is not None and transform not in words:

@@ -79,14 +79,21 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            NaN marks a missing cell.
-        y : Ignored
+            Training rows; NaN marks a missing cell.
+        y : object, default=None
+            Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight 2 counts as two rows.
 
         Returns
         -------
         self : object
+            The fitted imputer.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X breaks a rule, or the first epoch diverges.
         """
         model = clone(self.estimator) if self.estimator is not None else VAETransformer(likelihood="auto")
         if model.random_state is None:
@@ -105,12 +112,17 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            NaN marks a missing cell.
+            Rows; NaN marks a missing cell.
 
         Returns
         -------
         X_filled : ndarray or DataFrame of shape (n_samples, n_features)
             Present cells are untouched. A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row with gaps lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self, "estimator_")
         if self.sample_posterior:

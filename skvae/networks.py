@@ -52,6 +52,7 @@ class LinearPath(nn.Module):
     Parameters
     ----------
     linear : nn.Linear
+        A x + b.
     body : nn.Sequential or None
         A network from the same inputs to the same outputs; its last layer has a weight and a bias.
     """
@@ -108,10 +109,15 @@ class MLP(Network):
     activation : str or callable, default="relu"
         A name in `skvae.networks.ACTIVATIONS`, or a callable without arguments that returns an `nn.Module`.
 
+    See Also
+    --------
+    VAETransformer : Takes networks as `encoder` and `decoder`.
+
     Examples
     --------
+    >>> import torch
     >>> from skvae import MLP
-    >>> MLP((32, 16), "tanh").build_encoder(10, 4)(__import__("torch").zeros(3, 10)).shape
+    >>> MLP((32, 16), "tanh").build_encoder(10, 4)(torch.zeros(3, 10)).shape
     torch.Size([3, 4])
     """
 

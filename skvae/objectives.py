@@ -98,6 +98,18 @@ class ELBO(Objective):
         variance. The model then learns the table smoothed by that much: repeated values and narrow gaps
         leave no spikes in its density.
 
+    See Also
+    --------
+    IWAE : A tighter bound, from several draws per row.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2013). Auto-Encoding Variational Bayes. arXiv:1312.6114.
+
+    Kingma, D. P. et al. (2016). Improving variational inference with inverse autoregressive flow. arXiv:1606.04934.
+
+    Higgins, I. et al. (2017). beta-VAE: learning basic visual concepts with a constrained variational framework.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -185,6 +197,14 @@ class IWAE(Objective):
     ----------
     n_draws : int, default=5
         S.
+
+    See Also
+    --------
+    ELBO : The bound of one draw, with the KL in closed form.
+
+    References
+    ----------
+    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. arXiv:1509.00519.
 
     Examples
     --------

@@ -113,8 +113,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Held-out bound before training and after every epoch, in nats a row; empty where no rows are held out.
     history_ : dict of str to list of float
         Every term of the loss, one value an epoch.
-    mean_, scale_ : ndarray of shape (n_features_in_,)
-        The columns' means and what they are divided by, in data units.
+    mean_ : ndarray of shape (n_features_in_,)
+        The columns' means, in data units.
+    scale_ : ndarray of shape (n_features_in_,)
+        What the columns are divided by, in data units.
     noise_variance_ : float or ndarray of shape (n_features_in_,)
         Noise variance in data units squared: a number for shared noise, one a column otherwise (with
         noise from the decoder, its mean over the rows). Gaussian likelihoods only.
@@ -211,6 +213,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components_)
+            One column per latent.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         X = self._check_rows(X)
@@ -226,12 +234,15 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         Returns
         -------
-        mean, std : two ndarrays of shape (n_samples, n_components_)
+        mean : ndarray of shape (n_samples, n_components_)
+            As `transform` returns it.
+        std : ndarray of shape (n_samples, n_components_)
+            How uncertain each latent is.
 
         Raises
         ------
         ValueError
-            If a row lies so far outside the training data that its code is not finite.
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         X = self._check_rows(X)
@@ -250,6 +261,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_original : ndarray or DataFrame of shape (n_samples, n_features)
             A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X does not hold `n_components_` finite numbers per row.
         """
         check_is_fitted(self)
         Z = check_array(X, dtype=[np.float64, np.float32])
@@ -271,6 +287,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_reconstructed : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps. A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         return self._means(self._codes(self._check_rows(X), posterior_mean), like=X)
@@ -299,7 +320,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Raises
         ------
         ValueError
-            If a row with gaps lies so far outside the training data that its code is not finite.
+            If a parameter or X breaks a rule, or a row with gaps lies so far outside the training data that its code
+            is not finite.
         """
         check_is_fitted(self)
         if n_draws is not None and not Count().is_satisfied_by(n_draws):
@@ -345,6 +367,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         X : ndarray or DataFrame of shape (n_samples, n_features)
             In data units. A DataFrame where `fit` was given one, with the same columns and types: those of whole
             numbers are rounded.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not an integer of at least 1.
         """
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
@@ -373,7 +400,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Returns
         -------
         log_likelihood : ndarray of shape (n_samples,)
-            float64; -inf for a row too far out to be scored.
+            In float64; -inf for a row too far out to be scored.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         rule = self._rule()
@@ -387,11 +419,18 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows; NaN marks a missing cell.
-        y : Ignored
+        y : object, default=None
+            Ignored.
 
         Returns
         -------
         score : float
+            In nats per row and in the units of X.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return float(np.mean(self.score_samples(X)))
 

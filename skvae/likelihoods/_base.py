@@ -56,10 +56,14 @@ class LinearStart:
 
     Attributes
     ----------
-    decoder_weight, decoder_bias : arrays of shape (n_params, J) and (n_params,)
+    decoder_weight : array of shape (n_params, J)
+        From the latents to the decoder's outputs.
+    decoder_bias : array of shape (n_params,)
+        The decoder's outputs where the latents are 0.
     encoder_weight : array of shape (J, D)
         From the encoder's input to the posterior mean; the posterior mean of a row of column means is 0.
     posterior_var : array of shape (J,)
+        Variance of each latent given a row.
     """
 
     decoder_weight: Array
@@ -172,13 +176,19 @@ class Density(nn.Module, ABC):
 
         Parameters
         ----------
-        outputs, x : Tensors of shape (..., N, n_params) and (..., N, D)
+        outputs : Tensor of shape (..., N, n_params)
+            The decoder's numbers.
+        x : Tensor of shape (..., N, D)
+            Rows in model units.
         cells : Cells
+            What every cell counts.
 
         Returns
         -------
         nll : Tensor of shape (...)
+            The total.
         gradient : Tensor of the shape of outputs
+            Its slopes over the outputs.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():

@@ -33,6 +33,11 @@ class Categorical(Unscaled):
         Categories are 0, 1, ..., n_categories - 1, for every column or column by column. None: the values that a column
         holds in `fit`, or those of its pandas type.
 
+    See Also
+    --------
+    Mixed : Categories beside other columns.
+    Bernoulli : Columns of 0 and 1.
+
     Examples
     --------
     >>> import numpy as np

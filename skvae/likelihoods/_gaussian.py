@@ -36,6 +36,20 @@ class Gaussian(Likelihood):
         The smallest noise variance, as a share of the column's variance ("shared": of the smallest variance among
         the columns that vary). Without a floor the density of a column that the latents copy grows without bound.
 
+    See Also
+    --------
+    StudentT : Columns with outliers.
+    LogNormal : Columns above zero.
+    sklearn.decomposition.FactorAnalysis : The linear model with a noise variance per column.
+    sklearn.decomposition.PCA : The linear model with shared noise.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2013). Auto-Encoding Variational Bayes. arXiv:1312.6114.
+
+    Tipping, M. E. and Bishop, C. M. (1999). Probabilistic principal component analysis. Journal of the Royal
+    Statistical Society B 61, 611-622.
+
     Examples
     --------
     >>> from sklearn.datasets import load_wine

@@ -43,6 +43,10 @@ class Mixed(Likelihood):
         The likelihood of columns that no member names; "auto" chooses by their values, as `likelihood="auto"` does.
         None: every column must be named.
 
+    See Also
+    --------
+    VAETransformer : `likelihood="auto"` chooses by type and values.
+
     Examples
     --------
     >>> import numpy as np

@@ -34,6 +34,16 @@ class StudentT(Likelihood):
     noise_floor : float, default=1e-3
         The smallest noise variance, as a share of the column's variance.
 
+    See Also
+    --------
+    Laplace : Lighter tails.
+    JohnsonSU : Heavy tails with one noise for all columns.
+
+    References
+    ----------
+    Lange, K. L., Little, R. J. A. and Taylor, J. M. G. (1989). Robust statistical modeling using the t distribution.
+    Journal of the American Statistical Association 84, 881-896.
+
     Examples
     --------
     >>> from sklearn.datasets import load_diabetes
@@ -70,6 +80,11 @@ class Laplace(Likelihood):
     ----------
     noise_floor : float, default=1e-3
         The smallest noise variance, 2 b^2, as a share of the column's variance.
+
+    See Also
+    --------
+    StudentT : Heavier tails.
+    Gaussian : Lighter tails.
 
     Examples
     --------
