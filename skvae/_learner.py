@@ -38,7 +38,7 @@ ROUNDING = 1e-14
 class Learner(BaseVAE):
     """The part of a detector that looks at training rows; subclasses score rows."""
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # In the middle of a fit, when callbacks see a copy, there is a model and none of these.
         learnt = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}

@@ -45,8 +45,16 @@ class Schema:
         The values that a column of categories can hold, in the order of their codes.
     """
 
-    def __init__(self, library=None, names=None, dtypes=None, categories=None):
-        self.library, self.names, self.dtypes = library, names, dtypes
+    def __init__(
+        self,
+        library: str | None = None,
+        names: list[Any] | None = None,
+        dtypes: list[Any] | None = None,
+        categories: dict[int, list[Any]] | None = None,
+    ) -> None:
+        self.library = library
+        self.names: Any = names
+        self.dtypes: Any = dtypes
         self.categories = {} if categories is None else categories
 
     @classmethod

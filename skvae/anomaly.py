@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,15 +12,17 @@ from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._base import BaseVAE
 from ._learner import Learner, percentile, total
+from ._params import Activation, NetworkLike, RandomState
 from .criteria import (
     COMPLETIONS,
     CRITERIA,
     DRAWN,
     MOST_SIMILAR,
+    Criterion,
     View,
     contributions,
     explained,
@@ -27,7 +30,10 @@ from .criteria import (
     nearest,
 )
 from .data import Array, Rows, has_gaps
+from .likelihoods import Likelihood
 from .model import VAE
+from .networks import Network
+from .objectives import Objective
 from .priors import AggregatedPosterior
 from .scores import quasi_normal
 
@@ -194,30 +200,30 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        criterion="aggregated",
-        contamination="auto",
-        support_fraction=None,
-        likelihood="johnson_su",
-        objective="smoothed",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=50,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        criterion: str | Criterion = "aggregated",
+        contamination: float | str = "auto",
+        support_fraction: float | None = None,
+        likelihood: str | Likelihood = "johnson_su",
+        objective: str | Objective = "smoothed",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "pca",
+        max_iter: int = 50,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 10,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.n_components = n_components
         self.criterion = criterion
         self.contamination = contamination
@@ -241,7 +247,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.verbose = verbose
         self.device = device
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """How normal every row is, by the criterion; higher is more normal.
 
         With missing cells a row is completed several times from its other cells, and what a missing cell would say is
@@ -266,7 +272,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         check_is_fitted(self)
         return total(self._contributions(self._check_rows(X), summed=True))
 
-    def decision_function(self, X):
+    def decision_function(self, X: Any) -> np.ndarray:
         """Scores less the threshold: negative for anomalies.
 
         Parameters
@@ -286,7 +292,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """-1 for anomalies and 1 for normal rows.
 
         Parameters
@@ -306,7 +312,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def set_contamination(self, contamination):
+    def set_contamination(self, contamination: float) -> Self:
         """Move the threshold so that this share of the training rows lies below it, without training.
 
         Parameters
@@ -331,7 +337,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.__dict__.pop("calibration_scores_", None)
         return self
 
-    def calibrate(self, X_normal, *, false_alarm_rate):
+    def calibrate(self, X_normal: Any, *, false_alarm_rate: float) -> Self:
         """Set the threshold from normal rows that were not used in fit, so that false alarms are rare by guarantee.
 
         With n such rows exchangeable with the rows to come, the chance that a normal row is called an anomaly is at
@@ -371,7 +377,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.calibration_scores_, self.offset_ = scores, float(scores[place - 1])
         return self
 
-    def p_values(self, X):
+    def p_values(self, X: Any) -> np.ndarray:
         """The chance that a normal row is at least as unlikely as each row, from the rows given to `calibrate`.
 
         p = (1 + the number of calibration rows that score no higher) / (n + 1): for normal rows P(p <= a) <= a for
@@ -398,7 +404,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         lower = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
         return (1 + lower) / (len(self.calibration_scores_) + 1)
 
-    def explain(self, X):
+    def explain(self, X: Any) -> Any:
         """What every feature adds to a row's score, beside a typical training row.
 
         The criterion's own split over features; the part that belongs to the latents is shared out among the features
@@ -427,7 +433,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
             X, values, [*(names := self._names()), "latent" if "latent" not in names else "latent (model)"]
         )
 
-    def similar(self, X):
+    def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
 
         The decoded code of a training row (among 1000 of them), which may differ much in a few features, but little in
@@ -458,7 +464,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
             self._schema.decoded(values, like=X) if self._schema.categories else self._framed(X, values, self._names())
         )
 
-    def set_output(self, *, transform=None):
+    def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
 
         Parameters

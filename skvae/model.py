@@ -7,6 +7,7 @@ Shape letters: S draws, N rows, D features, J latents. x is in the model's units
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -180,7 +181,7 @@ class AutoregressiveVAE(VAE):
     def sample(self, z: Tensor, rng: torch.Generator) -> Tensor:
         return self._fill(z, lambda outputs: self.likelihood.sample(outputs, rng))
 
-    def _fill(self, z: Tensor, choose) -> Tensor:
+    def _fill(self, z: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         n_features = self.likelihood.n_features
         x = z.new_zeros(*z.shape[:-1], n_features)
         for feature in range(n_features):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from torch import nn
 
 from . import _state
 from ._base import Begun, forget
 from ._ensemble import Member, can_stack, train_many
-from ._params import Count
+from ._params import Activation, Count, NetworkLike, RandomState
 from ._torch import make_generator, resolve_device, single_blas, thread_limit, torch_scope
-from .likelihoods import described
+from .likelihoods import Likelihood, described
+from .networks import Network
+from .objectives import Objective
 from .training import DivergedError
 from .transformer import VAETransformer
 
@@ -152,35 +156,37 @@ class VAETransformerCV(VAETransformer):
         "n_jobs": [None, Integral],
     }
 
+    n_components: Any  # several, in place of one
+
     def __init__(
         self,
-        n_components=(1, 2, 4, 8, 16),
+        n_components: Sequence[int | str] | int | str = (1, 2, 4, 8, 16),
         *,
-        param_grid=None,
-        cv=5,
-        selection="best",
-        n_jobs=None,
-        likelihood="gaussian",
-        objective="elbo",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=200,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=30,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        param_grid: dict[str, Sequence[Any]] | None = None,
+        cv: Any = 5,
+        selection: str = "best",
+        n_jobs: int | None = None,
+        likelihood: str | Likelihood = "gaussian",
+        objective: str | Objective = "elbo",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "pca",
+        max_iter: int = 200,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 30,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         super().__init__(
-            n_components,
+            n_components,  # type: ignore[arg-type]
             likelihood=likelihood,
             objective=objective,
             hidden_layer_sizes=hidden_layer_sizes,
@@ -206,7 +212,7 @@ class VAETransformerCV(VAETransformer):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Choose among the candidates by cross-validation, then fit the best to X.
 
         Parameters
@@ -257,7 +263,7 @@ class VAETransformerCV(VAETransformer):
         return self
 
     @property
-    def partial_fit(self):
+    def partial_fit(self) -> NoReturn:
         """Not offered: candidates are compared on whole tables."""
         raise AttributeError("VAETransformerCV has no partial_fit; choose the size first, then use VAETransformer.")
 

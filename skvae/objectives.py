@@ -132,7 +132,16 @@ class ELBO(Objective):
         "input_noise": [Interval(Real, 0, None, closed="left")],
     }
 
-    def __init__(self, kl="analytic", *, n_draws=1, beta=1.0, warmup=0, free_bits=0.0, input_noise=0.0):
+    def __init__(
+        self,
+        kl: str = "analytic",
+        *,
+        n_draws: int = 1,
+        beta: float = 1.0,
+        warmup: int = 0,
+        free_bits: float = 0.0,
+        input_noise: float = 0.0,
+    ) -> None:
         self.kl = kl
         self.n_draws = n_draws
         self.beta = beta
@@ -221,7 +230,7 @@ class IWAE(Objective):
 
     _parameter_constraints: ClassVar[dict] = {"n_draws": [Count()]}
 
-    def __init__(self, n_draws=5):
+    def __init__(self, n_draws: int = 5) -> None:
         self.n_draws = n_draws
 
     @property

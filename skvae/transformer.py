@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,18 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _state
 from ._base import BaseVAE
 from ._inference import filled, refuse_far_rows
-from ._params import Count, named
+from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._torch import make_generator, torch_scope
 from .data import Array, Rows
+from .likelihoods import Likelihood
 from .model import VAE
-from .objectives import OBJECTIVES
+from .networks import Network
+from .objectives import OBJECTIVES, Objective
 from .scores import block_rows, conditional_draws, conditional_mean, log_likelihood, posterior, posterior_mean
 
 __all__ = ["VAETransformer"]
@@ -159,27 +161,27 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        likelihood="gaussian",
-        objective="elbo",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=200,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=30,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        likelihood: str | Likelihood = "gaussian",
+        objective: str | Objective = "elbo",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "pca",
+        max_iter: int = 200,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 30,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.objective = objective
@@ -200,7 +202,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.verbose = verbose
         self.device = device
 
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """Posterior mean of the latents, most informative first.
 
         The encoder's; for a row with gaps the most likely latents given its other cells, found with the decoder.
@@ -224,7 +226,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         X = self._check_rows(X)
         return self._codes(X, posterior_mean)
 
-    def posterior(self, X):
+    def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of q(z|x), most informative latent first.
 
         Parameters
@@ -249,7 +251,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         codes = self._codes(X, _mean_and_std)
         return codes[..., 0], codes[..., 1]
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: Any) -> Any:
         """Mean of p(x|z), in data units; the most likely one where a column holds categories.
 
         Parameters
@@ -275,7 +277,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             )
         return self._means(Z, like=X)
 
-    def reconstruct(self, X):
+    def reconstruct(self, X: Any) -> Any:
         """Every row as the model sees it: `inverse_transform(transform(X))`.
 
         Parameters
@@ -296,7 +298,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         check_is_fitted(self)
         return self._means(self._codes(self._check_rows(X), posterior_mean), like=X)
 
-    def impute(self, X, *, n_draws=None, random_state=None):
+    def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
@@ -352,7 +354,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         # One thread: draws come from a generator, in order.
         return self._by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
-    def sample(self, n_samples=1, random_state=None):
+    def sample(self, n_samples: int = 1, random_state: RandomState = None) -> Any:
         """Draw new rows: z from p(z), then x from p(x|z).
 
         Parameters
@@ -384,7 +386,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return self._schema.decoded(self._decode(z[:, self._order], lambda model, z: model.sample(z, rng)), drawn=True)
 
     @available_if(_has_density)
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of every row, in nats and in the units of X.
 
         The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
@@ -412,7 +414,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
 
     @available_if(_has_density)
-    def score(self, X, y=None):
+    def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
 
         Parameters

@@ -67,7 +67,7 @@ class Gaussian(Likelihood):
         "noise_floor": [Interval(Real, 0, 1, closed="neither")],
     }
 
-    def __init__(self, noise="feature", *, noise_floor=1e-3):
+    def __init__(self, noise: str = "feature", *, noise_floor: float = 1e-3) -> None:
         self.noise = noise
         self.noise_floor = noise_floor
 

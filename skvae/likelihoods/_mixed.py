@@ -62,7 +62,7 @@ class Mixed(Likelihood):
 
     _parameter_constraints: ClassVar[dict] = {"members": ["array-like"], "remainder": [None, str, Likelihood]}
 
-    def __init__(self, members, *, remainder=None):
+    def __init__(self, members: Sequence[tuple[Any, Any]], *, remainder: str | Likelihood | None = None) -> None:
         self.members = members
         self.remainder = remainder
 

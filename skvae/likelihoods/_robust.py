@@ -60,7 +60,7 @@ class StudentT(Likelihood):
         "noise_floor": [Interval(Real, 0, 1, closed="neither")],
     }
 
-    def __init__(self, df=4.0, *, noise_floor=1e-3):
+    def __init__(self, df: float = 4.0, *, noise_floor: float = 1e-3) -> None:
         self.df = df
         self.noise_floor = noise_floor
 
@@ -99,7 +99,7 @@ class Laplace(Likelihood):
 
     _parameter_constraints: ClassVar[dict] = {"noise_floor": [Interval(Real, 0, 1, closed="neither")]}
 
-    def __init__(self, *, noise_floor=1e-3):
+    def __init__(self, *, noise_floor: float = 1e-3) -> None:
         self.noise_floor = noise_floor
 
     def scale(self, moments: Moments) -> Scale:

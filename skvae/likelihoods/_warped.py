@@ -63,7 +63,7 @@ class JohnsonSU(Likelihood):
         "noise_floor": [Interval(Real, 0, 1, closed="neither")],
     }
 
-    def __init__(self, tail=2.0, *, noise_floor=0.05):
+    def __init__(self, tail: float = 2.0, *, noise_floor: float = 0.05) -> None:
         self.tail = tail
         self.noise_floor = noise_floor
 
@@ -106,7 +106,7 @@ class LogNormal(Likelihood):
 
     _parameter_constraints: ClassVar[dict] = {"noise_floor": [Interval(Real, 0, 1, closed="neither")]}
 
-    def __init__(self, *, noise_floor=1e-3):
+    def __init__(self, *, noise_floor: float = 1e-3) -> None:
         self.noise_floor = noise_floor
 
     def scale(self, moments: Moments) -> Scale:
