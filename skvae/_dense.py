@@ -4,12 +4,12 @@ Encoder and decoder are perceptrons that find their own way back, and the likeli
 matrix products stand some forty small operations, for which numpy takes a third of torch's time: on the CPU, where
 layers are small, they are numpy's, on the same memory. They are written in what both spell alike.
 
-Shape letters: M models (absent for one), B rows, S draws, D features, J latents.
+Shape letters: B rows, S draws, D features, J latents, P parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,17 +103,16 @@ class DenseStep:
     Parameters
     ----------
     model : VAE
-        Its parameters are views into `vector`. With leading axes it lends its shapes only, but for its likelihood,
-        whose tensors are views of shape (M, 1, ...).
+        Its parameters are views into `vector`.
     objective : ELBO
-    vector, grad : Tensors of shape (..., P)
+    vector, grad : Tensors of shape (P,)
     """
 
     def __init__(self, model: VAE, objective: ELBO, vector: Tensor, grad: Tensor):
         self.model, self.objective, self.vector, self.grad = model, objective, vector, grad
         self.n_draws, self.n_components, self.prior = objective.n_draws, model.prior.n_components, model.prior
         self.density, self.largest_product = model.likelihood, model.largest_product
-        self.workspaces: dict[tuple[int, int, Arithmetic | None], _Workspace] = {}
+        self.workspaces: dict[int, _Workspace] = {}
         self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
         self.reads_seen = _gradient_of_seen(self.density, torch) is not None
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
@@ -128,7 +127,7 @@ class DenseStep:
         self.gradient(*self._draw(batch, rng), self.objective.beta_at(epoch))
 
     def gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
-        """The same for given draws eps (..., S B, J): all rows' first draws, then all rows' second ones.
+        """The same for given draws eps (S B, J): all rows' first draws, then all rows' second ones.
 
         Gradients must be off.
         """
@@ -150,7 +149,7 @@ class DenseStep:
     def _forward(self, batch: Rows, eps: Tensor, beta: float) -> _Forward:
         """What a batch shows of the loss, before anything goes back through the networks."""
         n_draws = self.n_draws
-        work = self._workspace(batch.x.shape[-2], n_draws)
+        work = self._workspace(len(batch))
         xp, mu = work.xp, work.mu
         mass, cells = self._weights(work, batch)
         x = self._encode(work, batch)
@@ -207,21 +206,6 @@ class DenseStep:
         seen = self._forward(batch, eps, beta)
         nll, kl = (torch.as_tensor(values).double() for values in (seen.nll, seen.kl))
         return -float(nll.sum() + beta * (kl.sum() + self.objective.uncharged(kl.sum(-2))))
-
-    def bounds(self, rows: Rows, draws: Sequence[Tensor]) -> Tensor:
-        """E_q[log p(x|z)] - beta KL of every row (..., B), the expectation over draws, each (..., B, J).
-
-        `rows` are in the model's units, whatever the step reads; gradients must be off.
-        """
-        work = self._workspace(rows.x.shape[-2], 1, TORCH)
-        self._see(work, self.density.encode_input(rows.x), rows.mask)
-        log_var, std = _spread(work)
-        total = torch.zeros_like(rows.x[..., 0])
-        for eps in draws:
-            torch.addcmul(work.mu, std, eps, out=work.decoder.input)
-            terms = self.density.log_prob(work.decoder.forward(), rows.x)
-            total += (terms if rows.mask is None else terms * rows.mask).sum(-1)
-        return total / len(draws) - self.objective.beta * self.prior.kl(work.mu, log_var).sum(-1)
 
     def _arithmetic(self, n_rows: int) -> Arithmetic:
         """numpy, or torch where its threads, its device or autograd are wanted."""
@@ -281,12 +265,12 @@ class DenseStep:
             work.forget()
         return {"loss": nll + self.beta * (kl + uncharged), "reconstruction": -nll, "kl": kl}
 
-    def _workspace(self, n_rows: int, n_draws: int, arithmetic: Arithmetic | None = None) -> _Workspace:
-        key = n_rows, n_draws, arithmetic
-        if key not in self.workspaces:
-            arithmetic = arithmetic or self._arithmetic(n_rows)
-            self.workspaces[key] = _Workspace(self.model, self.vector, self.grad, n_rows, n_draws, arithmetic)
-        return self.workspaces[key]
+    def _workspace(self, n_rows: int) -> _Workspace:
+        if n_rows not in self.workspaces:
+            self.workspaces[n_rows] = _Workspace(
+                self.model, self.vector, self.grad, n_rows, self.n_draws, self._arithmetic(n_rows)
+            )
+        return self.workspaces[n_rows]
 
 
 def _total(cells: Values) -> Tensor:
@@ -328,13 +312,10 @@ def _gradient_of_x(density: Density, arithmetic: Arithmetic) -> Callable[..., tu
 
 
 def _repeat(values: Values, n_draws: int) -> Values:
-    """The rows (..., B, K) once a draw: (..., S B, K)."""
+    """The rows (B, K) once a draw: (S B, K)."""
     return values if n_draws == 1 else namespace(values).concat([values] * n_draws, -2)
 
 
 def _sum_draws(values: Values, n_draws: int) -> Values:
-    """The transpose of `_repeat`: (..., S B, K) summed over draws to (..., B, K)."""
-    if n_draws == 1:
-        return values
-    *lead, n_rows, width = values.shape
-    return values.reshape(*lead, n_draws, n_rows // n_draws, width).sum(-3)
+    """The transpose of `_repeat`: (S B, K) summed over draws to (B, K)."""
+    return values if n_draws == 1 else values.reshape(n_draws, -1, values.shape[-1]).sum(0)

@@ -2,8 +2,7 @@
 
 A layer is one product. Its inputs stand beside a column of ones and its weights above their biases; a linear path's
 inputs stand beside the last hidden layer's. So a layer's outputs, its weights' gradient and its inputs' gradient are
-one matrix product each, written into tensors made once. All tensors may carry leading axes: many networks of the same
-shape are then trained side by side, each with its own row of the parameter matrix.
+one matrix product each, written into tensors made once.
 
 Products are torch's; what is between them is numpy's or torch's, see `Arithmetic`.
 """
@@ -35,9 +34,8 @@ class Arithmetic(NamedTuple):
     tensor: Callable[[Values], Tensor]
 
     def new(self, like: Tensor, n_rows: int, width: int) -> Tensor:
-        """Ones, (..., n_rows, width); for numpy stored column by column: every part is then one piece of memory."""
-        lead = like.shape[:-1]
-        return like.new_ones(*lead, width, n_rows).mT if self.xp is np else like.new_ones(*lead, n_rows, width)
+        """Ones, (n_rows, width); for numpy stored column by column: every part is then one piece of memory."""
+        return like.new_ones(width, n_rows).mT if self.xp is np else like.new_ones(n_rows, width)
 
 
 def _as_it_is(values: Any) -> Any:
@@ -138,20 +136,17 @@ class _Layer:
         # What the activation's derivative is taken from.
         self.kept = torch.empty_like(outputs) if activation is not None and activation.keeps_inputs else outputs
         self.kept_values = arithmetic.view(self.kept)
-        many = weight.dim() > 2
-        self.product: Callable[..., Tensor] = torch.bmm if many else torch.mm
-        self.add_product: Callable[..., Tensor] = torch.baddbmm if many else torch.addmm
         self.flow: Tensor | None = None
         self.plus: Tensor | None = None
 
     def pass_on(self, n_inputs: int, plus: Tensor | None = None) -> Tensor:
         """Make `backward` fill the returned tensor: the gradient of the first inputs, and what else flows to them."""
-        self.weight_T, self.plus = self.weight[..., :n_inputs, :].mT, plus
-        self.flow = self.arithmetic.new(self.inputs[..., 0], self.inputs.shape[-2], n_inputs)
+        self.weight_T, self.plus = self.weight[:n_inputs].mT, plus
+        self.flow = self.arithmetic.new(self.inputs, len(self.inputs), n_inputs)
         return self.flow
 
     def forward(self) -> None:
-        self.product(self.inputs, self.weight, out=self.kept)
+        torch.mm(self.inputs, self.weight, out=self.kept)
         if self.activation is not None:
             self.activation.forward(self.kept, self.outputs)
 
@@ -159,11 +154,11 @@ class _Layer:
         """Set the weight's gradient, and the inputs' where it is passed on; `grad` is overwritten."""
         if self.activation is not None:
             self.activation.backward(self.arithmetic.view(grad), self.kept_values)
-        self.product(self.inputs_T, grad, out=self.grad)
+        torch.mm(self.inputs_T, grad, out=self.grad)
         if self.plus is not None:
-            self.add_product(self.plus, grad, self.weight_T, out=self.flow)
+            torch.addmm(self.plus, grad, self.weight_T, out=self.flow)
         elif self.flow is not None:
-            self.product(grad, self.weight_T, out=self.flow)
+            torch.mm(grad, self.weight_T, out=self.flow)
 
 
 class Perceptron:
@@ -187,11 +182,11 @@ class Perceptron:
         n_in, n_out = network.linear.in_features, network.linear.out_features
         widths = [layer.out_features for layer in body[:-1:2]]
         last = new(sum(width + 1 for width in [*widths[-1:], n_in]))
-        first = last[..., -(n_in + 1) :]
-        self.input, self.output = first[..., :n_in], new(n_out)
+        first = last[:, -(n_in + 1) :]
+        self.input, self.output = first[:, :n_in], new(n_out)
 
         inputs = [first, *(new(width + 1) for width in widths[:-1]), last] if body else [last]
-        hidden = [values[..., :width] for values, width in zip(inputs[1:], widths, strict=True)]
+        hidden = [values[:, :width] for values, width in zip(inputs[1:], widths, strict=True)]
         activations = [ACTIVATION_STEPS[type(layer)] for layer in body[1::2]]
         self.layers = []
         for layer, values, outputs, activation in zip(
@@ -207,9 +202,9 @@ class Perceptron:
         self.input_grad: Tensor | None = None
         if need_input_grad:
             top = self.layers[-1].pass_on(last.shape[-1])
-            path = top[..., -(n_in + 1) : -1]
+            path = top[:, -(n_in + 1) : -1]
             self.input_grad = self.layers[0].pass_on(n_in, plus=path) if body else path
-            below[-1:] = [top[..., :width] for width in widths[-1:]]
+            below[-1:] = [top[:, :width] for width in widths[-1:]]
         # From the top: each layer with the tensor that the one above it fills.
         self.down = list(zip(self.layers[::-1], [None, *below[::-1]], strict=True))
 
@@ -226,8 +221,8 @@ class Perceptron:
 
 
 def _block(flat: Tensor, first: int, n_in: int, n_out: int) -> Tensor:
-    """A layer's weights above its biases, (..., n_in, n_out): a view into the flat vector."""
-    return flat[..., first : first + n_in * n_out].unflatten(-1, (n_in, n_out))
+    """A layer's weights above its biases, (n_in, n_out): a view into the flat vector."""
+    return flat[first : first + n_in * n_out].view(n_in, n_out)
 
 
 class Opaque:

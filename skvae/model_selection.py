@@ -1,4 +1,4 @@
-"""VAETransformerCV: the number of latents by cross-validation, all models trained side by side."""
+"""VAETransformerCV: the number of latents by cross-validation."""
 
 from __future__ import annotations
 
@@ -22,10 +22,8 @@ from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 
 from . import _state
-from ._base import Begun, forget
-from ._ensemble import Member, can_stack, train_many
+from ._base import forget
 from ._params import Activation, Count, NetworkLike, RandomState
-from ._torch import make_generator, resolve_device, single_blas, thread_limit, torch_scope
 from .likelihoods import Likelihood, described
 from .networks import Network
 from .objectives import Objective
@@ -39,17 +37,14 @@ class _Job(NamedTuple):
     """One model to fit: a candidate on the training rows of a fold."""
 
     estimator: VAETransformer
-    candidate: int
     fold: int
 
 
 class VAETransformerCV(VAETransformer):
     """VAETransformer with the number of latents chosen by cross-validated likelihood.
 
-    A candidate's folds are trained side by side as batched matrix products; then the best is trained on all rows, and
-    the estimator is that model. It agrees with `GridSearchCV` over :class:`VAETransformer` but for the random draws.
-    Models that cannot be stacked (own networks or solvers, objectives other than `ELBO` with its analytic KL and no
-    free bits) are fitted one by one, as there.
+    Every candidate is trained on every fold; then the best is trained on all rows, and the estimator is that model. Its
+    answers are those of `GridSearchCV` over :class:`VAETransformer`.
 
     Parameters
     ----------
@@ -63,7 +58,7 @@ class VAETransformerCV(VAETransformer):
         Keep the candidate of the highest mean likelihood, or the one of fewest latents among those within one standard
         error of it.
     n_jobs : int, default=None
-        Processes that candidates are shared out to. The answer does not depend on it.
+        Processes that candidates and folds are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
         What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
@@ -113,8 +108,7 @@ class VAETransformerCV(VAETransformer):
     ----------
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
-        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats a row, in the units of X. The
-        time of models trained together is divided evenly.
+        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats a row, in the units of X.
     scores_ : ndarray of shape (n_candidates, n_splits)
         Mean held-out log-likelihood of every candidate and fold, in nats a row.
     best_params_ : dict
@@ -125,8 +119,6 @@ class VAETransformerCV(VAETransformer):
         Its mean score.
     n_splits_ : int
         Number of folds.
-    stacked_ : ndarray of bool of shape (n_candidates,)
-        Which candidates were trained side by side.
 
     See Also
     --------
@@ -247,8 +239,8 @@ class VAETransformerCV(VAETransformer):
                 estimator._validate_params()
                 self._refuse_without_density(estimator)
             folds = self._folds(table, y, sample_weight)
-            jobs = [_Job(clone(e), i, k) for i, e in enumerate(estimators) for k in range(len(folds))]
-            results, stacked = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs, self.verbose)
+            jobs = [_Job(clone(e), k) for e in estimators for k in range(len(folds))]
+            results = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs)
             _warn_of_failures(results["score"])
             index = self._choose(results["score"], candidates)
             best = estimators[index].set_params(verbose=self.verbose)
@@ -259,7 +251,7 @@ class VAETransformerCV(VAETransformer):
             self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
             if "likelihood" not in candidates[index]:
                 self.likelihood_ = described(self._parts["likelihood"], self._schema)
-            self._report(index, candidates, results, stacked)
+            self._report(index, candidates, results)
         return self
 
     @property
@@ -316,9 +308,7 @@ class VAETransformerCV(VAETransformer):
         near = np.flatnonzero(means >= means[best] - error)
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
-    def _report(
-        self, best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray], stacked: np.ndarray
-    ) -> None:
+    def _report(self, best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray]) -> None:
         """Set what cross-validation found, in GridSearchCV's words."""
         scores = results["score"]
         means = scores.mean(axis=1)
@@ -334,7 +324,7 @@ class VAETransformerCV(VAETransformer):
         table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
         ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
         table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
-        self.cv_results_, self.scores_, self.n_splits_, self.stacked_ = table, scores, scores.shape[1], stacked
+        self.cv_results_, self.scores_, self.n_splits_ = table, scores, scores.shape[1]
         self.best_index_, self.best_params_, self.best_score_ = best, candidates[best], float(means[best])
 
 
@@ -359,82 +349,13 @@ def _size(n_components: Any) -> float:
 
 
 def _fit_and_score_all(
-    jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any, n_jobs: int | None, verbose: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Fit and score every job: score, fit_time and score_time, (n_candidates, n_splits), and which were stacked."""
-    shape = (max(job.candidate for job in jobs) + 1, len(folds))
-    results = {name: np.full(shape, np.nan) for name in ("score", "fit_time", "score_time")}
-    by_candidate = [[job for job in jobs if job.candidate == i] for i in range(shape[0])]
-    # A candidate's folds are one stack and one process' work: larger stacks are no faster, and need padding. Threads
-    # would wait for each other between small operations.
-    with single_blas():
-        stacks = Parallel(n_jobs=n_jobs)(
-            delayed(_fit_and_score_stack)(group, folds, X, y, weight) for group in by_candidate
-        )
-    stacked = np.array([values is not None for values in stacks])
-    if verbose:
-        print(f"[VAETransformerCV] {stacked.sum()} of {len(stacked)} candidates trained with their folds side by side")
-    single = [job for job in jobs if not stacked[job.candidate]]
-    calls = (delayed(_fit_and_score)(job.estimator, *folds[job.fold], X, y, weight) for job in single)
-    done = [(group, values) for group, values in zip(by_candidate, stacks, strict=True) if values is not None]
-    done += [([job], [values]) for job, values in zip(single, Parallel(n_jobs=n_jobs)(calls), strict=True)]
-    for group, rows in done:
-        for job, values in zip(group, rows, strict=True):
-            for name, value in zip(("score", "fit_time", "score_time"), values, strict=True):
-                results[name][job.candidate, job.fold] = value
-    return results, stacked
-
-
-def _fit_and_score_stack(
-    jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any
-) -> list[tuple[float, float, float]] | None:
-    """Fit one candidate on all folds side by side: score and seconds of each; None where that is not possible."""
-    began = time.perf_counter()
-    with thread_limit(0):
-        if not _fit_stack(jobs, folds, X, y, weight):
-            return None
-        seconds = (time.perf_counter() - began) / len(jobs)
-        results = []
-        for job in jobs:
-            began = time.perf_counter()
-            score = _score(job.estimator, folds[job.fold][1], X, weight)
-            results.append((score, seconds, time.perf_counter() - began))
-    return results
-
-
-def _fit_stack(jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any) -> bool:
-    """Fit the jobs' estimators; False, with nothing done, where they cannot be stacked."""
-    first = jobs[0].estimator
-    if first.solver != "adam":
-        return False
-    device = resolve_device(first.device)
-    with torch_scope(device, grad=True):
-        begun = []
-        for job in jobs:
-            rows = _rows_at(folds[job.fold][0], X, y, weight)
-            table = job.estimator._check_training_rows(*rows, reset=True)
-            begun.append(job.estimator._begin(job.estimator._split(*table, hold_out=True)))
-        if not all(can_stack(b.model, first._parts["objective"]) for b in begun):
-            return False
-        if len({b.split.held_out is None for b in begun}) > 1 or first._keeps_start(begun[0]):
-            return False
-        rng = make_generator(first._seed, device)
-        n_batches = [-(-len(b.split.training) // first._batch_size(len(b.split.training))) for b in begun]
-        for n in sorted(set(n_batches)):
-            same = [i for i, own in enumerate(n_batches) if own == n]
-            _train_stack([jobs[i] for i in same], [begun[i] for i in same], n, rng)
-    return True
-
-
-def _train_stack(jobs: list[_Job], begun: list[Begun], n_batches: int, rng: torch.Generator) -> None:
-    """Train models whose epochs have as many steps; one that diverges at once stays unfitted."""
-    first = jobs[0].estimator
-    members = [Member(b.model, b.split.training, b.split.held_out).to(rng.device) for b in begun]
-    plan = first._plan(len(begun[0].split.training), begun[0].split.held_out is not None)
-    reports = train_many(members, first._parts["objective"], plan, first.learning_rate_init, rng, n_batches)
-    for job, b, report in zip(jobs, begun, reports, strict=True):
-        if report.n_iter:
-            job.estimator._finish(b, report)
+    jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any, n_jobs: int | None
+) -> dict[str, np.ndarray]:
+    """Fit and score every job: score, fit_time and score_time, (n_candidates, n_splits)."""
+    # In processes: threads would wait for each other between small operations.
+    calls = (delayed(_fit_and_score)(job.estimator, *folds[job.fold], X, y, weight) for job in jobs)
+    found = np.array(Parallel(n_jobs=n_jobs)(calls)).reshape(-1, len(folds), 3)
+    return dict(zip(("score", "fit_time", "score_time"), np.moveaxis(found, -1, 0), strict=True))
 
 
 def _fit_and_score(

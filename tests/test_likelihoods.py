@@ -1048,45 +1048,6 @@ def test_a_log_mean_beyond_any_count_comes_back(name):
     torch.testing.assert_close(default, stated)
 
 
-STACKABLE = [name for name in MEMBERS if name not in ("categorical", "mixed")]
-
-
-def test_these_can_stand_side_by_side():
-    assert [name for name in MEMBERS if density_of(name, table(name))[0].stackable] == STACKABLE
-
-
-@pytest.mark.parametrize("name", STACKABLE)
-def test_two_models_side_by_side_give_the_numbers_of_each(name):
-    tables = [table(name, seed=seed) for seed in (0, 7)]
-    found = [density_of(name, X) for X in tables]
-    densities, x = [density for density, _, _ in found], torch.stack([rows.x for _, _, rows in found])
-    for p in densities[1].parameters():
-        p.data += 0.4
-    outputs = outputs_for(densities[0], 2, len(tables[0]))
-    mass = torch.rand(*x.shape, generator=seeded(1), dtype=torch.float64)
-    both = copy.deepcopy(densities[0])
-    for key, p in both.named_parameters():
-        p.data = torch.stack([density.get_parameter(key).data.reshape(1, -1) for density in densities])
-    for key, _ in list(both.named_buffers()):
-        setattr(both, key, torch.stack([density.get_buffer(key).reshape(1, -1) for density in densities]))
-    for density in (both, *densities):
-        for p in density.parameters():
-            p.grad = torch.zeros_like(p)
-    alone = list(zip(densities, outputs, x, mass, strict=True))
-    with torch.no_grad():
-        for method in ("log_prob", "mean", "encode_input"):
-            given = {"log_prob": (outputs, x), "mean": (outputs,), "encode_input": (x,)}[method]
-            pairs = zip(densities, *given, strict=True)
-            each = [getattr(density, method)(*args) for density, *args in pairs]
-            torch.testing.assert_close(getattr(both, method)(*given), torch.stack(each), rtol=1e-12, atol=1e-12)
-        nll, slope = both.nll_gradient(outputs.clone(), x, Cells(mass, mass.sum(-2, keepdim=True)))
-        each = [d.nll_gradient(o.clone(), own, Cells(m, m.sum(-2, keepdim=True))) for d, o, own, m in alone]
-    torch.testing.assert_close(nll, torch.stack([nll for nll, _ in each]))
-    torch.testing.assert_close(slope, torch.stack([slope for _, slope in each]))
-    for key, p in both.named_parameters():
-        torch.testing.assert_close(p.grad[:, 0], torch.stack([d.get_parameter(key).grad for d in densities]))
-
-
 def test_baseline_of_johnson_su_is_the_density_of_its_linear_model():
     """Gaussian in y, times the Jacobian of the columns."""
     X = heavy_tailed()

@@ -128,14 +128,10 @@ class Density(nn.Module, ABC):
         Whether x + noise is in the support, so that `smooth` can add some.
     shared_noise : bool
         Whether `variance` is one number for the whole table.
-    stackable : bool
-        Whether the formulas hold as they stand for M models side by side: rows and outputs have a leading axis, and
-        every parameter and buffer has the shape (M, 1, K), where K is the number of its entries.
     """
 
     takes_noise: ClassVar[bool] = True
     shared_noise: ClassVar[bool] = False
-    stackable: ClassVar[bool] = False
 
     def __init__(self, n_features: int, n_params: int, n_inputs: int | None = None):
         super().__init__()

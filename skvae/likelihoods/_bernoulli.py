@@ -51,7 +51,6 @@ class Bernoulli(Unscaled):
 class _BernoulliDensity(Natural):
     """Column means are smoothed: half a one and half a zero are added to every column."""
 
-    stackable = True
     prior_mean, prior_weight = 0.5, 1.0
 
     def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -124,7 +123,6 @@ LARGEST_LOGIT = 50.0
 class _ContinuousBernoulliDensity(Natural):
     """log p = logit x - log A, A = (exp(logit) - 1) / logit."""
 
-    stackable = True
     prior_mean, prior_weight = 0.5, 1.0
     most_swing = 3.0
 

@@ -99,7 +99,6 @@ def check_counts(X: Array, names: Sequence[str], name: str) -> None:
 class _CountDensity(Centred):
     """What the two share: the decoder's log mean, what the encoder sees, and the linear start."""
 
-    stackable = True
     most_swing = 1.0
     log_mean: Tensor
     most_log_mean: Tensor

@@ -91,7 +91,6 @@ def standardised(moments: Moments) -> Scale:
 class GaussianDensity(Density):
     """What the three noises share. Subclasses say where the log variance comes from."""
 
-    stackable = True
     log_scale: Tensor
     log_unit: Tensor  # what -log p holds whatever z is
     log_floor: Tensor
