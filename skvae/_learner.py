@@ -213,7 +213,7 @@ def _at(rows: np.ndarray, X: Array, target: Array | None, weight: Array | None) 
 
 
 def _keys(X: Array, seed: int) -> np.ndarray:
-    """A random-looking number a row, (N,), the same for the same row."""
+    """One random-looking number per row, (N,), the same for the same row."""
     bits = (np.asarray(X, dtype=np.float64) + 0.0).view(np.uint64)  # + 0.0: zero has one sign
     factors = np.random.default_rng(seed).integers(2**63, size=X.shape[1], dtype=np.uint64) * 2 + 1
     return _mixed((_mixed(bits) * factors).sum(axis=1, dtype=np.uint64))

@@ -324,7 +324,7 @@ class ColumnFacts:
     whole : bool
         Whether all numbers are whole.
     log_gain : float
-        Nats a cell by which a log-normal distribution describes it better than a normal one.
+        Nats per cell by which a log-normal distribution describes it better than a normal one.
     """
 
     is_category: bool

@@ -56,7 +56,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
     The defaults differ from :class:`VAETransformer`'s where a benchmark over 22 tables said so: as many latents as
     columns (an anomaly often shows in directions of little variance, which a bottleneck throws away), heavy tails with
-    one noise variance (a noise a column would weigh each by how well it is predicted), a little input noise
+    one noise variance (one noise per column would weigh each by how well it is predicted), a little input noise
     (it gives every known row a neighbourhood), fewer epochs and less patience.
 
     Parameters
@@ -100,7 +100,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     max_iter : int, default=50
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -114,11 +114,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     n_iter_no_change : int or np.inf, default=10
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row for the criteria that average over q(z|x).
+        Points z per row for the criteria that average over q(z|x).
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -419,7 +419,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
-            One column a feature and "latent". Negative is anomalous. A row sums to its score less the mean of
+            One column per feature and "latent". Negative is anomalous. A row sums to its score less the mean of
             `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
 
         Raises

@@ -34,7 +34,7 @@ __all__ = [
     "unpack_container",
 ]
 
-# Numbers a block of rows holds where a whole table is walked through.
+# Numbers that a block of rows holds where a whole table is walked through.
 BLOCK_NUMBERS = 250_000
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768

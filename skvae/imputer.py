@@ -42,7 +42,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    sklearn.impute.IterativeImputer : One regression a column.
+    sklearn.impute.IterativeImputer : One regression per column.
     sklearn.impute.KNNImputer : The mean of similar rows.
 
     References

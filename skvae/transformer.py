@@ -51,7 +51,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Number of latents. "auto": as many as the principal components that hold 90 % of the variance of the scaled
         columns, at most 32.
     likelihood : str or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
@@ -72,7 +72,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     max_iter : int, default=200
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -87,11 +87,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row in `score_samples`, `score` and `impute`.
+        Points z per row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -110,17 +110,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     best_iter_ : int
         The epoch whose weights are kept; 0 is the start.
     loss_curve_ : list of float
-        Training loss of every epoch, in nats a row.
+        Training loss of every epoch, in nats per row.
     validation_curve_ : list of float
-        Held-out bound before training and after every epoch, in nats a row; empty where no rows are held out.
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
     history_ : dict of str to list of float
-        Every term of the loss, one value an epoch.
+        Every term of the loss, one value per epoch.
     mean_ : ndarray of shape (n_features_in_,)
         The columns' means, in data units.
     scale_ : ndarray of shape (n_features_in_,)
         What the columns are divided by, in data units.
     noise_variance_ : float or ndarray of shape (n_features_in_,)
-        Noise variance in data units squared: a number for shared noise, one a column otherwise (with
+        Noise variance in data units squared: a number for shared noise, one per column otherwise (with
         noise from the decoder, its mean over the rows). Gaussian likelihoods only.
     latent_information_ : ndarray of shape (n_components_,)
         Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling; after
@@ -133,7 +133,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     See Also
     --------
     sklearn.decomposition.PCA : The linear model with shared noise.
-    sklearn.decomposition.FactorAnalysis : The linear model with a noise variance a column.
+    sklearn.decomposition.FactorAnalysis : The linear model with one noise variance per column.
 
     References
     ----------
@@ -151,7 +151,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     (178, 13)
     >>> vae.sample(5, random_state=0).shape
     (5, 13)
-    >>> vae.score(X) > -21  # nats a row, in the units of X
+    >>> vae.score(X) > -21  # nats per row, in the units of X
     True
     """
 

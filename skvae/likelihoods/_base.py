@@ -162,7 +162,7 @@ class Density(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """log p(x_d|z) in nats of data units, one a row and feature: (..., N, D)."""
+        """log p(x_d|z) in nats of data units, one per row and feature: (..., N, D)."""
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """The total of -cells.mass * log_prob, and its gradient with respect to the outputs.

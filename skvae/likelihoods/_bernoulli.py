@@ -99,7 +99,7 @@ class ContinuousBernoulli(Unscaled):
     >>> from skvae import VAETransformer
     >>> X = load_digits().data / 16
     >>> vae = VAETransformer(8, likelihood="continuous_bernoulli", max_iter=5, random_state=0).fit(X)
-    >>> vae.score(X) > 20  # nats an image: a density on [0, 1] can exceed 1
+    >>> vae.score(X) > 20  # nats per image: a density on [0, 1] can exceed 1
     True
     """
 

@@ -103,7 +103,7 @@ class _CategoricalDensity(Centred):
         self.prior_mean, self.prior_weight = 1 / sizes[column].double(), 1.0  # one cell more, of all categories alike
 
     def features(self, x: Tensor) -> Tensor:
-        """Zeros and ones, one a category."""
+        """Zeros and ones, one per category."""
         return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
 
     def per_input(self, cells: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Poisson(Unscaled):
 class NegativeBinomial(Unscaled):
     """p(x|z) = NB(mean(z), r): counts that vary more than a Poisson's, by mean + mean^2 / r.
 
-    A Poisson whose rate is gamma distributed with shape r, one learnt r a column. The decoder emits the logarithm of
+    A Poisson whose rate is gamma distributed with shape r, one learnt r per column. The decoder emits the logarithm of
     the mean; the encoder sees log(1 + x).
 
     See Also

@@ -24,7 +24,7 @@ __all__ = ["Laplace", "StudentT"]
 class StudentT(Likelihood):
     """p(x|z) = t(mean(z), scale, df): real-valued columns, of which some cells are far off.
 
-    One learnt variance a column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
+    One learnt variance per column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
     the variance far.
 
     Parameters
@@ -74,7 +74,7 @@ class StudentT(Likelihood):
 class Laplace(Likelihood):
     """p(x|z) = exp(-|x - mean(z)| / b) / 2b: real-valued columns, of which some cells are off.
 
-    One learnt b a column. Training lowers absolute errors, so `mean` is a median too.
+    One learnt b per column. Training lowers absolute errors, so `mean` is a median too.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ class JohnsonSU(Likelihood):
 
     See Also
     --------
-    StudentT : Heavy tails with a noise variance per column.
+    StudentT : Heavy tails with one noise variance per column.
     LogNormal : Columns above zero.
 
     References
@@ -77,7 +77,7 @@ class JohnsonSU(Likelihood):
 class LogNormal(Likelihood):
     """p(x|z): the logarithm of x is Gaussian around the decoder's mean. Amounts, durations, sizes: columns above zero.
 
-    One noise variance a column, of the logarithm. The mean of p(x|z) lies above its median, by a factor of half that
+    One noise variance per column, of the logarithm. The mean of p(x|z) lies above its median, by a factor of half that
     variance's exponential.
 
     Parameters
