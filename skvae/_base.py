@@ -467,8 +467,8 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
             if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
                 warnings.warn(
-                    f"{name} stopped at {reached:.3f} nats a row, below the {baseline:.3f} of {linear}. Raise max_iter "
-                    f"or learning_rate_init, keep init='pca', or use PCA or FactorAnalysis.",
+                    f"{name} stopped at {reached:.3f} nats per row, below the {baseline:.3f} of {linear}. Raise "
+                    f"max_iter or learning_rate_init, keep init='pca', or use PCA or FactorAnalysis.",
                     ConvergenceWarning,
                     stacklevel=4,
                 )
@@ -498,7 +498,7 @@ def most_latents(n_components: int, cov: Covariance, density: Density | None = N
 
 
 class _Log:
-    """One line an epoch with verbose=1; nothing with 0."""
+    """One line per epoch with verbose=1; nothing with 0."""
 
     def __init__(self, name: str, max_iter: int, verbose: int):
         self.name, self.max_iter, self.verbose = name, max_iter, verbose

@@ -60,7 +60,7 @@ class VAETransformerCV(VAETransformer):
     n_jobs : int, default=None
         Processes that candidates and folds are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
@@ -81,7 +81,7 @@ class VAETransformerCV(VAETransformer):
     max_iter : int, default=200
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -96,11 +96,11 @@ class VAETransformerCV(VAETransformer):
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row in `score_samples`, `score` and `impute`.
+        Points z per row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -108,9 +108,9 @@ class VAETransformerCV(VAETransformer):
     ----------
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
-        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats a row, in the units of X.
+        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats per row, in the units of X.
     scores_ : ndarray of shape (n_candidates, n_splits)
-        Mean held-out log-likelihood of every candidate and fold, in nats a row.
+        Mean held-out log-likelihood of every candidate and fold, in nats per row.
     best_params_ : dict
         The chosen candidate.
     best_index_ : int
