@@ -1,4 +1,4 @@
-"""Seconds an epoch beside other autoencoders with the same network and batch, and beside its matrix products alone.
+"""Seconds per epoch beside other autoencoders with the same network and batch, and beside its matrix products alone.
 
 Workloads: 10,000 x 30 standard normal numbers, perceptrons 30-64-8-64-30, batches of 32 and of 200, Gaussian; and
 60,000 x 784, 784-500-20-500-784, batches of 128, Bernoulli: MNIST from --data, uniform numbers without. relu
@@ -17,7 +17,7 @@ Protocol: a fit of 1 + n epochs less a fit of one, divided by n, in a fresh proc
 such that the difference is at least --seconds. Competitors take turns for --rounds rounds; every number is the median.
 All run with 1 thread and with all cores, and a competitor's better median counts; a number of threads that took more
 than three times the other's time in the first round is not tried again, and one that hangs is ended ("inf").
-Prediction, as ratios of seconds an epoch: skvae takes at most 0.60 (batch 32), 0.75 (batch 200) and 0.55 (784 columns)
+Prediction, as ratios of seconds per epoch: skvae takes at most 0.60 (batch 32), 0.75 (batch 200) and 0.55 (784 columns)
 of MLPRegressor; on 30 columns PyOD takes at least 15 times and pythae 3 times as long as skvae; on 784 columns skvae
 takes at most 1.25 of the bare products. "!" marks a ratio that misses.
 """
@@ -50,14 +50,14 @@ from skvae import VAETransformer
 OURS = ("skvae", "skvae autograd", "MLPRegressor", "products", "products, linear path")
 COMMAND = "python benchmarks/epoch_time.py"
 THREADS = ("1 thread", "all cores")
-HEADER = ["competitor", *(f"{name}, s" for name in THREADS), "us a step"]
-README_HEADER = ["table", "batch", "skvae, s", "us a step", "/ MLPRegressor", "PyOD /", "pythae /", "/ products"]
+HEADER = ["competitor", *(f"{name}, s" for name in THREADS), "us per step"]
+README_HEADER = ["table", "batch", "skvae, s", "us per step", "/ MLPRegressor", "PyOD /", "pythae /", "/ products"]
 # What takes this many times longer than with the other number of threads is not tried again.
 HOPELESS = 3.0
 # A process with all cores is ended after this many times the wall time of the one with one thread.
 PATIENCE = 10.0
 
-# Seconds an epoch by competitor and threads, one a round.
+# Seconds per epoch by competitor and threads, one per round.
 Times = dict[tuple[str, str], list[float]]
 
 

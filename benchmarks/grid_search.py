@@ -10,7 +10,7 @@ Every search runs in a process of its own which has run the same search on few r
 the start of worker processes are not counted. Methods take turns, round by round; round r has random_state=r, and the
 seconds are medians over `--rounds`.
 "Difference" is the largest one over sizes between the mean test scores of VAETransformerCV and of GridSearchCV, each a
-mean over the rounds, in nats a row; "over seeds" is the largest standard deviation of GridSearchCV's own over the
+mean over the rounds, in nats per row; "over seeds" is the largest standard deviation of GridSearchCV's own over the
 rounds. The two differ by their candidates' seeds alone.
 - Competitors (--peers PYTHON, an interpreter with PyOD and pythae, see requirements-peers.txt): one fit a size on four
   fifths of the rows, with our hidden layer, our batches and as many epochs as ours took on average at that size,

@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with mnist.npz and adbench/*.npz; without it, digits only")
     parser.add_argument("--peers", help="the Python of an environment with pyod and pythae")
     parser.add_argument("--tables", nargs="+", choices=list(LATENTS), help="default: all that are there")
-    parser.add_argument("--draws", type=int, default=256, help="draws of the latents a row in the likelihood")
+    parser.add_argument("--draws", type=int, default=256, help="draws of the latents per row in the likelihood")
     parser.add_argument("--repeats", type=int, default=3, help="fits whose median time counts")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")

@@ -1,4 +1,7 @@
-"""skvae: the variational autoencoder as a scikit-learn estimator."""
+"""skvae: the variational autoencoder as a scikit-learn estimator.
+
+Public classes say `__module__ = "skvae"`: users import them from here, and saved models name them so.
+"""
 
 from .anomaly import VAEAnomalyDetector
 from .imputer import VAEImputer

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import nn
 
@@ -103,7 +103,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     _learnt: ClassVar[tuple[str, ...]] = ()
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X.
 
         If anything goes wrong, an interrupt from the keyboard included, the estimator keeps its previous fitted state
@@ -127,6 +127,8 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         ------
         ValueError
             If a parameter or X breaks a rule, or the first epoch diverges.
+        TypeError
+            If X is a tensor with gradients or on another device, or holds something that is no number and no category.
         """
         with _state.atomic(self):
             device = resolve_device(self.device)
@@ -152,7 +154,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch on X, continuing where the last call stopped.
 
         The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
@@ -175,7 +177,8 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X breaks a rule, or a parameter the model is built from has changed since the first call.
+            If a parameter or X breaks a rule, the epoch diverges, or a parameter the model is built from has changed
+            since the first call.
         """
         with _state.atomic(self):
             first = not self.__sklearn_is_fitted__()
@@ -217,17 +220,17 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return "_weights" in self.__dict__
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = getattr(named(self.likelihood, LIKELIHOODS), "positive_only", False)
         return tags
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return _state.stamp(super().__getstate__())
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         state = _state.unstamp(state, type(self).__name__)
         _state.validate(state, type(self).__name__)
         super().__setstate__(state)
@@ -413,7 +416,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             return min(self.batch_size, n_rows)
         return min(n_rows, max(32, min(200, n_rows // 10)))
 
-    def _callbacks(self, X, y) -> Callable[[VAE, Epoch], bool]:
+    def _callbacks(self, X: Any, y: Any) -> Callable[[VAE, Epoch], bool]:
         """Open scikit-learn's callback context; return what to call after every epoch."""
         context = self._init_callback_context(max_subtasks=self.max_iter)
         hooks = {"estimator": self, "X": X, "y": X if y is None else y}
@@ -429,7 +432,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
 
         return on_epoch
 
-    def _end_callbacks(self, X, y) -> None:
+    def _end_callbacks(self, X: Any, y: Any) -> None:
         self._callback_fit_ctx.call_on_fit_task_end(
             estimator=self, X=X, y=X if y is None else y, reconstruction_attributes={}
         )
@@ -478,8 +481,8 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
             if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
                 warnings.warn(
-                    f"{name} stopped at {reached:.3f} nats a row, below the {baseline:.3f} of {linear}. Raise max_iter "
-                    f"or learning_rate_init, keep init='pca', or use PCA or FactorAnalysis.",
+                    f"{name} stopped at {reached:.3f} nats per row, below the {baseline:.3f} of {linear}. Raise "
+                    f"max_iter or learning_rate_init, keep init='pca', or use PCA or FactorAnalysis.",
                     ConvergenceWarning,
                     stacklevel=4,
                 )
@@ -509,7 +512,7 @@ def most_latents(n_components: int, cov: Covariance, density: Density | None = N
 
 
 class _Log:
-    """One line an epoch with verbose=1; nothing with 0."""
+    """One line per epoch with verbose=1; nothing with 0."""
 
     def __init__(self, name: str, max_iter: int, verbose: int):
         self.name, self.max_iter, self.verbose = name, max_iter, verbose

@@ -46,7 +46,7 @@ class Door(ABC):
         """What the columns are; kept as plain Python, like all fitted state."""
         return Schema(**self._columns)
 
-    def _check_rows(self, X, reset: bool = False) -> Array:
+    def _check_rows(self, X: Any, reset: bool = False) -> Array:
         """X as an array of floats or a source of such, NaN where a cell is missing, within the likelihood's support.
 
         With `reset` X says what the columns are, and which likelihood each of them has.
@@ -113,7 +113,7 @@ class Door(ABC):
     def _column_labels(self, X: Array) -> list[str]:
         return [f"column {name!r}" for name in getattr(self, "feature_names_in_", range(X.shape[1]))]
 
-    def _check_training_rows(self, X, y, sample_weight, reset: bool) -> Checked:
+    def _check_training_rows(self, X: Any, y: Any, sample_weight: Any, reset: bool) -> Checked:
         """What there is to train on."""
         X = self._check_rows(X, reset=reset)
         target = None

@@ -60,7 +60,7 @@ class Fitted:
         factors: bool = True,
         threads: bool = True,
     ) -> np.ndarray:
-        """`function` of the rows of X, block by block; it holds `widest` numbers a row, a layer's if that is more."""
+        """`function` of the rows of X, block by block; it holds `widest` numbers per row, a layer's if that is more."""
         device = self._inference_device()
         model, scale = _state.module_of(self, device), self._scale()
 

@@ -38,7 +38,7 @@ ROUNDING = 1e-14
 class Learner(BaseVAE):
     """The part of a detector that looks at training rows; subclasses score rows."""
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # In the middle of a fit, when callbacks see a copy, there is a model and none of these.
         learnt = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
@@ -216,7 +216,7 @@ def _at(rows: np.ndarray, X: Array, target: Array | None, weight: Array | None) 
 
 
 def _keys(X: Array, seed: int) -> np.ndarray:
-    """A random-looking number a row, (N,), the same for the same row."""
+    """One random-looking number per row, (N,), the same for the same row."""
     bits = (np.asarray(X, dtype=np.float64) + 0.0).view(np.uint64)  # + 0.0: zero has one sign
     factors = np.random.default_rng(seed).integers(2**63, size=X.shape[1], dtype=np.uint64) * 2 + 1
     return _mixed((_mixed(bits) * factors).sum(axis=1, dtype=np.uint64))

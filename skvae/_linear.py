@@ -1,7 +1,7 @@
 """The linear model in closed form: where training starts, and the baseline it must not fall below.
 
 x = W z + noise, z ~ N(0, I), noise ~ N(0, diag(psi)), on centred rows with covariance S. With one noise
-variance this is probabilistic PCA (Tipping & Bishop 1999), with one a feature it is factor analysis. W is turned so
+variance this is probabilistic PCA (Tipping & Bishop 1999), with one per feature it is factor analysis. W is turned so
 that W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance and a VAE's encoder can hold it.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["Covariance", "LinearGaussian", "factor_analysis", "probabilistic_pca
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
-# Numbers a block of rows with gaps may hold.
+# Numbers that a block of rows with gaps may hold.
 BLOCK_NUMBERS = 4_000_000
 # Rows with gaps: steps of expectation-maximisation, and products a step may take (rows are left out evenly beyond).
 EM_STEPS, EM_PRODUCTS = 10, 1_000_000_000
@@ -157,7 +157,7 @@ class LinearGaussian(NamedTuple):
 
     @property
     def precision(self) -> Array:
-        """The posterior's precision, one a latent: 1 + diag(W' psi^-1 W)."""
+        """The posterior's precision, one per latent: 1 + diag(W' psi^-1 W)."""
         return 1.0 + (self.loadings**2 / self.noise[:, None]).sum(axis=0)
 
     @property
@@ -166,7 +166,7 @@ class LinearGaussian(NamedTuple):
         return (self.loadings / self.noise[:, None] / self.precision).T
 
     def limited(self, most: Array) -> LinearGaussian:
-        """The same model with loadings of at most this size a feature, (D,); what they lose is noise."""
+        """The same model with loadings of at most this size per feature, (D,); what they lose is noise."""
         size = np.sqrt((self.loadings**2).sum(axis=1))
         large = size > most
         if not large.any():
@@ -228,7 +228,7 @@ def _principal(cov: Covariance, n_components: int, floor: float) -> LinearGaussi
 def factor_analysis(
     cov: Covariance, n_components: int, floor: float | Array, ceiling: float | Array = np.inf, max_iter: int = 100
 ) -> LinearGaussian:
-    """Maximum likelihood with one noise variance a feature, between `floor` and `ceiling`.
+    """Maximum likelihood with one noise variance per feature, between `floor` and `ceiling`.
 
     The likelihood with the best W for given psi has a closed form (Joreskog 1967): with lambda the leading
     eigenvalues of psi^-1/2 S psi^-1/2, those above 1 carry a latent. What is left, a smooth function of log psi,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
+from torch import nn
 
-__all__ = ["Count", "Part", "named"]
+__all__ = ["Activation", "Count", "NetworkLike", "Part", "RandomState", "named"]
+
+# What users pass. Tables are of Any type: arrays, data frames, tensors, lists of rows, files of arrays.
+Activation = str | Callable[[], nn.Module]
+NetworkLike = nn.Module | Callable[[int, int], nn.Module]
+RandomState = int | np.random.RandomState | None
 
 
 class Count(Interval):

@@ -45,8 +45,16 @@ class Schema:
         The values that a column of categories can hold, in the order of their codes.
     """
 
-    def __init__(self, library=None, names=None, dtypes=None, categories=None):
-        self.library, self.names, self.dtypes = library, names, dtypes
+    def __init__(
+        self,
+        library: str | None = None,
+        names: list[Any] | None = None,
+        dtypes: list[Any] | None = None,
+        categories: dict[int, list[Any]] | None = None,
+    ) -> None:
+        self.library = library
+        self.names: Any = names
+        self.dtypes: Any = dtypes
         self.categories = {} if categories is None else categories
 
     @classmethod
@@ -316,7 +324,7 @@ class ColumnFacts:
     whole : bool
         Whether all numbers are whole.
     log_gain : float
-        Nats a cell by which a log-normal distribution describes it better than a normal one.
+        Nats per cell by which a log-normal distribution describes it better than a normal one.
     """
 
     is_category: bool

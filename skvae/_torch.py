@@ -93,7 +93,7 @@ class _Seeded(TorchFunctionMode):
         super().__init__()
         self.generator = generator
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in _LIKE:
             kwargs.setdefault("dtype", args[0].dtype)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,16 +12,18 @@ from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._base import BaseVAE
 from ._learner import Learner, percentile, total
+from ._params import Activation, NetworkLike, RandomState
 from .criteria import (
     COMPLETIONS,
     CRITERIA,
     DRAWN,
     MOST_SIMILAR,
     NEEDS,
+    Criterion,
     View,
     contributions,
     explained,
@@ -28,8 +31,11 @@ from .criteria import (
     nearest,
 )
 from .data import Array, Rows, has_gaps
+from .likelihoods import Likelihood
 from .model import VAE
-from .priors import AggregatedPosterior
+from .networks import Network
+from .objectives import Objective
+from .priors import AggregatedPosterior, PriorSpec
 from .scores import quasi_normal
 
 __all__ = ["VAEAnomalyDetector"]
@@ -51,7 +57,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
     The defaults differ from :class:`VAETransformer`'s where a benchmark over 22 tables said so: as many latents as
     columns (an anomaly often shows in directions of little variance, which a bottleneck throws away), heavy tails with
-    one noise variance (a noise a column would weigh each by how well it is predicted), a little input noise
+    one noise variance (one noise per column would weigh each by how well it is predicted), a little input noise
     (it gives every known row a neighbourhood), fewer epochs and less patience.
 
     Parameters
@@ -98,7 +104,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     max_iter : int, default=50
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -112,11 +118,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     n_iter_no_change : int or np.inf, default=10
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row for the criteria that average over q(z|x).
+        Points z per row for the criteria that average over q(z|x).
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -130,11 +136,40 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Scores of the training rows (of 2000 random ones with contamination="auto"), each without its own code.
     calibration_scores_ : ndarray of shape (n_rows,)
         Sorted scores of the rows given to `calibrate`; absent before.
-    n_components_, n_features_in_, feature_names_in_, n_iter_, best_iter_, loss_curve_, validation_curve_, history_
-        As in :class:`VAETransformer`; so are mean_, scale_, latent_information_, active_components_ and module_.
+    n_components_ : int
+        Number of latents.
+    likelihood_ : Likelihood
+        The likelihood of every column: with "auto", what was chosen.
+    n_features_in_ : int
+        Number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had string names.
+    n_iter_ : int
+        Epochs run.
+    best_iter_ : int
+        The epoch whose weights are kept; 0 is the start.
+    loss_curve_ : list of float
+        Training loss of every epoch, in nats per row.
+    validation_curve_ : list of float
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
+    history_ : dict of str to list of float
+        Every term of the loss, one value per epoch.
+    mean_ : ndarray of shape (n_features_in_,)
+        The columns' means, in data units.
+    scale_ : ndarray of shape (n_features_in_,)
+        What the columns are divided by, in data units.
+    noise_variance_ : float or ndarray of shape (n_features_in_,)
+        Noise variance in data units squared, as in :class:`VAETransformer`. Gaussian likelihoods only.
+    latent_information_ : ndarray of shape (n_components_,)
+        Mean KL(q(z_j|x) || p(z_j)) over the rows trained on, in nats, falling.
+    active_components_ : ndarray of bool of shape (n_components_,)
+        Latents whose posterior mean varies by more than 0.01 over the rows.
+    module_ : torch.nn.Module
+        The fitted model in float64, in training order of the latents.
 
     See Also
     --------
+    VAETransformer : The same model, for scores of whole tables and for latents.
     sklearn.ensemble.IsolationForest : Faster to fit; weaker where columns must be seen together.
     sklearn.neighbors.LocalOutlierFactor : Judges density relative to that of a row's neighbours.
 
@@ -169,31 +204,31 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        criterion="aggregated",
-        contamination="auto",
-        support_fraction=None,
-        likelihood="johnson_su",
-        objective="smoothed",
-        prior="normal",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=50,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        criterion: str | Criterion = "aggregated",
+        contamination: float | str = "auto",
+        support_fraction: float | None = None,
+        likelihood: str | Likelihood = "johnson_su",
+        objective: str | Objective = "smoothed",
+        prior: str | PriorSpec = "normal",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "pca",
+        max_iter: int = 50,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 10,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.n_components = n_components
         self.criterion = criterion
         self.contamination = contamination
@@ -228,7 +263,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
                 f"objective={self.objective!r} does not; use criterion='reconstruction', or another objective."
             )
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """How normal every row is, by the criterion; higher is more normal.
 
         With missing cells a row is completed several times from its other cells, and what a missing cell would say is
@@ -242,12 +277,18 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         scores : ndarray of shape (n_samples,)
-            float64, in nats for the criteria that are logarithms of densities; -inf for a row too far out to be scored.
+            In float64, and in nats for the criteria that are logarithms of densities; -inf for a row too far out to be
+            scored.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         return total(self._contributions(self._check_rows(X), summed=True))
 
-    def decision_function(self, X):
+    def decision_function(self, X: Any) -> np.ndarray:
         """Scores less the threshold: negative for anomalies.
 
         Parameters
@@ -258,10 +299,16 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         decision : ndarray of shape (n_samples,)
+            As `score_samples`, less `offset_`.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """-1 for anomalies and 1 for normal rows.
 
         Parameters
@@ -272,10 +319,16 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         labels : ndarray of int of shape (n_samples,)
+            One label per row.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def set_contamination(self, contamination):
+    def set_contamination(self, contamination: float) -> Self:
         """Move the threshold so that this share of the training rows lies below it, without training.
 
         Parameters
@@ -286,6 +339,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector with its new threshold; what `calibrate` learnt is dropped.
+
+        Raises
+        ------
+        ValueError
+            If the share is out of range.
         """
         check_is_fitted(self)
         if not _is_within(contamination, SHARE):
@@ -294,7 +353,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.__dict__.pop("calibration_scores_", None)
         return self
 
-    def calibrate(self, X_normal, *, false_alarm_rate):
+    def calibrate(self, X_normal: Any, *, false_alarm_rate: float) -> Self:
         """Set the threshold from normal rows that were not used in fit, so that false alarms are rare by guarantee.
 
         With n such rows exchangeable with the rows to come, the chance that a normal row is called an anomaly is at
@@ -312,11 +371,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector with its new threshold.
 
         Raises
         ------
         ValueError
-            If the rate is out of range, or the rows are too few for it.
+            If X_normal breaks a rule, the rate is out of range, or the rows are too few for it.
         """
         check_is_fitted(self)
         rate: Any = false_alarm_rate
@@ -333,7 +393,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.calibration_scores_, self.offset_ = scores, float(scores[place - 1])
         return self
 
-    def p_values(self, X):
+    def p_values(self, X: Any) -> np.ndarray:
         """The chance that a normal row is at least as unlikely as each row, from the rows given to `calibrate`.
 
         p = (1 + the number of calibration rows that score no higher) / (n + 1): for normal rows P(p <= a) <= a for
@@ -347,11 +407,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         p : ndarray of shape (n_samples,)
+            Above 0 and at most 1.
 
         Raises
         ------
         ValueError
-            If `calibrate` has not been called since the last fit.
+            If X breaks a rule, or `calibrate` has not been called since the last fit.
         """
         check_is_fitted(self)
         if not hasattr(self, "calibration_scores_"):
@@ -359,7 +420,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         lower = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
         return (1 + lower) / (len(self.calibration_scores_) + 1)
 
-    def explain(self, X):
+    def explain(self, X: Any) -> Any:
         """What every feature adds to a row's score, beside a typical training row.
 
         The criterion's own split over features; the part that belongs to the latents is shared out among the features
@@ -374,8 +435,13 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
-            One column a feature and "latent". Negative is anomalous. A row sums to its score less the mean of
+            One column per feature and "latent". Negative is anomalous. A row sums to its score less the mean of
             `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         values = self._contributions(self._check_rows(X), share_out=True) - self._typical_explanation
@@ -383,7 +449,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
             X, values, [*(names := self._names()), "latent" if "latent" not in names else "latent (model)"]
         )
 
-    def similar(self, X):
+    def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
 
         The decoded code of a training row (among 1000 of them), which may differ much in a few features, but little in
@@ -398,6 +464,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         -------
         X_similar : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         view = self._view()
@@ -409,7 +480,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
             self._schema.decoded(values, like=X) if self._schema.categories else self._framed(X, values, self._names())
         )
 
-    def set_output(self, *, transform=None):
+    def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
 
         Parameters
@@ -420,6 +491,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn knows no such container.
         """
         words = {"default", *ADAPTERS_MANAGER.supported_outputs}
         if transform is not None and transform not in words:

@@ -1,6 +1,6 @@
 """What makes a row normal: one function each, and its exact split over the features.
 
-A criterion maps complete rows to contributions (N, D + 1), one a feature and a last one for the latents, whose sum is
+A criterion maps complete rows to contributions (N, D + 1), one per feature and a last one for the latents, whose sum is
 the score: higher is more normal. In `explained` the latents' part is shared out among the features too.
 """
 

@@ -35,7 +35,7 @@ __all__ = [
     "unpack_container",
 ]
 
-# Numbers a block of rows holds where a whole table is walked through.
+# Numbers that a block of rows holds where a whole table is walked through.
 BLOCK_NUMBERS = 250_000
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768
@@ -417,7 +417,14 @@ class Stream(Table):
         The blocks this table consists of; None for all. A last, shorter one stands last.
     """
 
-    def __init__(self, X: RowSource, scale: Scale, weight=None, y=None, numbers: Tensor | None = None):
+    def __init__(
+        self,
+        X: RowSource,
+        scale: Scale,
+        weight: Array | None = None,
+        y: Array | None = None,
+        numbers: Tensor | None = None,
+    ) -> None:
         super().__init__(X, scale, weight, y)  # type: ignore[arg-type]
         self.size = max(1, SHUFFLED_NUMBERS // max(1, X.shape[1]))
         self.numbers = torch.arange(-(-len(X) // self.size)) if numbers is None else numbers.sort().values
@@ -513,7 +520,13 @@ def _joined(parts: list[Rows]) -> Rows:
     return Rows(torch.cat([part.x for part in parts]), mask, weight, y)
 
 
-def to_rows(X: Array, scale: Scale, weight: Array | None = None, y: Array | None = None, dtype=torch.float32) -> Rows:
+def to_rows(
+    X: Array,
+    scale: Scale,
+    weight: Array | None = None,
+    y: Array | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Rows:
     """Rows in model units from a float64 table in data units, where NaN marks a missing cell."""
     x = scale.to_model(X)
     missing = np.isnan(x)

@@ -317,7 +317,7 @@ class AutoregressiveVAE(VAE):
     def sample(self, z: Tensor, rng: torch.Generator) -> Tensor:
         return self._fill(z, lambda outputs: self.likelihood.sample(outputs, rng))
 
-    def _fill(self, z: Tensor, choose) -> Tensor:
+    def _fill(self, z: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         n_features = self.likelihood.n_features
         x = z.new_zeros(*z.shape[:-1], n_features)
         for feature in range(n_features):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from sklearn.base import _fit_context, clone
@@ -17,11 +19,15 @@ from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import _safe_indexing, check_random_state, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from torch import nn
 
 from . import _state
 from ._base import forget
-from ._params import Count
-from .likelihoods import described
+from ._params import Activation, Count, NetworkLike, RandomState
+from .likelihoods import Likelihood, described
+from .networks import Network
+from .objectives import Objective
+from .priors import PriorSpec
 from .training import DivergedError
 from .transformer import VAETransformer
 
@@ -55,7 +61,7 @@ class VAETransformerCV(VAETransformer):
     n_jobs : int, default=None
         Processes that candidates and folds are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
@@ -79,7 +85,7 @@ class VAETransformerCV(VAETransformer):
     max_iter : int, default=200
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -94,11 +100,11 @@ class VAETransformerCV(VAETransformer):
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row in `score_samples`, `score` and `impute`.
+        Points z per row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -106,9 +112,9 @@ class VAETransformerCV(VAETransformer):
     ----------
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
-        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats a row, in the units of X.
+        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats per row, in the units of X.
     scores_ : ndarray of shape (n_candidates, n_splits)
-        Mean held-out log-likelihood of every candidate and fold, in nats a row.
+        Mean held-out log-likelihood of every candidate and fold, in nats per row.
     best_params_ : dict
         The chosen candidate.
     best_index_ : int
@@ -146,36 +152,38 @@ class VAETransformerCV(VAETransformer):
         "n_jobs": [None, Integral],
     }
 
+    n_components: Any  # several, in place of one
+
     def __init__(
         self,
-        n_components=(1, 2, 4, 8, 16),
+        n_components: Sequence[int | str] | int | str = (1, 2, 4, 8, 16),
         *,
-        param_grid=None,
-        cv=5,
-        selection="best",
-        n_jobs=None,
-        likelihood="gaussian",
-        objective="elbo",
-        prior="normal",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=200,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=30,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        param_grid: dict[str, Sequence[Any]] | None = None,
+        cv: Any = 5,
+        selection: str = "best",
+        n_jobs: int | None = None,
+        likelihood: str | Likelihood = "gaussian",
+        objective: str | Objective = "elbo",
+        prior: str | PriorSpec = "normal",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "pca",
+        max_iter: int = 200,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 30,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         super().__init__(
-            n_components,
+            n_components,  # type: ignore[arg-type]
             likelihood=likelihood,
             objective=objective,
             prior=prior,
@@ -202,7 +210,7 @@ class VAETransformerCV(VAETransformer):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Choose among the candidates by cross-validation, then fit the best to X.
 
         Parameters
@@ -253,7 +261,7 @@ class VAETransformerCV(VAETransformer):
         return self
 
     @property
-    def partial_fit(self):
+    def partial_fit(self) -> NoReturn:
         """Not offered: candidates are compared on whole tables."""
         raise AttributeError("VAETransformerCV has no partial_fit; choose the size first, then use VAETransformer.")
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from sklearn.utils._param_validation import StrOptions
 from torch import Tensor, nn
 
-from ._params import Count, Part
+from ._params import Activation, Count, NetworkLike, Part
 
 __all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
 
@@ -52,6 +52,7 @@ class LinearPath(nn.Module):
     Parameters
     ----------
     linear : nn.Linear
+        A x + b.
     body : nn.Sequential or None
         A network from the same inputs to the same outputs; its last layer has a weight and a bias.
     """
@@ -119,10 +120,15 @@ class MLP(Network):
     activation : str or callable, default="relu"
         A name in `skvae.networks.ACTIVATIONS`, or a callable without arguments that returns an `nn.Module`.
 
+    See Also
+    --------
+    VAETransformer : Takes networks as `encoder` and `decoder`.
+
     Examples
     --------
+    >>> import torch
     >>> from skvae import MLP
-    >>> MLP((32, 16), "tanh").build_encoder(10, 4)(__import__("torch").zeros(3, 10)).shape
+    >>> MLP((32, 16), "tanh").build_encoder(10, 4)(torch.zeros(3, 10)).shape
     torch.Size([3, 4])
     """
 
@@ -133,7 +139,7 @@ class MLP(Network):
         "activation": [StrOptions(set(ACTIVATIONS)), callable],
     }
 
-    def __init__(self, hidden_layer_sizes=(100,), activation="relu"):
+    def __init__(self, hidden_layer_sizes: Sequence[int] = (100,), activation: Activation = "relu") -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
 
@@ -182,7 +188,7 @@ class Supplied(Network):
         A module is copied, weights included. A callable gets `(n_in, n_out)` and returns a module.
     """
 
-    def __init__(self, network):
+    def __init__(self, network: NetworkLike) -> None:
         self.network = network
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:

@@ -206,6 +206,18 @@ class ELBO(OnePass):
         variance. The model then learns the table smoothed by that much: repeated values and narrow gaps
         leave no spikes in its density.
 
+    See Also
+    --------
+    IWAE : A tighter bound, from several draws per row.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2013). Auto-Encoding Variational Bayes. arXiv:1312.6114.
+
+    Kingma, D. P. et al. (2016). Improving variational inference with inverse autoregressive flow. arXiv:1606.04934.
+
+    Higgins, I. et al. (2017). beta-VAE: learning basic visual concepts with a constrained variational framework.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -228,7 +240,16 @@ class ELBO(OnePass):
         "input_noise": [Interval(Real, 0, None, closed="left")],
     }
 
-    def __init__(self, kl="analytic", *, n_draws=1, beta=1.0, warmup=0, free_bits=0.0, input_noise=0.0):
+    def __init__(
+        self,
+        kl: str = "analytic",
+        *,
+        n_draws: int = 1,
+        beta: float = 1.0,
+        warmup: int = 0,
+        free_bits: float = 0.0,
+        input_noise: float = 0.0,
+    ) -> None:
         self.kl = kl
         self.n_draws = n_draws
         self.beta = beta
@@ -313,6 +334,14 @@ class IWAE(Objective):
     n_draws : int, default=5
         S.
 
+    See Also
+    --------
+    ELBO : The bound of one draw, with the KL in closed form.
+
+    References
+    ----------
+    Burda, Y., Grosse, R. and Salakhutdinov, R. (2016). Importance weighted autoencoders. arXiv:1509.00519.
+
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -328,7 +357,7 @@ class IWAE(Objective):
 
     _parameter_constraints: ClassVar[dict] = {"n_draws": [Count()]}
 
-    def __init__(self, n_draws=5):
+    def __init__(self, n_draws: int = 5) -> None:
         self.n_draws = n_draws
 
     @property

@@ -30,9 +30,9 @@ __all__ = [
     "quasi_normal",
 ]
 
-# Numbers a block may hold in its widest array: 2 MB in float64, so that a block stays in the processor's cache.
+# Numbers that a block may hold in its widest array: 2 MB in float64, so that a block stays in the processor's cache.
 BLOCK_NUMBERS = 250_000
-# Quadrature nodes a latent: fewer than this are no better than draws, and more than this bring nothing.
+# Quadrature nodes per latent: fewer than this are no better than draws, and more than this bring nothing.
 FEWEST_NODES, MOST_NODES = 5, 128
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
 NEWTON_STEPS, NEWTON_TOLERANCE = 8, 1e-9
@@ -272,7 +272,7 @@ def latent_information(model: VAE, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
 def block_rows(model: VAE, n_draws: int, widest: int = 1, factors: bool = True) -> int:
     """How many rows to look at in one go, so that no array holds more than `BLOCK_NUMBERS` numbers.
 
-    `factors` says whether posteriors are asked for, whose factor is a matrix a row.
+    `factors` says whether posteriors are asked for, whose factor is a matrix per row.
     """
     widest = max(widest, model.likelihood.n_params, model.cost.width)
     return max(1, BLOCK_NUMBERS // max(widest * n_draws, model.prior.n_components**2 if factors else 1))

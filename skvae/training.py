@@ -68,7 +68,7 @@ class Plan:
     solver : callable
         From a list of parameters to a `torch.optim.Optimizer`.
     batch_size, max_iter : int
-        Rows a step; epochs.
+        Rows per step; epochs.
     patience : float
         Epochs without a better held-out value before training stops.
     average : bool
@@ -290,7 +290,7 @@ def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
 def _one_epoch(
     model: VAE, step: Step, batches: Iterable[Rows], players: list[Player], rng: torch.Generator, number: int, done: int
 ) -> tuple[dict[str, float], int]:
-    """Take one step a batch; return the mean of every term over the rows, and the number of steps so far."""
+    """Take one step per batch; return the mean of every term over the rows, and the number of steps so far."""
     if not step.pure:  # the others have no module that asks
         _wake(model)
     # A solver of the user's may keep tensors that it wants to use with autograd later.

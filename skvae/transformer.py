@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,19 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import _state
 from ._base import BaseVAE
 from ._inference import filled, refuse_far_rows
-from ._params import Count, named
+from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._torch import make_generator, torch_scope
 from .data import Array, Rows
+from .likelihoods import Likelihood
 from .model import VAE
-from .objectives import OBJECTIVES
+from .networks import Network
+from .objectives import OBJECTIVES, Objective
+from .priors import PriorSpec
 from .scores import (
     block_rows,
     completed,
@@ -69,7 +72,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Number of latents. "auto": as many as the principal components that hold 90 % of the variance of the scaled
         columns, at most 32.
     likelihood : str or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
@@ -93,7 +96,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     max_iter : int, default=200
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -108,11 +111,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row in `score_samples`, `score` and `impute`.
+        Points z per row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -131,15 +134,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     best_iter_ : int
         The epoch whose weights are kept; 0 is the start.
     loss_curve_ : list of float
-        Training loss of every epoch, in nats a row.
+        Training loss of every epoch, in nats per row.
     validation_curve_ : list of float
-        Held-out bound before training and after every epoch, in nats a row; empty where no rows are held out.
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
     history_ : dict of str to list of float
-        Every term of the loss, one value an epoch.
-    mean_, scale_ : ndarray of shape (n_features_in_,)
-        The columns' means and what they are divided by, in data units.
+        Every term of the loss, one value per epoch.
+    mean_ : ndarray of shape (n_features_in_,)
+        The columns' means, in data units.
+    scale_ : ndarray of shape (n_features_in_,)
+        What the columns are divided by, in data units.
     noise_variance_ : float or ndarray of shape (n_features_in_,)
-        Noise variance in data units squared: a number for shared noise, one a column otherwise (with
+        Noise variance in data units squared: a number for shared noise, one per column otherwise (with
         noise from the decoder, its mean over the rows). Gaussian likelihoods only.
     latent_information_ : ndarray of shape (n_components_,)
         Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling; after
@@ -152,7 +157,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     See Also
     --------
     sklearn.decomposition.PCA : The linear model with shared noise.
-    sklearn.decomposition.FactorAnalysis : The linear model with a noise variance a column.
+    sklearn.decomposition.FactorAnalysis : The linear model with one noise variance per column.
 
     References
     ----------
@@ -170,7 +175,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     (178, 13)
     >>> vae.sample(5, random_state=0).shape
     (5, 13)
-    >>> vae.score(X) > -21  # nats a row, in the units of X
+    >>> vae.score(X) > -21  # nats per row, in the units of X
     True
     """
 
@@ -180,28 +185,28 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        likelihood="gaussian",
-        objective="elbo",
-        prior="normal",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=200,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=30,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        likelihood: str | Likelihood = "gaussian",
+        objective: str | Objective = "elbo",
+        prior: str | PriorSpec = "normal",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "pca",
+        max_iter: int = 200,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 30,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.objective = objective
@@ -223,7 +228,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.verbose = verbose
         self.device = device
 
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """Posterior mean of the latents, most informative first; codes under an objective without a posterior.
 
         The encoder's; for a row with gaps the most likely latents given its other cells, found with the decoder. Under
@@ -237,13 +242,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components_)
+            One column per latent.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         X = self._check_rows(X)
         return self._codes(X, posterior_mean)
 
     @available_if(_offers("posterior"))
-    def posterior(self, X):
+    def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of q(z|x), most informative latent first.
 
         Absent where the objective offers no posterior.
@@ -255,19 +266,22 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         Returns
         -------
-        mean, std : two ndarrays of shape (n_samples, n_components_)
+        mean : ndarray of shape (n_samples, n_components_)
+            As `transform` returns it.
+        std : ndarray of shape (n_samples, n_components_)
+            How uncertain each latent is.
 
         Raises
         ------
         ValueError
-            If a row lies so far outside the training data that its code is not finite.
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         X = self._check_rows(X)
         codes = self._codes(X, _mean_and_std)
         return codes[..., 0], codes[..., 1]
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: Any) -> Any:
         """Mean of p(x|z), in data units; the most likely one where a column holds categories.
 
         Parameters
@@ -279,6 +293,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_original : ndarray or DataFrame of shape (n_samples, n_features)
             A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X does not hold `n_components_` finite numbers per row.
         """
         check_is_fitted(self)
         Z = check_array(X, dtype=[np.float64, np.float32])
@@ -288,7 +307,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             )
         return self._means(Z, like=X)
 
-    def reconstruct(self, X):
+    def reconstruct(self, X: Any) -> Any:
         """Every row as the model sees it: `inverse_transform(transform(X))`.
 
         Parameters
@@ -300,11 +319,16 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_reconstructed : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps. A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self)
         return self._means(self._codes(self._check_rows(X), posterior_mean), like=X)
 
-    def impute(self, X, *, n_draws=None, random_state=None):
+    def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
@@ -330,7 +354,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Raises
         ------
         ValueError
-            If a row with gaps lies so far outside the training data that its code is not finite.
+            If a parameter or X breaks a rule, or a row with gaps lies so far outside the training data that its code
+            is not finite.
         """
         check_is_fitted(self)
         if n_draws is not None and not Count().is_satisfied_by(n_draws):
@@ -367,7 +392,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return self._by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
     @available_if(_offers("prior"))
-    def sample(self, n_samples=1, random_state=None):
+    def sample(self, n_samples: int = 1, *, random_state: RandomState = None) -> Any:
         """Draw new rows: z from p(z), then x from p(x|z).
 
         Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
@@ -385,6 +410,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         X : ndarray or DataFrame of shape (n_samples, n_features)
             In data units. A DataFrame where `fit` was given one, with the same columns and types: those of whole
             numbers are rounded.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not an integer of at least 1.
         """
         check_is_fitted(self)
         if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
@@ -401,7 +431,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return self._schema.decoded(self._decode(z[:, self._order], rows), drawn=True)
 
     @available_if(_offers("density"))
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of every row, in nats and in the units of X.
 
         The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
@@ -418,25 +448,37 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Returns
         -------
         log_likelihood : ndarray of shape (n_samples,)
-            float64; -inf for a row too far out to be scored.
+            In float64; -inf for a row too far out to be scored.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         check_is_fitted(self)
         rule = self._rule()
         return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
 
     @available_if(_offers("density"))
-    def score(self, X, y=None):
+    def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows; NaN marks a missing cell.
-        y : Ignored
+        y : object, default=None
+            Ignored.
 
         Returns
         -------
         score : float
+            In nats per row and in the units of X.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return float(np.mean(self.score_samples(X)))
 

@@ -238,7 +238,7 @@ def test_divergence_in_the_first_epoch_is_an_error_and_keeps_the_previous_model(
 
 
 def test_a_step_too_large_never_leaves_an_unusable_model_in_silence(iris):
-    """One step an epoch: the damage of epoch 1 shows in the loss of epoch 2 only."""
+    """One step per epoch: the damage of epoch 1 shows in the loss of epoch 2 only."""
     vae = make(learning_rate_init=1e30, batch_size=150, early_stopping=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -258,7 +258,7 @@ def test_defaults_give_no_warning(iris, wine, digits):
 
 @pytest.mark.parametrize("max_iter", [1, 2])
 def test_ending_below_the_linear_model_is_a_warning(wine, max_iter):
-    with pytest.warns(ConvergenceWarning, match=r"nats a row, below the -?[\d.]+ of the linear model of the same"):
+    with pytest.warns(ConvergenceWarning, match=r"nats per row, below the -?[\d.]+ of the linear model of the same"):
         make(init="random", max_iter=max_iter).fit(wine)
 
 

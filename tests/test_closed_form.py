@@ -22,7 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from skvae import ELBO, IWAE, Bernoulli, Gaussian, VAETransformer
 from skvae.data import Scale, to_rows
 
-# Maximum of the mean log-likelihood a row of probabilistic PCA, in nats (float64, from the eigenvalues).
+# Maximum of the mean log-likelihood per row of probabilistic PCA, in nats (float64, from the eigenvalues).
 MAXIMA = {
     ("digits", 2): 0.005707,
     ("digits", 5): 8.907637,

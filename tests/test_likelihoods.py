@@ -640,7 +640,7 @@ def test_a_rare_category_keeps_its_share_where_columns_start_together():
 
 
 def test_a_categorys_start_has_the_slopes_of_a_rank_one_model():
-    """Logits are known up to a number a column, which the start takes so that their mean slope is 0."""
+    """Logits are known up to one number per column, which the start takes so that their mean slope is 0."""
     rng = np.random.default_rng(0)
     sizes, z = [2, 3, 4] * 5, rng.normal(size=(20_000, 1))
     offset, slope = 0.4 * rng.normal(size=(2, sum(sizes)))

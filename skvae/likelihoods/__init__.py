@@ -1,4 +1,4 @@
-"""p(x|z): what the decoder's numbers mean, one file a family.
+"""p(x|z): what the decoder's numbers mean, one file per family.
 
 A `Likelihood` holds hyperparameters only (it can be cloned and searched). For one table it builds a `Density`, the
 torch module that turns decoder outputs into log-probabilities, means and samples. Densities work in the model's

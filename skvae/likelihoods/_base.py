@@ -56,10 +56,14 @@ class LinearStart:
 
     Attributes
     ----------
-    decoder_weight, decoder_bias : arrays of shape (n_params, J) and (n_params,)
+    decoder_weight : array of shape (n_params, J)
+        From the latents to the decoder's outputs.
+    decoder_bias : array of shape (n_params,)
+        The decoder's outputs where the latents are 0.
     encoder_weight : array of shape (J, D)
         From the encoder's input to the posterior mean; the posterior mean of a row of column means is 0.
     posterior_var : array of shape (J,)
+        Variance of each latent given a row.
     """
 
     decoder_weight: Array
@@ -158,7 +162,7 @@ class Density(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        """log p(x_d|z) in nats of data units, one a row and feature: (..., N, D)."""
+        """log p(x_d|z) in nats of data units, one per row and feature: (..., N, D)."""
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """The total of -cells.mass * log_prob, and its gradient with respect to the outputs.
@@ -168,13 +172,19 @@ class Density(nn.Module, ABC):
 
         Parameters
         ----------
-        outputs, x : Tensors of shape (..., N, n_params) and (..., N, D)
+        outputs : Tensor of shape (..., N, n_params)
+            The decoder's numbers.
+        x : Tensor of shape (..., N, D)
+            Rows in model units.
         cells : Cells
+            What every cell counts.
 
         Returns
         -------
         nll : Tensor of shape (...)
+            The total.
         gradient : Tensor of the shape of outputs
+            Its slopes over the outputs.
         """
         parameters = [p for p in self.parameters() if p.requires_grad]
         with torch.enable_grad():

@@ -22,6 +22,11 @@ class Bernoulli(Unscaled):
     it integrates to 0.36 over [0, 1]): fine for images, not to be compared with another model's likelihood.
     :class:`ContinuousBernoulli` is a density there.
 
+    See Also
+    --------
+    ContinuousBernoulli : A density on [0, 1], for fractions.
+    Categorical : More than two categories.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -79,13 +84,22 @@ class ContinuousBernoulli(Unscaled):
     The Bernoulli's cross entropy with the constant that makes it a density. Its mean is 1/2 at a logit of 0 and goes
     to 0 or 1 more slowly than a probability.
 
+    See Also
+    --------
+    Bernoulli : For columns of 0 and 1.
+
+    References
+    ----------
+    Loaiza-Ganem, G. and Cunningham, J. P. (2019). The continuous Bernoulli: fixing a pervasive error in variational
+    autoencoders. arXiv:1907.06845.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from skvae import VAETransformer
     >>> X = load_digits().data / 16
     >>> vae = VAETransformer(8, likelihood="continuous_bernoulli", max_iter=5, random_state=0).fit(X)
-    >>> vae.score(X) > 20  # nats an image: a density on [0, 1] can exceed 1
+    >>> vae.score(X) > 20  # nats per image: a density on [0, 1] can exceed 1
     True
     """
 

@@ -33,6 +33,11 @@ class Categorical(Unscaled):
         Categories are 0, 1, ..., n_categories - 1, for every column or column by column. None: the values that a column
         holds in `fit`, or those of its pandas type.
 
+    See Also
+    --------
+    Mixed : Categories beside other columns.
+    Bernoulli : Columns of 0 and 1.
+
     Examples
     --------
     >>> import numpy as np
@@ -47,19 +52,20 @@ class Categorical(Unscaled):
 
     _parameter_constraints: ClassVar[dict] = {"n_categories": [None, Count(), "array-like"]}
 
-    def __init__(self, n_categories=None):
+    def __init__(self, n_categories: int | Sequence[int] | None = None) -> None:
         self.n_categories = n_categories
 
     def sizes(self, n_columns: int) -> list[int | None]:
         """How many categories each of so many columns has; None where their values say."""
-        if self.n_categories is None or np.ndim(self.n_categories) == 0:
-            return [self.n_categories] * n_columns
-        if len(self.n_categories) != n_columns:
+        given: Any = self.n_categories
+        if given is None or np.ndim(given) == 0:
+            return [given] * n_columns
+        if len(given) != n_columns:
             raise ValueError(
-                f"Categorical has n_categories for {len(self.n_categories)} columns and stands for {n_columns}; give "
+                f"Categorical has n_categories for {len(given)} columns and stands for {n_columns}; give "
                 "one number for each, one for all, or None."
             )
-        return list(self.n_categories)
+        return list(given)
 
     def for_categories(self, n_categories: Sequence[int]) -> Categorical:
         """The same likelihood for columns of so many categories each."""
@@ -97,7 +103,7 @@ class _CategoricalDensity(Centred):
         self.prior_mean, self.prior_weight = 1 / sizes[column].double(), 1.0  # one cell more, of all categories alike
 
     def features(self, x: Tensor) -> Tensor:
-        """Zeros and ones, one a category."""
+        """Zeros and ones, one per category."""
         return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
 
     def per_input(self, cells: Tensor) -> Tensor:

@@ -34,6 +34,10 @@ class Poisson(Unscaled):
     The decoder emits log rates; the encoder sees log(1 + x). A latent for how much was counted in all (the library
     size of a cell, the length of a text) is found like any other.
 
+    See Also
+    --------
+    NegativeBinomial : Counts that vary more.
+
     Examples
     --------
     >>> import numpy as np
@@ -58,8 +62,12 @@ class Poisson(Unscaled):
 class NegativeBinomial(Unscaled):
     """p(x|z) = NB(mean(z), r): counts that vary more than a Poisson's, by mean + mean^2 / r.
 
-    A Poisson whose rate is gamma distributed with shape r, one learnt r a column. The decoder emits the logarithm of
+    A Poisson whose rate is gamma distributed with shape r, one learnt r per column. The decoder emits the logarithm of
     the mean; the encoder sees log(1 + x).
+
+    See Also
+    --------
+    Poisson : Counts whose variance is their mean.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Real-valued columns: Gaussian noise a column, shared, or from the decoder."""
+"""Real-valued columns: Gaussian noise per column, shared, or from the decoder."""
 
 from __future__ import annotations
 
@@ -27,14 +27,28 @@ class Gaussian(Likelihood):
     Parameters
     ----------
     noise : {"feature", "shared", "decoder"}, default="feature"
-        - "feature": one learnt variance a column, as in factor analysis. Columns are standardised one by one, so
+        - "feature": one learnt variance per column, as in factor analysis. Columns are standardised one by one, so
           units do not matter.
         - "shared": one learnt variance for all columns, as in PCA. All columns are divided by one number, so the
           columns of the largest values matter most: standardise a table of mixed units first.
-        - "decoder": a variance a row and column, emitted by the decoder (Kingma & Welling 2013, appendix C.2).
+        - "decoder": one variance per row and column, emitted by the decoder (Kingma & Welling 2013, appendix C.2).
     noise_floor : float, default=1e-3
         The smallest noise variance, as a share of the column's variance ("shared": of the smallest variance among
         the columns that vary). Without a floor the density of a column that the latents copy grows without bound.
+
+    See Also
+    --------
+    StudentT : Columns with outliers.
+    LogNormal : Columns above zero.
+    sklearn.decomposition.FactorAnalysis : The linear model with one noise variance per column.
+    sklearn.decomposition.PCA : The linear model with shared noise.
+
+    References
+    ----------
+    Kingma, D. P. and Welling, M. (2013). Auto-Encoding Variational Bayes. arXiv:1312.6114.
+
+    Tipping, M. E. and Bishop, C. M. (1999). Probabilistic principal component analysis. Journal of the Royal
+    Statistical Society B 61, 611-622.
 
     Examples
     --------
@@ -53,7 +67,7 @@ class Gaussian(Likelihood):
         "noise_floor": [Interval(Real, 0, 1, closed="neither")],
     }
 
-    def __init__(self, noise="feature", *, noise_floor=1e-3):
+    def __init__(self, noise: str = "feature", *, noise_floor: float = 1e-3) -> None:
         self.noise = noise
         self.noise_floor = noise_floor
 
@@ -136,7 +150,7 @@ class GaussianDensity(Density):
 
 
 class _LearntNoise(GaussianDensity):
-    """A noise that is a parameter of its own: `log_noise` holds one number a column, or one for all."""
+    """A noise that is a parameter of its own: `log_noise` holds one number per column, or one for all."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float, n_noises: int):
         super().__init__(n_features, scale, noise_floor)
@@ -190,7 +204,7 @@ class _LearntNoise(GaussianDensity):
 
 
 class FeatureNoise(_LearntNoise):
-    """One learnt variance a column."""
+    """One learnt variance per column."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):
         super().__init__(n_features, scale, noise_floor, n_features)
@@ -239,7 +253,7 @@ class SharedNoise(_LearntNoise):
 
 
 class _DecoderNoise(GaussianDensity):
-    """A variance a row and column, from the second half of the decoder's outputs."""
+    """One variance per row and column, from the second half of the decoder's outputs."""
 
     def __init__(self, n_features: int, scale: Scale, noise_floor: float):
         super().__init__(n_features, scale, noise_floor, params_per_feature=2)

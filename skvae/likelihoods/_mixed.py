@@ -24,7 +24,7 @@ from ._warped import JohnsonSU, LogNormal
 
 __all__ = ["LIKELIHOODS", "Auto", "Mixed", "described", "fits_schema", "resolved"]
 
-# Nats a cell by which a log-normal distribution must describe a column better to be chosen.
+# Nats per cell by which a log-normal distribution must describe a column better to be chosen.
 LOG_GAIN = 0.05
 # Whole numbers beyond this mean are counts where their variance is so many times the mean: the columns beside it may
 # explain much of it, and no count's noise is below its mean.
@@ -43,6 +43,10 @@ class Mixed(Likelihood):
         The likelihood of columns that no member names; "auto" chooses by their values, as `likelihood="auto"` does.
         None: every column must be named.
 
+    See Also
+    --------
+    VAETransformer : `likelihood="auto"` chooses by type and values.
+
     Examples
     --------
     >>> import numpy as np
@@ -58,7 +62,7 @@ class Mixed(Likelihood):
 
     _parameter_constraints: ClassVar[dict] = {"members": ["array-like"], "remainder": [None, str, Likelihood]}
 
-    def __init__(self, members, *, remainder=None):
+    def __init__(self, members: Sequence[tuple[Any, Any]], *, remainder: str | Likelihood | None = None) -> None:
         self.members = members
         self.remainder = remainder
 

@@ -24,7 +24,7 @@ __all__ = ["Laplace", "StudentT"]
 class StudentT(Likelihood):
     """p(x|z) = t(mean(z), scale, df): real-valued columns, of which some cells are far off.
 
-    One learnt variance a column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
+    One learnt variance per column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
     the variance far.
 
     Parameters
@@ -33,6 +33,16 @@ class StudentT(Likelihood):
         Degrees of freedom, above 2, so that there is a variance. Fewer: heavier tails.
     noise_floor : float, default=1e-3
         The smallest noise variance, as a share of the column's variance.
+
+    See Also
+    --------
+    Laplace : Lighter tails.
+    JohnsonSU : Heavy tails with one noise for all columns.
+
+    References
+    ----------
+    Lange, K. L., Little, R. J. A. and Taylor, J. M. G. (1989). Robust statistical modeling using the t distribution.
+    Journal of the American Statistical Association 84, 881-896.
 
     Examples
     --------
@@ -50,7 +60,7 @@ class StudentT(Likelihood):
         "noise_floor": [Interval(Real, 0, 1, closed="neither")],
     }
 
-    def __init__(self, df=4.0, *, noise_floor=1e-3):
+    def __init__(self, df: float = 4.0, *, noise_floor: float = 1e-3) -> None:
         self.df = df
         self.noise_floor = noise_floor
 
@@ -64,12 +74,17 @@ class StudentT(Likelihood):
 class Laplace(Likelihood):
     """p(x|z) = exp(-|x - mean(z)| / b) / 2b: real-valued columns, of which some cells are off.
 
-    One learnt b a column. Training lowers absolute errors, so `mean` is a median too.
+    One learnt b per column. Training lowers absolute errors, so `mean` is a median too.
 
     Parameters
     ----------
     noise_floor : float, default=1e-3
         The smallest noise variance, 2 b^2, as a share of the column's variance.
+
+    See Also
+    --------
+    StudentT : Heavier tails.
+    Gaussian : Lighter tails.
 
     Examples
     --------
@@ -84,7 +99,7 @@ class Laplace(Likelihood):
 
     _parameter_constraints: ClassVar[dict] = {"noise_floor": [Interval(Real, 0, 1, closed="neither")]}
 
-    def __init__(self, *, noise_floor=1e-3):
+    def __init__(self, *, noise_floor: float = 1e-3) -> None:
         self.noise_floor = noise_floor
 
     def scale(self, moments: Moments) -> Scale:
