@@ -33,7 +33,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skvae import ELBO, Bernoulli, Gaussian, VAETransformer
-from skvae.data import Rows
+from skvae._tables.batches import Rows
 from skvae.likelihoods import Likelihood
 
 STEPS = (0.01, 0.02, 0.1)

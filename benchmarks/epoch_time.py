@@ -44,7 +44,7 @@ from _tables import format_table, print_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-import skvae._dense
+import skvae._training.engine
 from skvae import VAETransformer
 
 OURS = ("skvae", "skvae autograd", "MLPRegressor", "products", "products, linear path")
@@ -117,7 +117,7 @@ def fit_skvae(X: Array, job: Job, epochs: int) -> None:
 
 
 def fit_autograd(X: Array, job: Job, epochs: int) -> None:
-    skvae._dense.understands = lambda model, objective: False
+    skvae._training.engine.understands = lambda model, objective: False
     fit_skvae(X, job, epochs)
 
 

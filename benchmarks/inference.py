@@ -35,7 +35,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 from skvae import VAETransformer
-from skvae.scores import block_rows
+from skvae._inference.scores import block_rows
 
 FIT_ROWS, COLUMNS, LATENTS, HIDDEN = 10_000, 30, 8, 64
 SCORED = (1_000, 10_000, 100_000)

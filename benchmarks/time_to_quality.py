@@ -45,10 +45,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skvae import Gaussian, VAETransformer
-from skvae.data import Rows, Scale
+from skvae._inference.posterior import Posterior, laplace, posterior
+from skvae._inference.quadrature import Rule, normal_rule
+from skvae._inference.scores import block_rows
+from skvae._math import log_normal
+from skvae._tables.batches import Rows
+from skvae._tables.moments import Scale
 from skvae.model import VAE
-from skvae.priors import StandardNormal, log_normal
-from skvae.scores import Posterior, Rule, _laplace, block_rows, normal_rule, posterior
+from skvae.priors import StandardNormal
 
 LATENTS = {"digits": 8, "mnist": 20, "25_musk": 5, "28_pendigits": 5, "40_vowels": 5, "43_WDBC": 5}
 HIDDEN = 100
@@ -94,7 +98,7 @@ def held_out(model: VAE, x: torch.Tensor, n_draws: int) -> float:
         values = [log_likelihood(model, Rows(rows), Posterior(*moments), rule) for rows, *moments in blocks]
         return float(torch.cat(values).mean())
 
-    return max(bound(encoded), bound(_laplace(model, Rows(x), encoded.mean)))
+    return max(bound(encoded), bound(laplace(model, Rows(x), encoded.mean)))
 
 
 def log_likelihood(model: VAE, rows: Rows, q: Posterior, rule: Rule) -> torch.Tensor:

@@ -3,6 +3,7 @@
 Public classes say `__module__ = "skvae"`: users import them from here, and saved models name them so.
 """
 
+from ._version import __version__ as __version__
 from .anomaly import VAEAnomalyDetector
 from .imputer import VAEImputer
 from .likelihoods import (
@@ -43,4 +44,3 @@ __all__ = [
     "VAETransformer",
     "VAETransformerCV",
 ]
-__version__ = "0.1.0"

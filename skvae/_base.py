@@ -20,21 +20,23 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from torch import nn
 
-from . import _dense, _state
+from . import _state
 from ._door import Checked, Door
-from ._inference import Fitted
+from ._inference.blocks import Fitted
+from ._inference.scores import latent_information
 from ._linear import Covariance
 from ._params import Count, named
-from ._solvers import SOLVERS
+from ._tables.batches import Rows, Table, as_table
+from ._tables.moments import Array, Moments, Scale, column_moments
 from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
-from .data import Array, Moments, Rows, Scale, Table, as_table, column_moments
+from ._training import engine as _dense
+from ._training.loop import DivergedError, Epoch, Plan, Report, held_out_mean, train
+from ._training.solvers import SOLVERS
 from .likelihoods import LIKELIHOODS, Density, Likelihood, described
 from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
-from .scores import latent_information
-from .training import DivergedError, Epoch, Plan, Report, held_out_mean, train
 
 __all__ = ["BaseVAE", "Begun", "forget", "most_latents"]
 

@@ -16,9 +16,10 @@ from sklearn.utils.validation import (
 )
 
 from ._params import named
-from ._schema import Schema, frame_library
-from ._sources import RowSource, picked
-from .data import Array, name_the_string, row_blocks, unpack_container
+from ._tables.containers import name_the_string, unpack_container
+from ._tables.moments import Array, row_blocks
+from ._tables.schema import Schema, frame_library
+from ._tables.sources import RowSource, picked
 from .likelihoods import LIKELIHOODS, Auto, Categorical, Mixed, resolved
 from .objectives import OBJECTIVES
 

@@ -10,14 +10,15 @@ import torch
 from . import _state
 from ._base import BaseVAE, most_latents
 from ._door import Checked, empty_columns
+from ._inference.criteria import CRITERIA
+from ._inference.posterior import posterior
 from ._linear import Covariance
-from ._sources import picked
+from ._tables.batches import Rows, to_rows
+from ._tables.moments import Array, Moments, column_moments, has_gaps, row_blocks
+from ._tables.sources import picked
 from ._torch import single_blas, thread_limit, torch_scope
-from .criteria import CRITERIA
-from .data import Array, Moments, Rows, column_moments, has_gaps, row_blocks, to_rows
 from .model import VAE
 from .priors import AggregatedPosterior
-from .scores import posterior
 
 __all__ = ["Learner", "percentile", "total"]
 

@@ -16,7 +16,7 @@ from scipy import linalg, optimize
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
-from .data import Array
+from ._tables.moments import Array
 
 __all__ = ["Covariance", "LinearGaussian", "factor_analysis", "probabilistic_pca"]
 

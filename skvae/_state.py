@@ -20,9 +20,9 @@ import torch
 from sklearn.exceptions import InconsistentVersionWarning
 from torch import nn
 
-from ._schema import Schema
+from ._tables.moments import Scale
+from ._tables.schema import Schema
 from ._torch import build_seeded, make_generator, torch_scope
-from .data import Scale
 from .likelihoods import Likelihood, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
 from .networks import Network, Supplied
@@ -141,7 +141,7 @@ def module_of(estimator: Any, device: torch.device) -> VAE:
 
 
 def _versions() -> dict[str, str]:
-    from . import __version__
+    from ._version import __version__
 
     return {"skvae": __version__, "scikit-learn": sklearn.__version__, "torch": torch.__version__.split("+")[0]}
 

@@ -15,28 +15,18 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from ._base import BaseVAE
+from ._inference.criteria import CRITERIA, DRAWN, NEEDS, Criterion, View, named_criterion
+from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
+from ._inference.quadrature import quasi_normal
 from ._learner import Learner, percentile, total
 from ._params import Activation, NetworkLike, RandomState
-from .criteria import (
-    COMPLETIONS,
-    CRITERIA,
-    DRAWN,
-    MOST_SIMILAR,
-    NEEDS,
-    Criterion,
-    View,
-    contributions,
-    explained,
-    named_criterion,
-    nearest,
-)
-from .data import Array, Rows, has_gaps
+from ._tables.batches import Rows
+from ._tables.moments import Array, has_gaps
 from .likelihoods import Likelihood
 from .model import VAE
 from .networks import Network
 from .objectives import Objective
 from .priors import AggregatedPosterior, PriorSpec
-from .scores import quasi_normal
 
 __all__ = ["VAEAnomalyDetector"]
 

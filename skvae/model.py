@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import Rows, Scale, Units
+from ._math import log_normal
+from ._tables.batches import Rows
+from ._tables.moments import Scale, Units
 from .likelihoods import Density, LinearStart
 from .networks import ACTIVATIONS, LinearPath
-from .priors import Prior, log_normal
+from .priors import Prior
 
 __all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted"]
 

@@ -24,11 +24,11 @@ from torch import nn
 from . import _state
 from ._base import forget
 from ._params import Activation, Count, NetworkLike, RandomState
+from ._training.loop import DivergedError
 from .likelihoods import Likelihood, described
 from .networks import Network
 from .objectives import Objective
 from .priors import PriorSpec
-from .training import DivergedError
 from .transformer import VAETransformer
 
 __all__ = ["VAETransformerCV"]

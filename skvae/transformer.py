@@ -15,24 +15,18 @@ from torch import Tensor, nn
 
 from . import _state
 from ._base import BaseVAE
-from ._inference import filled, refuse_far_rows
+from ._inference.blocks import filled, refuse_far_rows
+from ._inference.posterior import posterior, posterior_mean
+from ._inference.scores import block_rows, completed, conditional_draws, conditional_mean, log_likelihood
 from ._params import Activation, Count, NetworkLike, RandomState, named
+from ._tables.batches import Rows
+from ._tables.moments import Array
 from ._torch import make_generator, torch_scope
-from .data import Array, Rows
 from .likelihoods import Likelihood
 from .model import VAE
 from .networks import Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PriorSpec
-from .scores import (
-    block_rows,
-    completed,
-    conditional_draws,
-    conditional_mean,
-    log_likelihood,
-    posterior,
-    posterior_mean,
-)
 
 __all__ = ["VAETransformer"]
 

@@ -23,7 +23,8 @@ from skvae import (
     Poisson,
     StudentT,
 )
-from skvae.data import Scale, column_moments, to_rows
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale, column_moments
 from skvae.likelihoods._categorical import FLOOR
 
 SIZES = [2, 3, 4]

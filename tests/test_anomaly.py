@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, Gaussian, JohnsonSU, VAEAnomalyDetector, _learner
-from skvae.criteria import CRITERIA, DRAWN
+from skvae._inference.criteria import CRITERIA, DRAWN
 
 every_criterion = pytest.mark.parametrize("criterion", CRITERIA)
 
@@ -324,7 +324,7 @@ def test_scores_are_the_same_at_every_call_in_any_batch_and_order(criterion, new
 def test_scores_do_not_depend_on_the_size_of_the_blocks(criterion, new_rows, monkeypatch):
     detector, X = fitted(criterion), np.vstack([new_rows[:40], with_gaps(new_rows[:20], 0.2)])
     whole = [detector.score_samples(X), detector.explain(X), detector.similar(X)]
-    monkeypatch.setattr("skvae.scores.BLOCK_NUMBERS", 150 * (64 * 7 if criterion in DRAWN else 7))
+    monkeypatch.setattr("skvae._inference.scores.BLOCK_NUMBERS", 150 * (64 * 7 if criterion in DRAWN else 7))
     for one, other in zip(whole, [detector.score_samples(X), detector.explain(X), detector.similar(X)], strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-7, atol=1e-7)
 

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian, VAETransformer
-from skvae._solvers import SOLVERS
+from skvae._training.solvers import SOLVERS
 from skvae.objectives import Objective
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"  # few epochs from random weights

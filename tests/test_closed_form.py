@@ -20,7 +20,8 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from skvae import ELBO, IWAE, Bernoulli, Gaussian, VAETransformer
-from skvae.data import Scale, to_rows
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale
 
 # Maximum of the mean log-likelihood per row of probabilistic PCA, in nats (float64, from the eigenvalues).
 MAXIMA = {

@@ -12,9 +12,12 @@ from scipy.special import expit, log_softmax, logsumexp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from skvae import Gaussian, JohnsonSU, VAEAnomalyDetector
-from skvae.criteria import COMPLETIONS, CRITERIA, DRAWN, MOST_DIFFERENCE, contributions, explained, nearest
-from skvae.data import Rows, to_rows
-from skvae.scores import log_likelihood, normal_rule, posterior, quasi_normal
+from skvae._inference.criteria import CRITERIA, DRAWN
+from skvae._inference.explain import COMPLETIONS, MOST_DIFFERENCE, contributions, explained, nearest
+from skvae._inference.posterior import posterior
+from skvae._inference.quadrature import normal_rule, quasi_normal
+from skvae._inference.scores import log_likelihood
+from skvae._tables.batches import Rows, to_rows
 
 D = 5
 LIKELIHOODS = {

@@ -3,8 +3,10 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from skvae._tables.batches import Rows, to_rows
+from skvae._tables.containers import unpack_container
+from skvae._tables.moments import Scale, column_moments
 from skvae._torch import make_generator
-from skvae.data import Rows, Scale, column_moments, to_rows, unpack_container
 
 
 def test_moments_are_those_of_standard_scaler(wine):

@@ -25,18 +25,19 @@ from skvae import (
     Poisson,
     StudentT,
     VAETransformer,
-    _dense,
 )
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
+from skvae._tables.batches import Rows, Table, to_rows
+from skvae._tables.moments import Scale
 from skvae._torch import SINGLE_THREAD_PRODUCT
-from skvae.data import Rows, Scale, Table, to_rows
+from skvae._training import engine
+from skvae._training.loop import AutogradStep, held_out_mean, make_players, make_step
 from skvae.likelihoods import Cells, Density
 from skvae.likelihoods._gaussian import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
 from skvae.objectives import OnePass
 from skvae.priors import Mixture, Normal
-from skvae.training import AutogradStep, held_out_mean, make_players, make_step
 
 D, J = 5, 3
 LIKELIHOODS = {
@@ -122,7 +123,7 @@ def assert_same_step(model, objective, rows, epoch=2):
     reference(rows, seeded(5), epoch, player)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
     for size in (0, SINGLE_THREAD_PRODUCT):
-        engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+        engine = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
         engine.largest_product = lambda n_rows, size=size: size
         player.vector.grad.fill_(9.0)  # every entry must be set, not added to
         with torch.no_grad():
@@ -193,7 +194,7 @@ def test_an_objective_or_prior_without_a_gradient_gives_autograds(name, likeliho
     if name == "head" and likelihood == "categorical":
         objective = Headed(n_draws=2)
     model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"), prior=prior)
-    assert _dense.understands(model, objective)
+    assert engine.understands(model, objective)
     assert_same_step(model, objective, make_rows(9, missing, weighted=True))
 
 
@@ -280,12 +281,12 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     objective = OBJECTIVES[name]
     model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"))
     (player,) = make_players(model, objective, lambda parameters: None)
-    step = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+    step = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
     rows = make_rows(33, missing, weighted)
     expected = held_out_mean(model, objective, rows, 3, most_repeats=2)
     judge = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
     assert judge() == judge() == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr(_dense, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
+    monkeypatch.setattr(engine, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
     again = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
     assert again() == again() == pytest.approx(expected, rel=1e-9)
     player.vector.data.mul_(1.1)  # the weights of the moment
@@ -297,7 +298,7 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
     scale = Scale(np.zeros(D), np.ones(D))
     density = JohnsonSU().build(D, scale)
     density.fit(to_rows(X, scale))
-    small, large = (_dense.prepared(density, rows) for rows in (to_rows(X, scale), Table(X, scale)))
+    small, large = (engine.prepared(density, rows) for rows in (to_rows(X, scale), Table(X, scale)))
     assert len(large) == 40
     for one, other in zip(small.batches(7, seeded()), large.batches(7, seeded()), strict=True):
         torch.testing.assert_close(one.x, other.x)
@@ -339,10 +340,10 @@ class OwnELBO(ELBO):
 @pytest.mark.parametrize(
     ("objective", "encoder", "decoder", "expected"),
     [
-        (ELBO(), MLP(), None, _dense.DenseStep),
-        (ELBO(), MLP((3,), "logistic"), None, _dense.DenseStep),
-        (ELBO(input_noise=0.1), MLP(), None, _dense.DenseStep),
-        (ELBO(), MLP(), Supplied(Cubic), _dense.DenseStep),
+        (ELBO(), MLP(), None, engine.DenseStep),
+        (ELBO(), MLP((3,), "logistic"), None, engine.DenseStep),
+        (ELBO(input_noise=0.1), MLP(), None, engine.DenseStep),
+        (ELBO(), MLP(), Supplied(Cubic), engine.DenseStep),
         (ELBO(), Supplied(Cubic), Supplied(Cubic), AutogradStep),
         (ELBO(), MLP((3,), lambda: nn.ELU(alpha=0.5)), None, AutogradStep),
         (ELBO(), MLP((3,), nn.Hardtanh), None, AutogradStep),
@@ -357,9 +358,9 @@ def test_the_engine_takes_what_it_knows(objective, encoder, decoder, expected):
 def test_parts_that_share_a_parameter_go_through_autograd():
     model = make_model(Gaussian(), ELBO(), MLP(()))
     model.decoder.linear.bias = nn.Parameter(model.decoder.linear.bias.data)
-    assert _dense.understands(model, ELBO())
+    assert engine.understands(model, ELBO())
     model.likelihood.log_noise = model.decoder.linear.bias
-    assert not _dense.understands(model, ELBO())
+    assert not engine.understands(model, ELBO())
 
 
 def test_verbose_names_the_step(capsys):
@@ -375,8 +376,8 @@ def test_verbose_names_the_step(capsys):
 def fits_by_both(vae, X, monkeypatch):
     """A fit without a graph and one by autograd: scores and losses of both."""
     found = []
-    for understands in (_dense.understands, lambda model, objective: False):
-        monkeypatch.setattr(_dense, "understands", understands)
+    for understands in (engine.understands, lambda model, objective: False):
+        monkeypatch.setattr(engine, "understands", understands)
         found.append((vae.fit(X).score_samples(X), vae.loss_curve_))
     return found
 

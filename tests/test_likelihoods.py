@@ -27,7 +27,8 @@ from skvae import (
     VAETransformer,
 )
 from skvae._linear import Covariance
-from skvae.data import Scale, column_moments, to_rows
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale, column_moments
 from skvae.likelihoods import LIKELIHOODS, Cells, Density
 from skvae.likelihoods._categorical import FLOOR
 from skvae.likelihoods._counts import FIRST_DISPERSION, SUMMED_MEAN, log1p_moments, log_rising, log_rising_slope

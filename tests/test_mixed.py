@@ -25,7 +25,8 @@ from skvae import (
     VAEAnomalyDetector,
     VAETransformer,
 )
-from skvae.data import Scale, column_moments, to_rows
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale, column_moments
 from skvae.likelihoods import Likelihood
 from skvae.likelihoods._mixed import fits_schema
 

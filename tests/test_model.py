@@ -14,7 +14,8 @@ from torch.nn.utils import skip_init
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
 from skvae._state import Blueprint
-from skvae.data import Scale, to_rows
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale
 from skvae.likelihoods import LinearStart
 from skvae.model import LOG_VAR_RANGE, Cost, Dims
 

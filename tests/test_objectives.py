@@ -13,7 +13,8 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
-from skvae.data import Rows, Scale, to_rows
+from skvae._tables.batches import Rows, to_rows
+from skvae._tables.moments import Scale
 from skvae.model import Dims
 from skvae.objectives import OBJECTIVES, Objective
 

@@ -10,8 +10,9 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from skvae import VAETransformer, priors
+from skvae._math import log_normal
+from skvae._tables.batches import to_rows
 from skvae._torch import build_seeded
-from skvae.data import to_rows
 from skvae.priors import (
     PRIORS,
     ROWS_TO_WIDEN,
@@ -21,7 +22,6 @@ from skvae.priors import (
     MixturePrior,
     StandardNormal,
     _log_sum,
-    log_normal,
 )
 
 

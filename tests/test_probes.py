@@ -19,12 +19,13 @@ from torch import nn
 
 import skvae
 from skvae import ELBO, Gaussian, VAEAnomalyDetector, VAETransformer
+from skvae._inference.criteria import CRITERIA
+from skvae._math import log_normal
+from skvae._tables.batches import Rows
 from skvae._torch import build_seeded
-from skvae.criteria import CRITERIA
-from skvae.data import Rows
 from skvae.model import AutoregressiveVAE, Dims
 from skvae.objectives import Objective, OnePass
-from skvae.priors import Mixture, Prior, PriorSpec, log_normal
+from skvae.priors import Mixture, Prior, PriorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

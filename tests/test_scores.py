@@ -10,8 +10,10 @@ import torch
 from scipy.stats import multivariate_normal
 
 from skvae import Gaussian, VAETransformer
-from skvae.data import Rows, Scale, to_rows
-from skvae.scores import block_rows, conditional_mean, latent_information, log_likelihood, normal_rule, quasi_normal
+from skvae._inference.quadrature import normal_rule, quasi_normal
+from skvae._inference.scores import block_rows, conditional_mean, latent_information, log_likelihood
+from skvae._tables.batches import Rows, to_rows
+from skvae._tables.moments import Scale
 
 D, J = 5, 2
 
@@ -172,7 +174,7 @@ def test_numbers_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
     X = table()
     X[::4, 1] = np.nan
     whole = [vae.score_samples(X), vae.transform(X), vae.impute(X), vae.reconstruct(X)]
-    monkeypatch.setattr("skvae.scores.BLOCK_NUMBERS", 64 * 8 * 7)
+    monkeypatch.setattr("skvae._inference.scores.BLOCK_NUMBERS", 64 * 8 * 7)
     assert block_rows(vae.module_, 64) == 7
     blocks = [vae.score_samples(X), vae.transform(X), vae.impute(X), vae.reconstruct(X)]
     for one, other in zip(whole, blocks, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from skvae._solvers import LARGEST_SGD_GRADIENT, SOLVERS, Adam, BoundedSGD
+from skvae._training.solvers import LARGEST_SGD_GRADIENT, SOLVERS, Adam, BoundedSGD
 
 SHAPES = [(7,), (3, 5), (), (2, 3, 4), (129,)]
 DTYPES = [torch.float32, torch.float64]

@@ -22,13 +22,13 @@ from skvae import (
     VAEImputer,
     VAETransformer,
     VAETransformerCV,
-    _sources,
-    data,
 )
-from skvae._schema import column_facts
-from skvae._sources import Recoded, RowSource, Selected, as_source
+from skvae._tables import batches, sources
+from skvae._tables.batches import Rows, Stream, Table, as_table
+from skvae._tables.facts import column_facts
+from skvae._tables.moments import Scale, column_moments, has_gaps
+from skvae._tables.sources import Recoded, RowSource, Selected, as_source
 from skvae._torch import make_generator
-from skvae.data import Rows, Scale, Stream, Table, as_table, column_moments, has_gaps
 
 METHODS = ["transform", "score_samples", "reconstruct", "impute"]
 
@@ -237,8 +237,8 @@ def test_a_file_is_not_written_to(numbers, tmp_path, kind):
 
 @pytest.mark.parametrize("mode", ["c", "r+"])
 def test_what_was_written_to_a_map_is_not_lost(numbers, tmp_path, mode, monkeypatch):
-    monkeypatch.setattr(_sources, "MAPPED_BYTES", 1)  # pages are given back after every read
-    monkeypatch.setattr(_sources, "LARGEST_PAGE", 1)
+    monkeypatch.setattr(sources, "MAPPED_BYTES", 1)  # pages are given back after every read
+    monkeypatch.setattr(sources, "LARGEST_PAGE", 1)
     X = mapped(mode)(np.zeros_like(numbers), tmp_path)
     X[:] = numbers
     np.testing.assert_array_equal(make().fit(X).transform(X), make().fit(numbers).transform(numbers))
@@ -250,7 +250,7 @@ def test_what_was_written_to_a_map_is_not_lost(numbers, tmp_path, mode, monkeypa
 
 @pytest.mark.parametrize("kind", ["csr array", "memmap", "hdf5"])
 def test_infinity_is_named_with_its_column_and_row(numbers, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(data, "BLOCK_NUMBERS", 40)  # several blocks
+    monkeypatch.setattr(batches, "BLOCK_NUMBERS", 40)  # several blocks
     numbers[57, 2] = np.inf
     with pytest.raises(ValueError, match="Input X contains infinity: column 2, row 57"):
         make().fit(SOURCES[kind](numbers, tmp_path))
@@ -295,7 +295,7 @@ def test_a_sparse_array_of_one_dimension_is_refused(numbers):
 @pytest.mark.parametrize("kind", ["csr array", "memmap", "hdf5"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_moments_and_facts_are_the_arrays(numbers, tmp_path, kind, weighted, monkeypatch):
-    monkeypatch.setattr(data, "BLOCK_NUMBERS", 40)
+    monkeypatch.setattr(batches, "BLOCK_NUMBERS", 40)
     X = np.where(np.random.default_rng(1).random(numbers.shape) < 0.2, np.nan, numbers + 0.5 * (numbers > 6))
     source = as_source(SOURCES[kind](X, tmp_path))
     weight = np.linspace(0.5, 1.5, 61) if weighted else None
@@ -312,9 +312,9 @@ def test_moments_and_facts_are_the_arrays(numbers, tmp_path, kind, weighted, mon
 @pytest.fixture
 def streamed(monkeypatch):
     """Blocks of 8 rows of 4 columns, of which 3 are shuffled together; every table is large."""
-    monkeypatch.setattr(data, "SMALL_TABLE", 0)
-    monkeypatch.setattr(data, "SHUFFLED_NUMBERS", 32)
-    monkeypatch.setattr(data, "SHUFFLED_BLOCKS", 3)
+    monkeypatch.setattr(batches, "SMALL_TABLE", 0)
+    monkeypatch.setattr(batches, "SHUFFLED_NUMBERS", 32)
+    monkeypatch.setattr(batches, "SHUFFLED_BLOCKS", 3)
 
 
 UNIT = Scale(np.zeros(4), np.ones(4))
@@ -393,7 +393,7 @@ def test_a_part_of_a_stream_holds_the_rows_at_its_index():
 
 @pytest.mark.usefixtures("streamed")
 def test_no_more_rows_are_held_out_than_a_limit(monkeypatch):
-    monkeypatch.setattr(data, "MOST_HELD_OUT", 16)
+    monkeypatch.setattr(batches, "MOST_HELD_OUT", 16)
     rest, held_out = rows_of(100).split_off(50, make_generator(0))
     assert len(held_out) == 16
     assert len(rest) == 84

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from skvae import ELBO, MLP, Gaussian
-from skvae._solvers import SOLVERS
 from skvae._state import Blueprint
-from skvae.data import Rows, column_moments, to_rows
+from skvae._tables.batches import Rows, to_rows
+from skvae._tables.moments import column_moments
+from skvae._training.loop import DivergedError, Plan, Player, held_out_mean, make_players, train
+from skvae._training.solvers import SOLVERS
 from skvae.objectives import Objective, Turn
 from skvae.priors import Normal
-from skvae.training import DivergedError, Plan, Player, held_out_mean, make_players, train
 
 ADAM = partial(SOLVERS["adam"], lr=1e-2)
 SGD = partial(torch.optim.SGD, lr=0.1)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .._linear import Block, Covariance, LinearGaussian, factor_analysis
 from .._params import Part
-from ..data import Array, Moments, Rows, Scale, Walk
+from .._tables.batches import Rows, Walk
+from .._tables.moments import Array, Moments, Scale
 
 __all__ = [
     "Cells",

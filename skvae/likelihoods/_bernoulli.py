@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..data import Array, Scale
+from .._tables.moments import Array, Scale
 from ._base import Density, Natural, Unscaled, refuse
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._params import Count
-from ..data import Array, Scale
+from .._tables.moments import Array, Scale
 from ._base import Cells, Centred, Density, Unscaled
 
 __all__ = ["Categorical"]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
-from ..data import Array, Scale, Walk
+from .._tables.batches import Walk
+from .._tables.moments import Array, Scale
 from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, column_sums, refuse
 
 __all__ = ["NegativeBinomial", "Poisson"]

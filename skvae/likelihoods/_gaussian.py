@@ -14,8 +14,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from .._linear import Covariance, LinearGaussian, probabilistic_pca
-from ..data import Array, Moments, Rows, Scale, Walk
-from ..priors import LOG_2PI, log_normal
+from .._math import LOG_2PI, log_normal
+from .._tables.batches import Rows, Walk
+from .._tables.moments import Array, Moments, Scale
 from ._base import Cells, Density, Likelihood, LowerBound, above, as_arrays, blocked, column_sums
 
 __all__ = ["FeatureNoise", "Gaussian", "GaussianDensity", "SharedNoise", "standardised"]

@@ -8,12 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import clone
+from sklearn.utils._indexing import _get_column_indices
 from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
-from .._schema import ColumnFacts, Schema, column_facts, select_columns
-from ..data import Array, Moments, Scale, SomeColumns, Walk
+from .._tables.batches import SomeColumns, Walk
+from .._tables.facts import ColumnFacts, column_facts
+from .._tables.moments import Array, Moments, Scale
+from .._tables.schema import Schema
 from ._base import Cells, Density, Likelihood
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
@@ -22,10 +25,13 @@ from ._gaussian import Gaussian
 from ._robust import Laplace, StudentT
 from ._warped import JohnsonSU, LogNormal
 
-__all__ = ["LIKELIHOODS", "Auto", "Mixed", "described", "fits_schema", "resolved"]
+__all__ = ["LIKELIHOODS", "Auto", "Mixed", "described", "fits_schema", "resolved", "select_columns"]
+
 
 # Nats per cell by which a log-normal distribution must describe a column better to be chosen.
 LOG_GAIN = 0.05
+
+
 # Whole numbers beyond this mean are counts where their variance is so many times the mean: the columns beside it may
 # explain much of it, and no count's noise is below its mean.
 LARGE_MEAN, LARGE_SPREAD = 30.0, 3.0
@@ -351,3 +357,16 @@ def _written(member: Likelihood, columns: list[int], schema: Schema) -> Any:
         return clone(member) if all(values == list(range(len(values))) for values in known) else "categorical"
     plain = {repr(family()): name for name, family in LIKELIHOODS.items()}
     return plain.get(repr(member), clone(member))
+
+
+def select_columns(X: Any, key: Any) -> list[int]:
+    """The numbers of the columns that a key names, as in `sklearn.compose.ColumnTransformer`."""
+    if callable(key):
+        key = key(X)
+    try:
+        key = key.tolist() if isinstance(key, (np.ndarray, np.generic)) else key
+        if not isinstance(key, slice):
+            key = [key] if isinstance(key, (str, int)) else list(key)
+        return [int(column) for column in _get_column_indices(X, key)]
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"Mixed cannot find the columns {key!r} in X: {error}") from None

@@ -13,8 +13,9 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from .._linear import Covariance
+from .._tables.batches import Rows
+from .._tables.moments import Array, Moments, Scale
 from .._torch import namespace
-from ..data import Array, Moments, Rows, Scale
 from ._base import Cells, Density, Likelihood, as_arrays
 from ._gaussian import FeatureNoise, standardised
 

@@ -13,8 +13,9 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
+from .._tables.batches import Walk
+from .._tables.moments import Array, Moments, Scale
 from .._torch import namespace
-from ..data import Array, Moments, Scale, Walk
 from ._base import Cells, Density, Likelihood, as_arrays, column_sums, refuse
 from ._gaussian import FeatureNoise, GaussianDensity, SharedNoise, standardised
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable
 from numbers import Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils._indexing import _get_column_indices
 
-from ._sources import Recoded, RowSource
-from .data import Array, column_moments, row_blocks
+from .moments import Array, row_blocks
+from .sources import Recoded, RowSource
 
-__all__ = ["ColumnFacts", "Schema", "column_facts", "frame_library", "select_columns"]
+__all__ = ["Schema", "column_values", "frame_library", "is_category_type", "is_missing", "type_of"]
+
 
 # pandas' nullable types, and what kind of numpy type they hold.
 NULLABLE = {"boolean": "b", "Float32": "f", "Float64": "f"}
+
+
 NULLABLE |= {f"{'U' * (kind == 'u')}Int{bits}": kind for kind in "iu" for bits in (8, 16, 32, 64)}
+
+
 # How many known categories an error names.
 NAMED_CATEGORIES = 10
 
@@ -91,7 +94,7 @@ class Schema:
         library = frame_library(X)
         if library is None:
             return self._encoded_array(np.asarray(X))
-        codes = {column: self._codes(_values(X, column), column) for column in self.categories}
+        codes = {column: self._codes(column_values(X, column), column) for column in self.categories}
         if library == "polars":
             series = sys.modules["polars"].Series
             return X.with_columns([series(X.columns[column], values) for column, values in codes.items()])
@@ -111,7 +114,7 @@ class Schema:
         """The codes of a column's values, NaN where one is missing."""
         places = {value: code for code, value in enumerate(self.categories[column])}
         distinct, inverse = _distinct(values)
-        codes = np.array([np.nan if _is_missing(v) else places.get(v, -1) for v in distinct], dtype=np.float64)
+        codes = np.array([np.nan if is_missing(v) else places.get(v, -1) for v in distinct], dtype=np.float64)
         found = codes[inverse]
         if (codes == -1).any():
             row = int(np.flatnonzero(found == -1)[0])
@@ -161,7 +164,7 @@ class Schema:
         return None
 
 
-def _values(X: Any, column: int) -> np.ndarray:
+def column_values(X: Any, column: int) -> np.ndarray:
     """A column of any table as an array; what is missing is None or NaN."""
     library = frame_library(X)
     if library == "pandas":
@@ -184,12 +187,12 @@ def _is_number_type(dtype: Any) -> bool:
     return getattr(dtype, "kind", "O") in "biuf"
 
 
-def _is_category_type(dtype: Any) -> bool:
+def is_category_type(dtype: Any) -> bool:
     """Whether a column's type is one of categories, whatever these are."""
     return hasattr(dtype, "categories") or str(dtype) == "Categorical"
 
 
-def _type_of(X: Any, column: int) -> Any:
+def type_of(X: Any, column: int) -> Any:
     """The type of a data frame's column; None for other tables."""
     library = frame_library(X)
     if library is None:
@@ -197,7 +200,7 @@ def _type_of(X: Any, column: int) -> Any:
     return X.iloc[:, column].dtype if library == "pandas" else X.to_series(column).dtype
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     try:
         return value is None or bool(value != value)
     except TypeError:  # pandas' NA is neither
@@ -215,7 +218,7 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
         return distinct.tolist(), inverse
     places: dict[Any, int] = {}
     try:
-        inverse = np.array([places.setdefault(None if _is_missing(v) else v, len(places)) for v in values], dtype=int)
+        inverse = np.array([places.setdefault(None if is_missing(v) else v, len(places)) for v in values], dtype=int)
     except TypeError:
         odd = next(value for value in values if not isinstance(value, Hashable))
         raise TypeError(f"A cell of X holds {odd!r}; its argument must be a string or a number.") from None
@@ -224,7 +227,7 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
 
 def _categories(X: Any, column: int) -> list:
     """The categories of a column: those of its pandas or polars type, else the sorted values it holds."""
-    dtype = _type_of(X, column)
+    dtype = type_of(X, column)
     # polars' Categorical shares its categories with every other column.
     if getattr(dtype, "categories", None) is not None and str(dtype) != "Categorical":
         return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
@@ -232,8 +235,8 @@ def _categories(X: Any, column: int) -> list:
         parts = [np.unique(X[part][:, column]) for part in row_blocks(X)]
         values = np.unique(np.concatenate(parts)).tolist()
     else:
-        values = _distinct(_values(X, column))[0]
-    values = [_plain(value) for value in values if not _is_missing(value)]
+        values = _distinct(column_values(X, column))[0]
+    values = [_plain(value) for value in values if not is_missing(value)]
     return sorted(values, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
 
 
@@ -297,79 +300,3 @@ def _polars_frame(schema: Schema, columns: list, like: Any) -> Any:
 def _listed(known: list) -> str:
     shown = ", ".join(map(repr, known[:NAMED_CATEGORIES]))
     return shown if len(known) <= NAMED_CATEGORIES else f"{shown} and {len(known) - NAMED_CATEGORIES} more"
-
-
-def select_columns(X: Any, key: Any) -> list[int]:
-    """The numbers of the columns that a key names, as in `sklearn.compose.ColumnTransformer`."""
-    if callable(key):
-        key = key(X)
-    try:
-        key = key.tolist() if isinstance(key, (np.ndarray, np.generic)) else key
-        if not isinstance(key, slice):
-            key = [key] if isinstance(key, (str, int)) else list(key)
-        return [int(column) for column in _get_column_indices(X, key)]
-    except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"Mixed cannot find the columns {key!r} in X: {error}") from None
-
-
-@dataclass(frozen=True)
-class ColumnFacts:
-    """What a column holds.
-
-    Attributes
-    ----------
-    is_category : bool
-        Whether its cells are no numbers.
-    low, high, mean, std : float
-    whole : bool
-        Whether all numbers are whole.
-    log_gain : float
-        Nats per cell by which a log-normal distribution describes it better than a normal one.
-    """
-
-    is_category: bool
-    low: float = 0.0
-    high: float = 0.0
-    mean: float = 0.0
-    std: float = 0.0
-    whole: bool = False
-    log_gain: float = -np.inf
-
-
-def column_facts(X: Any) -> list[ColumnFacts]:
-    """The facts of every column of a data frame, an array or a source."""
-    if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
-        return _facts_of_numbers(X, lambda part: np.asarray(X[part], dtype=np.float64))
-    facts = []
-    for column in range(X.shape[1]):
-        values = _values(X, column)
-        numbers_only = values.dtype.kind != "O" or all(_is_missing(v) or isinstance(v, Real) for v in values)
-        if _is_category_type(_type_of(X, column)) or not numbers_only:
-            facts.append(ColumnFacts(is_category=True))
-            continue
-        numbers = np.array([np.nan if _is_missing(v) else v for v in values], dtype=np.float64)[:, None]
-        facts += _facts_of_numbers(numbers, numbers.__getitem__)
-    return facts
-
-
-def _facts_of_numbers(X: Any, read: Callable[[slice], Array]) -> list[ColumnFacts]:
-    n_columns = X.shape[1]
-    low, high = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
-    whole = np.ones(n_columns, dtype=bool)
-    sums = np.zeros((3, n_columns))  # of 1, log x and its square
-    for part in row_blocks(X):
-        block = read(part)
-        low, high = np.fmin(low, np.fmin.reduce(block)), np.fmax(high, np.fmax.reduce(block))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            whole &= ~(block % 1 > 0).any(axis=0)
-            logs = np.where(block > 0, np.log(block), 0.0)
-        sums += [(~np.isnan(block)).sum(axis=0), logs.sum(axis=0), (logs**2).sum(axis=0)]
-    moments = column_moments(X)
-    first, second = sums[1] / sums[0].clip(1), sums[2] / sums[0].clip(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gain = np.log(moments.std) - 0.5 * np.log(second - first**2) - first
-    gain = np.where((low > 0) & (moments.std > 0) & np.isfinite(gain), gain, -np.inf)
-    return [
-        ColumnFacts(False, float(lo), float(hi), float(mean), float(std), bool(are_whole), float(more))
-        for lo, hi, mean, std, are_whole, more in zip(low, high, moments.mean, moments.std, whole, gain, strict=True)
-    ]

@@ -11,11 +11,13 @@ import torch
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-from . import _state
-from ._torch import resolve_device, thread_limit, torch_scope
-from .data import Array, Rows, Scale, row_blocks, to_rows
-from .model import VAE
-from .scores import Rule, block_rows, normal_rule
+from .. import _state
+from .._tables.batches import Rows, to_rows
+from .._tables.moments import Array, Scale, row_blocks
+from .._torch import resolve_device, thread_limit, torch_scope
+from ..model import VAE
+from .quadrature import Rule, normal_rule
+from .scores import block_rows
 
 __all__ = ["Fitted", "filled", "refuse_far_rows"]
 

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._torch import namespace
-from .networks import LinearPath
+from .._torch import namespace
+from ..networks import LinearPath
 
 __all__ = ["NUMPY", "TORCH", "Arithmetic", "Opaque", "Perceptron", "Values", "is_perceptron"]
+
 
 # A numpy array, or a tensor in its place.
 Values = Any
@@ -43,6 +44,8 @@ def _as_it_is(values: Any) -> Any:
 
 
 NUMPY = Arithmetic(np, Tensor.numpy, torch.from_numpy)
+
+
 TORCH = Arithmetic(torch, _as_it_is, _as_it_is)
 
 
@@ -83,6 +86,8 @@ def _by_torch(name: str, *numbers: float) -> Callable[[Values, Values], Any]:
 
 
 aten = torch.ops.aten
+
+
 ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {
     nn.ELU: Activation(lambda z, out: aten.elu.out(z, out=out), _multiply(lambda a: 1 + a.clip(max=0))),
     nn.GELU: Activation(lambda z, out: aten.gelu.out(z, out=out), _by_torch("gelu_backward"), keeps_inputs=True),

@@ -20,18 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._perceptron import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
-from ._torch import make_generator, namespace, repays_a_thread
-from .data import Rows, Walk
-from .likelihoods import Cells, Density
-from .model import LOG_VAR_RANGE, VAE, Emitted
-from .objectives import Objective, OnePass, Slopes
-from .priors import Prior
+from .._tables.batches import Rows, Walk
+from .._torch import make_generator, namespace, repays_a_thread
+from ..likelihoods import Cells, Density
+from ..model import LOG_VAR_RANGE, VAE, Emitted
+from ..objectives import Objective, OnePass, Slopes
+from ..priors import Prior
+from .mlp import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
 
 __all__ = ["JUDGED_ROWS", "DenseStep", "prepared", "understands"]
 
+
 # Rows that are judged at once; tables of up to this many numbers keep the draws they are judged by.
 JUDGED_ROWS, JUDGED_NUMBERS = 4096, 500_000
+
 
 # Parameters, with what is to be added to their gradients.
 Gradients = list[tuple[nn.Parameter, Tensor]]

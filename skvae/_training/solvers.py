@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["SOLVERS", "Adam", "BoundedSGD", "Solver"]
+__all__ = ["LARGEST_SGD_GRADIENT", "SOLVERS", "Adam", "BoundedSGD", "Solver"]
+
 
 # What Adam keeps for a tensor, by torch.optim's names.
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 
+
 Solver = Callable[[list[nn.Parameter]], Any]
+
 
 # Largest gradient norm that plain gradient descent follows.
 LARGEST_SGD_GRADIENT = 1.0

@@ -1,204 +1,39 @@
-"""Rows of a table: containers at the door, moments, the scale, and the batches a training loop reads."""
+"""Rows in the model's units: the batches that a training loop reads, and the tables they come from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-from ._sources import RowSource, as_source
+from .moments import BLOCK_NUMBERS, Array, Scale
+from .sources import RowSource
 
-__all__ = [
-    "Array",
-    "Moments",
-    "Rows",
-    "Scale",
-    "SomeColumns",
-    "Stream",
-    "Table",
-    "Units",
-    "Walk",
-    "as_table",
-    "column_moments",
-    "has_gaps",
-    "name_the_string",
-    "row_blocks",
-    "shuffled",
-    "to_rows",
-    "unpack_container",
-]
+__all__ = ["Rows", "SomeColumns", "Stream", "Table", "Walk", "as_table", "shuffled", "to_rows"]
 
-# Numbers that a block of rows holds where a whole table is walked through.
-BLOCK_NUMBERS = 250_000
+
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768
+
+
 # Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
 SMALL_TABLE = 1_000_000
+
+
 # A table that is read from elsewhere is shuffled by blocks of about so many numbers, and the rows of this many blocks
 # together; and this many rows are held out of it, at most.
 SHUFFLED_NUMBERS, SHUFFLED_BLOCKS, MOST_HELD_OUT = 65_536, 32, 100_000
-
-Array = NDArray[np.float64]
-
-
-def unpack_container(X: Any) -> Any:
-    """X in a form scikit-learn's validation reads rightly: tensors, masked arrays and dates are its blind spots."""
-    if isinstance(X, Tensor):
-        if X.requires_grad or X.device.type != "cpu" or X.dtype == torch.bfloat16:
-            raise TypeError(
-                f"X is a torch tensor on {X.device} of {X.dtype} with requires_grad={X.requires_grad}; "
-                "pass X.detach().cpu().float()."
-            )
-        return X.numpy()
-    if isinstance(X, np.ma.MaskedArray):
-        return np.ma.filled(X.astype(np.float64), np.nan)
-    names = getattr(X, "columns", None)
-    for column, dtype in enumerate(getattr(X, "dtypes", [getattr(X, "dtype", None)])):
-        if getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith(("Date", "Duration", "Time")):
-            label = "X" if names is None else f"column {names[column]!r}"
-            raise ValueError(
-                f"{label} holds dates or time spans; turn them into numbers first (days since a date, say)."
-            )
-    source = as_source(X)
-    return X if source is None else source
-
-
-def name_the_string(X: Any, error: ValueError) -> ValueError:
-    """The error for a cell that is no number, naming its column and the way out; `error` itself where there is none."""
-    columns = getattr(X, "columns", None)
-    cells = np.asarray(X, dtype=object)
-    if cells.ndim != 2:
-        return error
-    for i, column in enumerate(cells.T):
-        for value in column:
-            if isinstance(value, str) and not _is_number(value):
-                name = i if columns is None else columns[i]
-                return ValueError(
-                    f"could not convert string to float: column {name!r} holds {value!r}. Set likelihood='auto' (or "
-                    "Mixed) for a table with categories, drop the column, or mark the cell as missing (NaN)."
-                )
-    return error
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-class Moments(NamedTuple):
-    """Weighted mean and standard deviation of every column, in data units; `constant` marks flat columns."""
-
-    mean: Array
-    std: Array
-    constant: NDArray[np.bool_]
-
-
-class Scale(NamedTuple):
-    """The affine map between data units and the model's units: x = (X - shift) / scale."""
-
-    shift: Array
-    scale: Array
-
-    def to_model(self, X: Array) -> Array:
-        """Data units to model units, in float64; a value too far out for float64 becomes infinite."""
-        if not self.shift.any() and (self.scale == 1).all():  # as for shares and counts: a sixth of the time
-            return X.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = np.subtract(X, self.shift, dtype=np.float64)
-            return np.divide(x, self.scale, out=x)
-
-    def to_data(self, x: Array) -> Array:
-        """Model units to data units, in float64."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return x * self.scale + self.shift
-
-
-class Units(NamedTuple):
-    """What an objective's views may do to the x of a batch.
-
-    Attributes
-    ----------
-    smooth : callable
-        `smooth(x, noise)`: x with noise added as the likelihood allows.
-    scale : Scale
-        The map between data units and the model's.
-    """
-
-    smooth: Callable[[Tensor, Tensor], Tensor]
-    scale: Scale
-
-    def to_data(self, x: Tensor) -> Tensor:
-        """Model units to data units, in float64 where the device has it."""
-        return x * _like(self.scale.scale, x) + _like(self.scale.shift, x)
-
-    def to_model(self, x: Tensor) -> Tensor:
-        """Data units to model units."""
-        return (x - _like(self.scale.shift, x)) / _like(self.scale.scale, x)
-
-
-def _like(values: Array, x: Tensor) -> Tensor:
-    """`values` where x lies, in float64 unless the device lacks it."""
-    dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    return torch.as_tensor(values, dtype=dtype, device=x.device)
-
-
-def column_moments(X: Array, weight: Array | None = None) -> Moments:
-    """Mean and standard deviation of each column of X (N, D) over its present (not NaN) cells.
-
-    Every column is divided by its largest magnitude first, so that 1e-300 and 1e300 are ordinary numbers.
-    A column counts as constant where its variance is within rounding of zero: its standard deviation is
-    then reported as 0.
-    """
-    tiny = np.finfo(float).tiny
-    n_columns = X.shape[1]
-    low, high = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
-    for part in row_blocks(X):
-        low, high = np.fmin(low, np.fmin.reduce(X[part])), np.fmax(high, np.fmax.reduce(X[part]))
-    magnitude = np.maximum(np.abs(low), np.abs(high))
-    magnitude[(magnitude == 0) | np.isinf(magnitude)] = 1.0
-
-    def mean_of(function: Callable[[Array], Array]) -> Array:
-        """Weighted mean over present cells of `function` of the columns divided by their magnitude."""
-        total, sums = np.zeros(n_columns), np.zeros(n_columns)
-        for part in row_blocks(X):
-            values = function(X[part] / magnitude)
-            mass = ~np.isnan(values) if weight is None else ~np.isnan(values) * weight[part, None]
-            total += mass.sum(axis=0)
-            sums += (mass * np.nan_to_num(values)).sum(axis=0)
-        return sums / np.maximum(total, tiny)
-
-    mean = mean_of(lambda unit: unit)
-    var = mean_of(lambda unit: (unit - mean) ** 2)
-    rounding = len(X) * np.finfo(float).eps
-    constant = var <= rounding * var + (rounding * mean) ** 2
-    # The mean of equal numbers can miss them by a rounding error, which a scale of 1 would show in data units.
-    mean = np.where(low == high, high / magnitude, mean)
-    return Moments(mean * magnitude, np.where(constant, 0.0, np.sqrt(var) * magnitude), constant)
-
-
-def row_blocks(X: np.ndarray | RowSource, numbers: int = BLOCK_NUMBERS) -> Iterator[slice]:
-    """Slices of consecutive rows that hold about `numbers` numbers each."""
-    return gen_batches(len(X), max(1, numbers // max(1, X.shape[1])))
 
 
 def shuffled(n: int, rng: torch.Generator) -> Tensor:
     """The numbers below n in random order, in four bytes each: of a long table they are a good part of all memory."""
     return torch.randperm(n, generator=rng, device=rng.device, dtype=torch.int32 if n < 2**31 else torch.int64)
-
-
-def has_gaps(X: np.ndarray | RowSource) -> bool:
-    """Whether any cell is missing."""
-    return any(bool(np.isnan(X[part]).any()) for part in row_blocks(X))
 
 
 class Walk:

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-__all__ = ["Recoded", "RowSource", "as_source", "picked"]
+__all__ = ["Recoded", "RowSource", "Selected", "as_source", "picked"]
+
 
 # Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
 MAPPED_BYTES = 64_000_000
+
+
 # The kernel may map as much around a byte that is read, where it keeps the file in large pages.
 LARGEST_PAGE = 2_000_000
 

@@ -12,29 +12,37 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import _dense
-from ._solvers import Adam, Solver
-from ._torch import make_generator
-from .data import Rows, Table, Walk
-from .model import VAE
-from .objectives import Objective, Turn
+from .._tables.batches import Rows, Table, Walk
+from .._torch import make_generator
+from ..model import VAE
+from ..objectives import Objective, Turn
+from . import engine as _dense
+from .solvers import Adam, Solver
 
 __all__ = [
+    "AutogradStep",
     "DivergedError",
     "Epoch",
     "Plan",
+    "Player",
     "Report",
     "average_weight",
     "held_out_mean",
     "held_out_repeats",
     "make_players",
+    "make_step",
     "train",
 ]
 
+
 # The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.
 AVERAGE_POWER = 9
+
+
 # Held-out rows are repeated with fresh draws up to this many evaluations, so that few rows do not mean a noisy curve.
 HELD_OUT_DRAWS = 2000
+
+
 HELD_OUT_REPEATS = 8
 
 

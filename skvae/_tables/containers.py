@@ -1,0 +1,60 @@
+"""Containers that scikit-learn's validation misreads: tensors, masked arrays, dates; and cells that are no numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .sources import as_source
+
+__all__ = ["name_the_string", "unpack_container"]
+
+
+def unpack_container(X: Any) -> Any:
+    """X in a form scikit-learn's validation reads rightly: tensors, masked arrays and dates are its blind spots."""
+    if isinstance(X, Tensor):
+        if X.requires_grad or X.device.type != "cpu" or X.dtype == torch.bfloat16:
+            raise TypeError(
+                f"X is a torch tensor on {X.device} of {X.dtype} with requires_grad={X.requires_grad}; "
+                "pass X.detach().cpu().float()."
+            )
+        return X.numpy()
+    if isinstance(X, np.ma.MaskedArray):
+        return np.ma.filled(X.astype(np.float64), np.nan)
+    names = getattr(X, "columns", None)
+    for column, dtype in enumerate(getattr(X, "dtypes", [getattr(X, "dtype", None)])):
+        if getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith(("Date", "Duration", "Time")):
+            label = "X" if names is None else f"column {names[column]!r}"
+            raise ValueError(
+                f"{label} holds dates or time spans; turn them into numbers first (days since a date, say)."
+            )
+    source = as_source(X)
+    return X if source is None else source
+
+
+def name_the_string(X: Any, error: ValueError) -> ValueError:
+    """The error for a cell that is no number, naming its column and the way out; `error` itself where there is none."""
+    columns = getattr(X, "columns", None)
+    cells = np.asarray(X, dtype=object)
+    if cells.ndim != 2:
+        return error
+    for i, column in enumerate(cells.T):
+        for value in column:
+            if isinstance(value, str) and not _is_number(value):
+                name = i if columns is None else columns[i]
+                return ValueError(
+                    f"could not convert string to float: column {name!r} holds {value!r}. Set likelihood='auto' (or "
+                    "Mixed) for a table with categories, drop the column, or mark the cell as missing (NaN)."
+                )
+    return error
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
