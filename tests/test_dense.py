@@ -123,15 +123,15 @@ def assert_same_step(model, objective, rows, epoch=2):
     reference(rows, seeded(5), epoch, player)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
     for size in (0, SINGLE_THREAD_PRODUCT):
-        engine = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
-        engine.largest_product = lambda n_rows, size=size: size
+        dense = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
+        dense.largest_product = lambda n_rows, size=size: size
         player.vector.grad.fill_(9.0)  # every entry must be set, not added to
         with torch.no_grad():
-            engine(engine.prepared(rows), seeded(5), epoch)
-        (work,) = engine.workspaces.values()
-        assert work.xp is (np if engine.pure and size == 0 else torch)
+            dense(engine.prepared(rows), seeded(5), epoch)
+        (work,) = dense.workspaces.values()
+        assert work.xp is (np if dense.pure and size == 0 else torch)
         torch.testing.assert_close(player.vector.grad, expected, rtol=1e-9, atol=1e-12)
-        terms = engine.take_means()
+        terms = dense.take_means()
         assert terms.keys() == wanted.keys()
         for name in wanted:
             torch.testing.assert_close(terms[name], wanted[name], rtol=1e-10, atol=1e-11, msg=name)
