@@ -8,36 +8,37 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.base import OutlierMixin
+from sklearn.base import OutlierMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
-from ._base import BaseVAE
-from ._inference.criteria import CRITERIA, DRAWN, NEEDS, Criterion, View, named_criterion
-from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
-from ._inference.quadrature import quasi_normal
-from ._learner import Learner, percentile, total
+from ._base import BaseVAE, become
+from ._callbacks import fit_task
+from ._fit import FitSettings, continue_fit, fit_model, read
+from ._inference.criteria import CRITERIA, NEEDS, Criterion
+from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, learn, percentile, supported
+from ._normality import fault as fault_of_normality
 from ._params import Activation, NetworkLike, RandomState
-from ._tables.batches import Rows
-from ._tables.moments import Array, has_gaps
+from ._reservoir import Reservoir
+from ._reservoir import fault as fault_of_reservoir
+from ._state import damaged
 from .likelihoods import Likelihood
-from .model import VAE
 from .networks import Network
 from .objectives import Objective
-from .priors import AggregatedPosterior, PriorSpec
+from .priors import PriorSpec
 
 __all__ = ["VAEAnomalyDetector"]
 
 
-# How many times a block's numbers the differences to similar rows may be: 32 MB.
-BEYOND_CACHE = 16
+# What a fitted detector has beside its model; a copy that callbacks see in the middle of a fit has none of these.
+LEARNT = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
 # What `contamination` may be.
 SHARE = Interval(Real, 0, 0.5, closed="right")
 
 
-class VAEAnomalyDetector(OutlierMixin, Learner):
+class VAEAnomalyDetector(OutlierMixin, BaseVAE):
     """Variational autoencoder for anomaly detection.
 
     The model learns what normal rows look like; a row it finds unlikely is an anomaly. By default a row is judged by
@@ -89,7 +90,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         arguments that returns an `nn.Module`.
     encoder, decoder : Network, nn.Module, callable or None, default=None
         Networks in place of the perceptrons, as in :class:`VAETransformer`.
-    init : {"pca", "random"}, default="pca"
+    init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=50
         Epochs at most.
@@ -190,8 +191,6 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         "support_fraction": [None, Interval(Real, 0, 1, closed="right")],
     }
 
-    _learnt = ("_criterion", "_whole_std", "_codes", "_typical", "_typical_explanation", "_reservoir")
-
     def __init__(
         self,
         n_components: int | str = "auto",
@@ -243,15 +242,77 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.verbose = verbose
         self.device = device
 
-    def _check_parts(self, parts: dict[str, Any]) -> None:
-        """A criterion must be one that the objective can answer."""
-        needs = NEEDS.get(self.criterion, frozenset()) if isinstance(self.criterion, str) else frozenset()
-        lacking = " and a ".join(sorted(needs - parts["objective"].offers))
-        if lacking:
-            raise ValueError(
-                f"criterion={self.criterion!r} needs an objective that offers a {lacking}, which "
-                f"objective={self.objective!r} does not; use criterion='reconstruction', or another objective."
-            )
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn what normal rows look like.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows; NaN marks a missing cell. See `contamination` where some of them are anomalies.
+        y : array-like, default=None
+            Ignored, unless the objective has a `target`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            A row of weight 2 counts as two rows. Only ratios matter; rows of weight 0 are dropped.
+
+        Returns
+        -------
+        self : object
+            The fitted detector. After any error it is what it was before.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X breaks a rule, the criterion needs what the objective does not offer, or the first
+            epoch diverges.
+        """
+        settings = self._settings()
+        reader, rows = read(settings, X, y, sample_weight)
+        settings = settings.seeded(self.random_state)
+        with fit_task(self, X, y) as task:
+            kept, whole_std = supported(reader, rows, settings, self._share())
+            used = rows.at(kept)
+            fit = fit_model(reader, used, settings, task.epoch, whole_std)
+            inference = fit.model.inference(settings.device, self.n_draws)
+            normality = learn(inference, self.criterion, self.contamination, rows, used)
+            task.result = fit.attributes | normality.attributes | {"support_": kept}
+        become(self, task.result)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train for one epoch on X, and learn anew what is normal from a random sample of all rows seen so far.
+
+        The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
+        later ones keep them: give it a chunk that represents the table. Up to 5000 rows are kept.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            A chunk of rows; NaN marks a missing cell.
+        y : array-like, default=None
+            Ignored, unless the objective has a `target`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, relative to each other.
+
+        Returns
+        -------
+        self : object
+            The fitted detector. After any error it is what it was before.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a parameter the model is built from has changed since the first call.
+        """
+        known = self._known_rows()
+        settings, reader, rows = self._chunk(X, y, sample_weight)
+        fit = continue_fit(reader, rows, settings, self._earlier())
+        sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
+        inference = fit.model.inference(settings.device, self.n_draws)
+        normality = learn(inference, self.criterion, self.contamination, sample.table, sample.table)
+        become(self, fit.attributes | normality.attributes | {"_reservoir": sample.state})
+        return self
 
     def score_samples(self, X: Any) -> np.ndarray:
         """How normal every row is, by the criterion; higher is more normal.
@@ -275,8 +336,8 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         ValueError
             If X breaks a rule.
         """
-        check_is_fitted(self)
-        return total(self._contributions(self._check_rows(X), summed=True))
+        X = self._reader().read(X)
+        return self._normality().scores(self._inference(), X)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores less the threshold: negative for anomalies.
@@ -433,8 +494,8 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         ValueError
             If X breaks a rule.
         """
-        check_is_fitted(self)
-        values = self._contributions(self._check_rows(X), share_out=True) - self._typical_explanation
+        normality, rows = self._normality(), self._reader().read(X)
+        values = normality.explanations(self._inference(), rows) - normality.typical_explanation
         return self._framed(
             X, values, [*(names := self._names()), "latent" if "latent" not in names else "latent (model)"]
         )
@@ -460,15 +521,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         ValueError
             If X breaks a rule.
         """
-        check_is_fitted(self)
-        view = self._view()
-        found = self._by_blocks(
-            self._check_rows(X), lambda model, rows: nearest(model, rows, view), widest=self._widest(view, shared=True)
-        )
-        values = self._scale().to_data(found)
-        return (
-            self._schema.decoded(values, like=X) if self._schema.categories else self._framed(X, values, self._names())
-        )
+        reader, inference = self._reader(), self._inference()
+        rows = reader.read(X)
+        values = inference.scale.to_data(self._normality().similar(inference, rows))
+        if reader.schema.categories:
+            return reader.schema.decoded(values, like=X)
+        return self._framed(X, values, self._names())
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
@@ -505,43 +563,46 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     def _names(self) -> list[str]:
         return list(getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)]))
 
-    # Scores
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        state = self.__dict__
+        if LEARNT & state.keys():
+            fault = fault_of_normality(state) or fault_of_reservoir(state.get("_reservoir"), self.n_features_in_)
+            if fault:
+                raise damaged(type(self).__name__, fault)
 
-    def _contributions(self, X: Array, share_out: bool = False, summed: bool = False) -> np.ndarray:
-        """The criterion's contributions of the rows of X, (N, D + 1), or their sums, (N,)."""
-        view, device = self._view(), self._inference_device()
-        typical, typical_explanation = (
-            torch.tensor(getattr(self, name), device=device) if hasattr(self, name) else None
-            for name in ("_typical", "_typical_explanation")
-        )
-        criterion = named_criterion(self._criterion)
+    # The parts of a fit
 
-        def of(model: VAE, rows: Rows) -> Tensor:
-            if share_out:
-                return explained(criterion, model, rows, view, typical, typical_explanation)
-            found = contributions(criterion, model, rows, view, typical)
-            return found.sum(dim=1) if summed else found
+    def _settings(self) -> FitSettings:
+        """What a fit reads of the parameters; the criterion must be one that the objective can answer."""
+        settings = FitSettings.of(self, as_many_as_columns)
+        needs = NEEDS.get(self.criterion, frozenset()) if isinstance(self.criterion, str) else frozenset()
+        if lacking := needs - settings.objective.offers:
+            raise ValueError(
+                f"criterion={self.criterion!r} needs an objective that offers a {' and a '.join(sorted(lacking))}; "
+                f"objective={self.objective!r} does not. Use criterion='reconstruction', or another objective."
+            )
+        return settings
 
-        drawn = self._criterion in DRAWN  # they do not look at the codes
-        widest = 1 if drawn and not share_out else self._widest(view, share_out)
-        gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors
-        return self._by_blocks(X, of, self.n_draws if drawn else 1, widest=widest, factors=gaps)
+    def _share(self) -> float:
+        """The share of training rows to train on."""
+        if self.support_fraction is not None:
+            return self.support_fraction
+        return 1.0 if self.contamination == "auto" else ROBUST_SUPPORT
 
-    def _widest(self, view: View, shared: bool) -> int:
-        """Numbers that a criterion, or `nearest`, holds a row.
+    def _known_rows(self) -> Reservoir | None:
+        """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
+        if not self.__sklearn_is_fitted__():
+            return None
+        if hasattr(self, "_reservoir"):
+            return Reservoir(**self._reservoir)
+        inference = self._inference()
+        X = inference.decoded(self._codes["mean"], lambda model, z: model.mean(z))
+        return Reservoir.of(X, np.exp(self._codes["log_weight"]) * len(X), inference.seed)
 
-        What `nearest` holds may pass the cache: with many columns its blocks would be single rows.
-        """
-        n_codes = len(view.codes.mean)
-        return max(n_codes, min(n_codes, MOST_SIMILAR) * self.n_features_in_ // BEYOND_CACHE if shared else 1)
-
-    def _view(self) -> View:
-        device = self._inference_device()
-        codes = AggregatedPosterior(
-            *(torch.tensor(self._codes[name], device=device) for name in AggregatedPosterior._fields)
-        )
-        completions = quasi_normal(COMPLETIONS, self.n_components_, self._seed).to(device)
-        return View(self._rule(), codes, completions, torch.tensor(self.scale_, device=device))
+    def _normality(self) -> Normality:
+        """What is normal to the fitted detector."""
+        return Normality.of(self.__dict__)
 
 
 def _is_within(value: Any, interval: Interval) -> bool:

@@ -21,11 +21,11 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 
-from . import _state
-from ._base import forget
-from ._params import Activation, Count, NetworkLike, RandomState
+from ._base import become, is_fitted_name
+from ._params import Activation, Count, NetworkLike, RandomState, named
+from ._tables.reader import TableReader
 from ._training.loop import DivergedError
-from .likelihoods import Likelihood, described
+from .likelihoods import LIKELIHOODS, Likelihood, described, resolved
 from .networks import Network
 from .objectives import Objective
 from .priors import PriorSpec
@@ -80,7 +80,7 @@ class VAETransformerCV(VAETransformer):
         Networks in place of the perceptrons: a module (copied, weights included) or a callable
         `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit). The encoder's outputs are the means, then the
         log variances, of the latents; the decoder's are the likelihood's parameters.
-    init : {"pca", "random"}, default="pca"
+    init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=200
         Epochs at most.
@@ -232,32 +232,29 @@ class VAETransformerCV(VAETransformer):
         ValueError
             If a parameter or X breaks a rule.
         """
-        with _state.atomic(self):
-            candidates = self._candidates()
-            table = self._check_rows(X, reset=True)
-            table, y = indexable(table, y)
-            if sample_weight is not None:
-                sample_weight = _check_sample_weight(sample_weight, table, ensure_non_negative=True)
-            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-            base = self._single(seed)
-            estimators = [clone(base).set_params(**clone(candidate, safe=False)) for candidate in candidates]
-            for estimator in estimators:
-                estimator._validate_params()
-                self._refuse_without_density(estimator)
-            folds = self._folds(table, y, sample_weight)
-            jobs = [_Job(clone(e), k) for e in estimators for k in range(len(folds))]
-            results = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs)
-            _warn_of_failures(results["score"])
-            index = self._choose(results["score"], candidates)
-            best = estimators[index].set_params(verbose=self.verbose)
-            best.set_callbacks(*getattr(self, "_skl_callbacks", []))
-            best.fit(table, y, sample_weight)
-            forget(self)
-            own = set(best.get_params(deep=False)) | {"n_features_in_", "_columns"}
-            self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
-            if "likelihood" not in candidates[index]:
-                self.likelihood_ = described(self._parts["likelihood"], self._schema)
-            self._report(index, candidates, results)
+        candidates, name = self._candidates(), type(self).__name__
+        reader, table = TableReader.learn(name, X, named(self.likelihood, LIKELIHOODS), resolved)
+        table, y = indexable(table, y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, table, ensure_non_negative=True)
+        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        base = self._single(seed, reader.likelihood)
+        estimators = [clone(base).set_params(**clone(candidate, safe=False)) for candidate in candidates]
+        for estimator in estimators:
+            estimator._validate_params()
+            self._refuse_without_density(estimator)
+        folds = self._folds(table, y, sample_weight)
+        jobs = [_Job(clone(e), k) for e in estimators for k in range(len(folds))]
+        results = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs)
+        _warn_of_failures(results["score"])
+        index = self._choose(results["score"], candidates)
+        best = estimators[index].set_params(verbose=self.verbose)
+        best.set_callbacks(*getattr(self, "_skl_callbacks", []))
+        best.fit(table, y, sample_weight)
+        found = {k: v for k, v in vars(best).items() if is_fitted_name(k)} | reader.attributes
+        if "likelihood" not in candidates[index]:
+            found["likelihood_"] = described(reader.likelihood, reader.schema)
+        become(self, found | _report(index, candidates, results))
         return self
 
     @property
@@ -265,12 +262,12 @@ class VAETransformerCV(VAETransformer):
         """Not offered: candidates are compared on whole tables."""
         raise AttributeError("VAETransformerCV has no partial_fit; choose the size first, then use VAETransformer.")
 
-    def _single(self, seed: int) -> VAETransformer:
+    def _single(self, seed: int, likelihood: Any) -> VAETransformer:
         """The estimator that the candidates vary."""
         names = VAETransformer._get_param_names()
         settings = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
         # Of the whole table: a fold may lack a category.
-        settings["likelihood"] = self._parts["likelihood"]
+        settings["likelihood"] = likelihood
         return VAETransformer(**{**settings, "random_state": seed})
 
     def _candidates(self) -> list[dict[str, Any]]:
@@ -314,24 +311,31 @@ class VAETransformerCV(VAETransformer):
         near = np.flatnonzero(means >= means[best] - error)
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
-    def _report(self, best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray]) -> None:
-        """Set what cross-validation found, in GridSearchCV's words."""
-        scores = results["score"]
-        means = scores.mean(axis=1)
-        table: dict[str, Any] = {}
-        for name in ("fit_time", "score_time"):
-            table[f"mean_{name}"], table[f"std_{name}"] = results[name].mean(axis=1), results[name].std(axis=1)
-        for name in candidates[0]:
-            values = np.empty(len(candidates), dtype=object)
-            values[:] = [candidate[name] for candidate in candidates]
-            table[f"param_{name}"] = np.ma.MaskedArray(values, mask=False)
-        table["params"] = candidates
-        table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
-        table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
-        ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
-        table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
-        self.cv_results_, self.scores_, self.n_splits_ = table, scores, scores.shape[1]
-        self.best_index_, self.best_params_, self.best_score_ = best, candidates[best], float(means[best])
+
+def _report(best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What cross-validation found, in GridSearchCV's words."""
+    scores = results["score"]
+    means = scores.mean(axis=1)
+    table: dict[str, Any] = {}
+    for name in ("fit_time", "score_time"):
+        table[f"mean_{name}"], table[f"std_{name}"] = results[name].mean(axis=1), results[name].std(axis=1)
+    for name in candidates[0]:
+        values = np.empty(len(candidates), dtype=object)
+        values[:] = [candidate[name] for candidate in candidates]
+        table[f"param_{name}"] = np.ma.MaskedArray(values, mask=False)
+    table["params"] = candidates
+    table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
+    table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
+    ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
+    table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
+    return {
+        "cv_results_": table,
+        "scores_": scores,
+        "n_splits_": scores.shape[1],
+        "best_index_": best,
+        "best_params_": candidates[best],
+        "best_score_": float(means[best]),
+    }
 
 
 def _warn_of_failures(scores: np.ndarray) -> None:

@@ -10,45 +10,23 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from . import _state
-from ._base import BaseVAE
-from ._inference.blocks import filled, refuse_far_rows
-from ._inference.posterior import posterior, posterior_mean
-from ._inference.scores import block_rows, completed, conditional_draws, conditional_mean, log_likelihood
-from ._params import Activation, Count, NetworkLike, RandomState, named
+from ._base import BaseVAE, offers
+from ._inference.blocks import Inference, refuse_far_rows
+from ._inference.posterior import mean_and_std, posterior_mean
+from ._inference.scores import completed, conditional_draws, conditional_mean, log_likelihood
+from ._params import Activation, Count, NetworkLike, RandomState
 from ._tables.batches import Rows
 from ._tables.moments import Array
 from ._torch import make_generator, torch_scope
 from .likelihoods import Likelihood
 from .model import VAE
 from .networks import Network
-from .objectives import OBJECTIVES, Objective
+from .objectives import Objective
 from .priors import PriorSpec
 
 __all__ = ["VAETransformer"]
-
-
-# What is missing where an objective does not offer something, and what to use instead.
-LACKS = {
-    "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X",
-    "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that does, such as ELBO",
-    "posterior": "trains codes without a spread; use transform(X) for the codes",
-}
-
-
-def _offers(what: str) -> Callable[[Any], bool]:
-    """Whether training gives something a meaning; the AttributeError names what is missing and what to use instead."""
-
-    def check(estimator: Any) -> bool:
-        objective = estimator._parts["objective"] if estimator.__sklearn_is_fitted__() else estimator.objective
-        if what in getattr(named(objective, OBJECTIVES), "offers", {what}):
-            return True
-        raise AttributeError(f"objective={objective!r} {LACKS[what]}.")
-
-    return check
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
@@ -85,7 +63,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Networks in place of the perceptrons: a module (copied, weights included) or a callable
         `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit). The encoder's outputs are the means, then the
         log variances, of the latents; the decoder's are the likelihood's parameters.
-    init : {"pca", "random"}, default="pca"
+    init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=200
         Epochs at most.
@@ -243,11 +221,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        check_is_fitted(self)
-        X = self._check_rows(X)
-        return self._codes(X, posterior_mean)
+        return self._codes(self._reader().read(X), posterior_mean)
 
-    @available_if(_offers("posterior"))
+    @available_if(offers("posterior"))
     def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of q(z|x), most informative latent first.
 
@@ -270,9 +246,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        check_is_fitted(self)
-        X = self._check_rows(X)
-        codes = self._codes(X, _mean_and_std)
+        codes = self._codes(self._reader().read(X), mean_and_std)
         return codes[..., 0], codes[..., 1]
 
     def inverse_transform(self, X: Any) -> Any:
@@ -293,11 +267,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X does not hold `n_components_` finite numbers per row.
         """
-        check_is_fitted(self)
+        model = self._fitted()
         Z = check_array(X, dtype=[np.float64, np.float32])
-        if Z.shape[1] != self.n_components_:
+        if Z.shape[1] != model.n_components:
             raise ValueError(
-                f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {self.n_components_} latents."
+                f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {model.n_components} latents."
             )
         return self._means(Z, like=X)
 
@@ -319,8 +293,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        check_is_fitted(self)
-        return self._means(self._codes(self._check_rows(X), posterior_mean), like=X)
+        return self._means(self._codes(self._reader().read(X), posterior_mean), like=X)
 
     def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
@@ -351,41 +324,40 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             If a parameter or X breaks a rule, or a row with gaps lies so far outside the training data that its code
             is not finite.
         """
-        check_is_fitted(self)
+        reader, inference = self._reader(), self._inference()
         if n_draws is not None and not Count().is_satisfied_by(n_draws):
             raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
-        filled = np.array(self._check_rows(X)[:])
+        filled = np.array(reader.read(X)[:])
         gaps = np.isnan(filled)
         rows = np.flatnonzero(gaps.any(axis=1))
         found = [filled] if n_draws is None else [filled.copy() for _ in range(n_draws)]
         if len(rows):
-            values = self._fillings(filled[rows], n_draws, random_state)
+            values = self._fillings(inference, filled[rows], n_draws, random_state)
             refuse_far_rows(values, rows)
             for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
-                table[gaps] = self._scale().to_data(filling)[gaps[rows]]
-        tables = [self._schema.decoded(table, like=X, drawn=n_draws is not None) for table in found]
+                table[gaps] = inference.scale.to_data(filling)[gaps[rows]]
+        tables = [reader.schema.decoded(table, like=X, drawn=n_draws is not None) for table in found]
         return tables[0] if n_draws is None else tables
 
-    def _fillings(self, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
+    def _fillings(self, inference: Inference, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
         """Conditional means, (N, 1, D), or draws, (N, n_draws, D), of rows in model units."""
-        objective = self._parts["objective"]
-        if "density" not in objective.offers:
+        if not inference.model.is_density:
             if n_draws is not None:
+                objective = self._fitted().specs["objective"]
                 raise ValueError(f"objective={objective!r} trains no density to draw from; use n_draws=None.")
-            return self._by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
+            return inference.by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
         if n_draws is None:
-            rule = self._rule()
-            return self._by_blocks(X, lambda model, block: conditional_mean(model, block, rule)[:, None], self.n_draws)
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        rng = make_generator(seed, self._inference_device())
+            rule, n_draws = inference.rule, self.n_draws
+            return inference.by_blocks(X, lambda model, rows: conditional_mean(model, rows, rule)[:, None], n_draws)
+        rng = _generator(random_state, inference)
 
-        def draws(model: VAE, block: Rows) -> Tensor:
-            return conditional_draws(model, block, self.n_draws, n_draws, rng).transpose(0, 1)
+        def draws(model: VAE, rows: Rows) -> Tensor:
+            return conditional_draws(model, rows, self.n_draws, n_draws, rng).transpose(0, 1)
 
         # One thread: draws come from a generator, in order.
-        return self._by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
+        return inference.by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
-    @available_if(_offers("prior"))
+    @available_if(offers("prior"))
     def sample(self, n_samples: int = 1, *, random_state: RandomState = None) -> Any:
         """Draw new rows: z from p(z), then x from p(x|z).
 
@@ -410,21 +382,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If `n_samples` is not an integer of at least 1.
         """
-        check_is_fitted(self)
-        if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
+        model, inference = self._fitted(), self._inference()
+        if not Count().is_satisfied_by(n_samples):
             raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
-        model = self.module_
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        rng = make_generator(seed, self._inference_device())
+        rng = _generator(random_state, inference)
         with torch_scope(rng.device, grad=False):
-            z = model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
+            z = inference.model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
 
         def rows(model: VAE, z: Tensor) -> Tensor:
             return model.sample(z, rng) if model.is_density else model.mean(z)
 
-        return self._schema.decoded(self._decode(z[:, self._order], rows), drawn=True)
+        return model.schema.decoded(inference.decoded(z, rows), drawn=True)
 
-    @available_if(_offers("density"))
+    @available_if(offers("density"))
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of every row, in nats and in the units of X.
 
@@ -449,11 +419,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule.
         """
-        check_is_fitted(self)
-        rule = self._rule()
-        return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
+        X, inference = self._reader().read(X), self._inference()
+        rule = inference.rule
+        return inference.by_blocks(X, lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
 
-    @available_if(_offers("density"))
+    @available_if(offers("density"))
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
 
@@ -482,32 +452,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def _codes(self, X: Array, function: Callable[[VAE, Rows], Tensor]) -> np.ndarray:
         """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
-        order = torch.tensor(self._order, device="cpu")
-
-        def ordered(model: VAE, rows: Rows) -> Tensor:
-            return function(model, rows).index_select(1, order.to(rows.device))
-
-        codes = self._by_blocks(X, ordered, dtype=X.dtype)
+        inference = self._inference()
+        order = torch.tensor(self._fitted().order, device=inference.device)
+        codes = inference.by_blocks(X, lambda model, rows: function(model, rows).index_select(1, order), dtype=X.dtype)
         refuse_far_rows(codes, range(len(X)))
         return codes
 
     def _means(self, Z: Array, like: Any) -> Any:
         """Mean of p(x|z) of latents in public order, as the kind of table that fit saw."""
-        return self._schema.decoded(self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype), like)
-
-    def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
-        """`function` of latents in public order, block by block, in data units."""
-        device = self._inference_device()
-        model, scale, inverse = _state.module_of(self, device), self._scale(), np.argsort(self._order)
-
-        def of(part: slice) -> np.ndarray:
-            z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
-            return scale.to_data(function(model, z).cpu().numpy())
-
-        # One thread: draws come from a generator, in order.
-        return filled(len(Z), block_rows(model, 1), of, np.float64, device, threads=False)
+        model = self._fitted()
+        found = self._inference().decoded(Z[:, np.argsort(model.order)], lambda model, z: model.mean(z))
+        return model.schema.decoded(found.astype(Z.dtype), like)
 
 
-def _mean_and_std(model: VAE, rows: Rows) -> Tensor:
-    q = posterior(model, rows)
-    return torch.stack([q.mean, q.std], dim=-1)
+def _generator(random_state: Any, inference: Inference) -> torch.Generator:
+    """A generator where the model lies, seeded by what a user gave."""
+    return make_generator(check_random_state(random_state).randint(np.iinfo(np.int32).max), inference.device)

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import ELBO, Gaussian, JohnsonSU, VAEAnomalyDetector, _learner
+from skvae import ELBO, Gaussian, JohnsonSU, VAEAnomalyDetector, _normality
 from skvae._inference.criteria import CRITERIA, DRAWN
 
 every_criterion = pytest.mark.parametrize("criterion", CRITERIA)
@@ -163,8 +163,8 @@ def test_set_contamination_equals_a_fit_with_it():
 
 
 def test_the_threshold_of_many_rows_comes_from_some(monkeypatch):
-    monkeypatch.setattr(_learner, "SCORED", 50)
-    monkeypatch.setattr(_learner, "CODES", 30)
+    monkeypatch.setattr(_normality, "SCORED", 50)
+    monkeypatch.setattr(_normality, "CODES", 30)
     X = correlated(150)
     detector = make().fit(X)
     assert detector.training_scores_.shape == (50,)
@@ -913,7 +913,7 @@ def size_of(detector):
 
 
 def test_a_stream_keeps_a_bounded_sample_of_all_its_rows(monkeypatch):
-    monkeypatch.setattr(_learner, "CODES", 100)
+    monkeypatch.setattr(_normality, "CODES", 100)
     detector, X = make(), correlated(1200)
     X = X.copy()
     # Column 0 counts the rows, so that a code tells which chunk it came from.

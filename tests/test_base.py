@@ -682,7 +682,7 @@ def test_a_network_may_be_made_from_another_fitted_model(iris):
 
 
 def test_diagnostics_stand_for_the_whole_of_a_sorted_table(monkeypatch):
-    monkeypatch.setattr("skvae._base.DIAGNOSTIC_ROWS", 50)
+    monkeypatch.setattr("skvae._fit.DIAGNOSTIC_ROWS", 50)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 1)) @ rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(400, 5))
     X = X[np.argsort(X[:, 0])]

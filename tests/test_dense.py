@@ -127,7 +127,7 @@ def assert_same_step(model, objective, rows, epoch=2):
         dense.largest_product = lambda n_rows, size=size: size
         player.vector.grad.fill_(9.0)  # every entry must be set, not added to
         with torch.no_grad():
-            dense(engine.prepared(rows), seeded(5), epoch)
+            dense(dense.prepared(rows), seeded(5), epoch)
         (work,) = dense.workspaces.values()
         assert work.xp is (np if dense.pure and size == 0 else torch)
         torch.testing.assert_close(player.vector.grad, expected, rtol=1e-9, atol=1e-12)

@@ -1118,7 +1118,7 @@ def test_johnson_su_starts_at_its_baseline(missing):
     vae = VAETransformer(
         1, likelihood="johnson_su", hidden_layer_sizes=(), max_iter=1, learning_rate_init=1e-12, random_state=0
     ).fit(X)
-    rows = to_rows(X, vae._scale())
+    rows = to_rows(X, vae._inference().scale)
     density = copy.deepcopy(vae.module_.likelihood).float()
     baseline = density.baseline(rows, density.covariance(rows), 1)
     assert vae.score(X) == pytest.approx(baseline, abs=0.1 if missing else 1e-3)

@@ -78,7 +78,7 @@ def factors(n_rows, noise=0.5):
     return rng.randn(n_rows, 3) @ rng.randn(3, 8) + noise * rng.randn(n_rows, 8)
 
 
-@pytest.mark.parametrize(("init", "early_stopping"), [("pca", False), ("random", "auto")])
+@pytest.mark.parametrize(("init", "early_stopping"), [("linear", False), ("random", "auto")])
 def test_scores_are_those_of_a_grid_search(init, early_stopping):
     X, sizes = factors(100), [1, 3]
     settings = {"init": init, "max_iter": 8, "learning_rate_init": 3e-2, "early_stopping": early_stopping}
@@ -97,8 +97,8 @@ SINGLE_FOLD = {
     "batches of 50": {"batch_size": 50},
     "beta": {"objective": ELBO(beta=2.0, warmup=3)},
     "no rows held out": {"early_stopping": False, "objective": ELBO(n_draws=2)},
-    "linear start": {"init": "pca", "early_stopping": False},
-    "start kept": {"init": "pca", "learning_rate_init": 1.0},
+    "linear start": {"init": "linear", "early_stopping": False},
+    "start kept": {"init": "linear", "learning_rate_init": 1.0},
 }
 
 

@@ -291,7 +291,7 @@ def test_rows_with_gaps_reach_a_mode_of_a_mixture():
     vae = VAETransformer(1, prior=Mixture(4), max_iter=30, random_state=0, hidden_layer_sizes=()).fit(X)
     gaps = X[:30].copy()
     gaps[:, 0] = np.nan
-    model, rows = vae.module_, to_rows(gaps, vae._scale(), dtype=torch.float64)
+    model, rows = vae.module_, to_rows(gaps, vae._inference().scale, dtype=torch.float64)
     z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None, None].expand(-1, 30, 1)
     with torch.no_grad():
         exact = torch.logsumexp(model.log_joint(z, rows.x, rows.mask), 0) + np.log(24 / 20_000)

@@ -448,12 +448,12 @@ def test_score_of_an_autoregressive_model_reads_the_row():
     assert torch.equal(terms[:, :60], terms[:1, :60].expand(16, -1))
 
 
-@pytest.mark.parametrize("init", ["pca", "random"])
+@pytest.mark.parametrize("init", ["linear", "random"])
 def test_a_linear_autoencoder_spans_the_principal_subspace(init):
     X = load_digits().data
     X = X[:, X.std(axis=0) > 0.5][:1000]
-    settings = {"hidden_layer_sizes": (), "max_iter": 150 if init == "pca" else 300, "early_stopping": False}
-    settings |= {"learning_rate_init": 1e-3 if init == "pca" else 3e-3, "likelihood": Gaussian("shared")}
+    settings = {"hidden_layer_sizes": (), "max_iter": 150 if init == "linear" else 300, "early_stopping": False}
+    settings |= {"learning_rate_init": 1e-3 if init == "linear" else 3e-3, "likelihood": Gaussian("shared")}
     vae = VAETransformer(5, objective=Autoencoder(), init=init, random_state=0, **settings).fit(X)
     pca = PCA(5).fit(X)
     loadings = vae.module_.decoder.linear.weight.detach().numpy()

@@ -149,7 +149,7 @@ def test_imputed_cells_are_the_conditional_means_in_data_units():
     gaps = X[:10].copy()
     gaps[:, 3] = np.nan
     filled = vae.set_params(n_draws=1024).impute(gaps)
-    means = conditional_mean(vae.module_, rows_of(vae, gaps), vae._rule()).numpy()
+    means = conditional_mean(vae.module_, rows_of(vae, gaps), vae._inference().rule).numpy()
     np.testing.assert_allclose(filled[:, 3], means[:, 3] * vae.scale_[3] + vae._shift[3])
     np.testing.assert_array_equal(filled[:, :3], X[:10, :3])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,48 +13,42 @@ import torch
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-from .. import _state
 from .._tables.batches import Rows, to_rows
 from .._tables.moments import Array, Scale, row_blocks
-from .._torch import resolve_device, thread_limit, torch_scope
+from .._torch import thread_limit, torch_scope
 from ..model import VAE
 from .quadrature import Rule, normal_rule
 from .scores import block_rows
 
-__all__ = ["Fitted", "filled", "refuse_far_rows"]
+__all__ = ["Inference", "filled", "refuse_far_rows"]
 
 
-class Fitted:
-    """What every fitted estimator needs to look at rows."""
+@dataclass(frozen=True)
+class Inference:
+    """A fitted model, and what it takes to look at rows in data units.
 
-    device: str
+    Attributes
+    ----------
+    model : VAE
+        In float64 and evaluation mode, on `device`.
+    scale : Scale
+    device : torch.device
+    n_draws, seed : int
+        Points per row, and what they are made from.
+    """
+
+    model: VAE
+    scale: Scale
+    device: torch.device
     n_draws: int
-    n_components_: int
-    scale_: Array
-    _shift: Array
-    _seed: int
+    seed: int
 
-    @property
-    def module_(self) -> VAE:
-        """The fitted model as a torch module, in float64 and evaluation mode; its latents are in training order."""
-        if "_weights" not in vars(self):
-            raise AttributeError(f"This {type(self).__name__} is not fitted yet; call fit first.")
-        return _state.module_of(self, self._inference_device())
-
-    def _scale(self) -> Scale:
-        """The map between data units and the fitted model's."""
-        return Scale(self._shift, self.scale_)
-
-    def _inference_device(self) -> torch.device:
-        """Inference is in float64, which Apple's GPUs lack."""
-        device = resolve_device(self.device)
-        return torch.device("cpu") if device.type == "mps" else device
-
-    def _rule(self) -> Rule:
+    @cached_property
+    def rule(self) -> Rule:
         """The points all rows share."""
-        return normal_rule(self.n_draws, self.n_components_, self._seed).to(self._inference_device())
+        return normal_rule(self.n_draws, self.model.prior.n_components, self.seed).to(self.device)
 
-    def _by_blocks(
+    def by_blocks(
         self,
         X: Array,
         function: Callable[[VAE, Rows], Tensor],
@@ -62,14 +58,23 @@ class Fitted:
         factors: bool = True,
         threads: bool = True,
     ) -> np.ndarray:
-        """`function` of the rows of X, block by block; it holds `widest` numbers per row, a layer's if that is more."""
-        device = self._inference_device()
-        model, scale = _state.module_of(self, device), self._scale()
+        """`function` of the rows of X, in blocks. `widest`: the most numbers it allocates per row."""
 
         def of(part: slice) -> Tensor:
-            return function(model, to_rows(X[part], scale, dtype=torch.float64).to(device))
+            return function(self.model, to_rows(X[part], self.scale, dtype=torch.float64).to(self.device))
 
-        return filled(len(X), block_rows(model, n_draws, widest, factors), of, dtype, device, threads)
+        size = block_rows(self.model, n_draws, widest, factors)
+        return filled(len(X), size, of, dtype, self.device, threads)
+
+    def decoded(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
+        """`function` of latents in training order, in blocks, in data units."""
+
+        def of(part: slice) -> np.ndarray:
+            z = torch.tensor(Z[part], dtype=torch.float64, device=self.device)
+            return self.scale.to_data(function(self.model, z).cpu().numpy())
+
+        # One thread: draws come from a generator, in order.
+        return filled(len(Z), block_rows(self.model, 1), of, np.float64, self.device, threads=False)
 
 
 def filled(

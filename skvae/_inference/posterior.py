@@ -10,7 +10,7 @@ from torch import Tensor
 from .._tables.batches import Rows
 from ..model import VAE
 
-__all__ = ["Posterior", "laplace", "posterior", "posterior_mean"]
+__all__ = ["Posterior", "laplace", "mean_and_std", "posterior", "posterior_mean"]
 
 
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
@@ -107,3 +107,12 @@ def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Ten
     factor = torch.linalg.qr(half.mT).R.mT
     signs = torch.where(factor.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
     return value.detach(), step, factor * signs[:, None]
+
+
+def mean_and_std(model: VAE, rows: Rows) -> Tensor:
+    """Of the latents given each row: (N, J, 2). Nothing is known of a code's spread, for which 1 stands."""
+    if rows.mask is not None and model.is_density:
+        q = posterior(model, rows)
+        return torch.stack([q.mean, q.std], dim=-1)
+    mean, log_var = model.encode(rows.x, rows.mask)
+    return torch.stack([mean, torch.ones_like(mean) if log_var is None else torch.exp(0.5 * log_var)], dim=-1)

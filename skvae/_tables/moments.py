@@ -13,7 +13,17 @@ from torch import Tensor
 
 from .sources import RowSource
 
-__all__ = ["BLOCK_NUMBERS", "Array", "Moments", "Scale", "Units", "column_moments", "has_gaps", "row_blocks"]
+__all__ = [
+    "BLOCK_NUMBERS",
+    "Array",
+    "Moments",
+    "Scale",
+    "Units",
+    "column_moments",
+    "empty_columns",
+    "has_gaps",
+    "row_blocks",
+]
 
 
 # Numbers that a block of rows holds where a whole table is walked through.
@@ -122,3 +132,13 @@ def row_blocks(X: np.ndarray | RowSource, numbers: int = BLOCK_NUMBERS) -> Itera
 def has_gaps(X: np.ndarray | RowSource) -> bool:
     """Whether any cell is missing."""
     return any(bool(np.isnan(X[part]).any()) for part in row_blocks(X))
+
+
+def empty_columns(X: Array) -> np.ndarray:
+    """Which columns hold no value."""
+    empty = np.ones(X.shape[1], dtype=bool)
+    for part in row_blocks(X):
+        empty &= np.isnan(X[part]).all(axis=0)
+        if not empty.any():
+            break
+    return empty

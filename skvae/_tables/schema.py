@@ -8,11 +8,20 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_array
 
 from .moments import Array, row_blocks
 from .sources import Recoded, RowSource
 
-__all__ = ["Schema", "column_values", "frame_library", "is_category_type", "is_missing", "type_of"]
+__all__ = [
+    "Schema",
+    "cells_of",
+    "column_values",
+    "frame_library",
+    "is_category_type",
+    "is_missing",
+    "type_of",
+]
 
 
 # pandas' nullable types, and what kind of numpy type they hold.
@@ -33,6 +42,15 @@ def frame_library(X: Any) -> str | None:
         if library is not None and isinstance(X, library.DataFrame):
             return name
     return None
+
+
+def cells_of(X: Any) -> Any:
+    """A list, or an array of strings, as a two-dimensional array of what its cells are; other tables as they are."""
+    if frame_library(X) is not None or isinstance(X, RowSource):
+        return X
+    if not isinstance(X, np.ndarray) or X.dtype.kind in "US":
+        X = np.asarray(X, dtype=object)
+    return check_array(X, dtype=None, ensure_all_finite=False)
 
 
 class Schema:

@@ -80,9 +80,16 @@ class Likelihood(Part, ABC):
     ----------
     positive_only : bool
         Whether negative values are outside the support.
+    reads_cells : bool
+        Whether cells are looked at as they came, strings and all, and not as numbers.
     """
 
     positive_only: ClassVar[bool] = False
+    reads_cells: ClassVar[bool] = False
+
+    def categories(self, n_columns: int) -> list[int | None]:
+        """How many categories each of so many columns has (None: those that it holds), where it has any."""
+        return []
 
     def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
         """The likelihood of every column of a table, as the user gave it: members, and the numbers of their columns.

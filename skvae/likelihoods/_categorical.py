@@ -55,8 +55,9 @@ class Categorical(Unscaled):
     def __init__(self, n_categories: int | Sequence[int] | None = None) -> None:
         self.n_categories = n_categories
 
-    def sizes(self, n_columns: int) -> list[int | None]:
-        """How many categories each of so many columns has; None where their values say."""
+    reads_cells = True
+
+    def categories(self, n_columns: int) -> list[int | None]:
         given: Any = self.n_categories
         if given is None or np.ndim(given) == 0:
             return [given] * n_columns
@@ -72,7 +73,7 @@ class Categorical(Unscaled):
         return Categorical([int(n) for n in n_categories])
 
     def build(self, n_features: int, scale: Scale) -> Density:
-        return _CategoricalDensity(self.sizes(n_features))
+        return _CategoricalDensity(self.categories(n_features))
 
 
 class _CategoricalDensity(Centred):

@@ -66,6 +66,8 @@ class Mixed(Likelihood):
 
     __module__ = "skvae"
 
+    reads_cells = True
+
     _parameter_constraints: ClassVar[dict] = {"members": ["array-like"], "remainder": [None, str, Likelihood]}
 
     def __init__(self, members: Sequence[tuple[Any, Any]], *, remainder: str | Likelihood | None = None) -> None:
@@ -147,6 +149,8 @@ class Auto(Likelihood):
     """
 
     __module__ = "skvae"
+
+    reads_cells = True
 
     def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
         found = self.choose(X, list(range(X.shape[1])))
@@ -334,7 +338,7 @@ def fits_schema(likelihood: Likelihood, n_categories: list[int]) -> bool:
         return False
     return all(
         isinstance(member, Likelihood)
-        and (list(member.sizes(len(own))) if isinstance(member, Categorical) else [0] * len(own))
+        and (list(member.categories(len(own))) if isinstance(member, Categorical) else [0] * len(own))
         == [n_categories[column] for column in own]
         for member, own in pairs
     )

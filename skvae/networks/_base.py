@@ -19,7 +19,19 @@ __all__ = ["AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
 
 
 class Network(Part):
-    """Hyperparameters of an encoder, a decoder, or both."""
+    """Hyperparameters of an encoder, a decoder, or both.
+
+    Attributes
+    ----------
+    known : bool
+        Whether a saved model's arrays can be checked against the hyperparameters, which say all of its shapes.
+    """
+
+    known: ClassVar[bool] = True
+
+    def n_layers(self) -> int:
+        """How many layers with weights a module has at least: a saved file that holds fewer arrays is damaged."""
+        return 0
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
         """A module from (N, n_in) to (N, n_out): posterior means, then log variances."""
@@ -109,6 +121,8 @@ class Supplied(Network):
     network : nn.Module or callable
         A module is copied, weights included. A callable gets `(n_in, n_out)` and returns a module.
     """
+
+    known = False
 
     def __init__(self, network: NetworkLike) -> None:
         self.network = network

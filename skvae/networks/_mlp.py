@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
@@ -69,6 +70,9 @@ class MLP(Network):
                     f"hidden_layer_sizes must hold integers of at least 1; it holds {size!r}. "
                     "Use (100,) for one layer of 100 units, () for none."
                 )
+
+    def n_layers(self) -> int:
+        return int(np.size(self.hidden_layer_sizes))
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
         return self._build(n_in, [int(size) for size in self.hidden_layer_sizes], n_out)

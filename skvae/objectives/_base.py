@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._params import Part
-from .._tables.batches import Rows
+from .._tables.batches import Rows, Walk
 from .._tables.moments import Units
 from ..likelihoods import Density
 from ..model import VAE, Dims, Emitted
@@ -108,8 +108,8 @@ class Objective(Part, ABC):
         """
         return {}
 
-    def start(self, model: VAE, rows: Rows, rng: torch.Generator) -> None:
-        """Prepare the model on the training rows before the first epoch."""
+    def start(self, model: VAE, rows: Walk, rng: torch.Generator) -> None:
+        """Prepare the model on the table of training rows before the first epoch; `rows.whole()` are its tensors."""
         return
 
     @abstractmethod

@@ -80,7 +80,7 @@ class Mixture(PriorSpec):
 
     _parameter_constraints: ClassVar[dict] = {"n_modes": [Count()]}
 
-    def __init__(self, n_modes=10):
+    def __init__(self, n_modes: int = 10) -> None:
         self.n_modes = n_modes
 
     def build(self, n_components: int, density: Any) -> Prior:
