@@ -205,7 +205,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         activation: Activation = "relu",
         encoder: Network | NetworkLike | None = None,
         decoder: Network | NetworkLike | None = None,
-        init: str = "pca",
+        init: str = "linear",
         max_iter: int = 50,
         batch_size: int | str = "auto",
         solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",

@@ -169,7 +169,7 @@ class VAETransformerCV(VAETransformer):
         activation: Activation = "relu",
         encoder: Network | NetworkLike | None = None,
         decoder: Network | NetworkLike | None = None,
-        init: str = "pca",
+        init: str = "linear",
         max_iter: int = 200,
         batch_size: int | str = "auto",
         solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
