@@ -38,6 +38,7 @@ __all__ = [
     "FitSettings",
     "Prepared",
     "Start",
+    "Task",
     "check_same_specs",
     "components",
     "continue_fit",
@@ -48,6 +49,9 @@ __all__ = [
     "start",
 ]
 
+# What is called after every epoch, with a function that returns the attributes of a fit that stopped there; it may stop
+# training by returning True.
+Task = Callable[[Callable[[], dict[str, Any]]], bool]
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
 # n_components="auto": the share of variance the leading principal components must hold, and at most how many.
@@ -341,14 +345,10 @@ def fit_model(
     reader: TableReader,
     table: TrainingRows,
     settings: FitSettings,
-    task: Callable[[Callable[[], dict]], bool] = lambda attributes: False,
+    task: Task = lambda attributes: False,
     whole_std: np.ndarray | None = None,
 ) -> Fit:
-    """Fit a model to a table: prepare, start, train, publish.
-
-    `task` is called after every epoch with a function that returns the attributes of a fit that stopped there; it may
-    stop training by returning True.
-    """
+    """Fit a model to a table: prepare, start, train, publish."""
     with torch_scope(settings.device, grad=True):
         prepared = prepare(reader, table, settings, whole_std=whole_std)
         begun = start(reader, prepared, settings)
