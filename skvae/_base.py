@@ -22,6 +22,7 @@ from torch import nn
 
 from . import _dense, _state
 from ._door import Checked, Door
+from ._held_out import held_out_mean
 from ._inference import Fitted
 from ._linear import Covariance
 from ._params import Count, named
@@ -33,9 +34,9 @@ from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
 from .scores import latent_kl
-from .training import DivergedError, Epoch, Plan, Report, held_out_mean, train
+from .training import Epoch, Progress, Training, TrainingResult, TrainingSettings
 
-__all__ = ["BaseVAE", "Begun", "forget", "most_latents"]
+__all__ = ["BaseVAE", "Begun", "Paused", "forget", "most_latents"]
 
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
@@ -69,6 +70,13 @@ class Begun(NamedTuple):
 
     model: VAE
     split: Split
+    started: bool
+
+
+class Paused(NamedTuple):
+    """A fit between two epochs, as plain tensors and numbers."""
+
+    progress: Progress
     started: bool
 
 
@@ -133,18 +141,12 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             with torch_scope(device, grad=True):
                 used = self._supported(*table)
                 begun = self._begin(self._split(*used, hold_out=True))
-                model, split = begun.model.to(device), begun.split
-                with self._products(model, len(split.training)):
-                    report = self._train(
-                        model,
-                        split.training.to(device),
-                        None if split.held_out is None else split.held_out.to(device),
-                        make_generator(self._seed, device),
-                        self._callbacks(X, y),
-                        keep_start=self._keeps_start(begun),
-                    )
-                    self._finish(begun, report)
-                    self._warn_if_poor(begun, report)
+                with self._products(begun.model, len(begun.split.training)):
+                    training = self._training_of(begun, device)
+                    training.run(on_epoch=partial(self._callbacks(X, y), begun.model))
+                    result = training.finish()
+                    self._finish(begun, result)
+                    self._warn_if_poor(begun, result)
             self._learn_more(table, used)
             self._end_callbacks(X, y)
         return self
@@ -190,11 +192,12 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
                 done, before = (0, None) if first else (self.n_iter_, self._solver_state)
                 rng = make_generator(self._seed + done, device)
                 with self._products(model, len(rows)):
-                    report = self._train(
-                        model.to(device), rows.to(device), None, rng, solver_state=before, one_epoch_after=done
-                    )
-                    self._publish(model.cpu(), rows, report, continued=not first)
-                self._solver_state = report.solver_state
+                    settings = self._settings(len(rows), early_stopping=False, one_epoch_after=done)
+                    training = self._training(model.to(device), rows.to(device), settings, rng, solver_state=before)
+                    training.run()
+                    result = training.finish()
+                    self._publish(model.cpu(), rows, result, continued=not first)
+                self._solver_state = result.solver_state
             self._learn_from_chunk(table, weight)
         return self
 
@@ -276,19 +279,24 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
 
     def _begin(self, split: Split) -> Begun:
         """A new model at its start, of the seed and parts that `_split` has set."""
-        self.n_features_in_ = split.density.n_features
-        self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
-        cov, n_features = split.cov, len(self.mean_)
-        self.n_components_ = self._count_components(cov)
         rng = make_generator(self._seed)
-        model = _state.Blueprint(n_features, self.n_components_, scale=split.scale, **self._parts).build(rng)
-        model.likelihood.load_state_dict(split.density.state_dict())
-        model.to("cpu", torch.float32).check_widths()
-        started = self.init == "pca" and model.has_linear_path and self._start(model, cov)
+        model = self._build(split, rng)
+        started = self.init == "pca" and model.has_linear_path and self._start(model, split.cov)
         objective = self._parts["objective"]
         if type(objective).start is not Objective.start:
             objective.start(model, split.training.whole(), rng)
         return Begun(model, split, started)
+
+    def _build(self, split: Split, rng: torch.Generator) -> VAE:
+        """The same before its start: with random weights."""
+        self.n_features_in_ = split.density.n_features
+        self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
+        self.n_components_ = self._count_components(split.cov)
+        blueprint = _state.Blueprint(len(self.mean_), self.n_components_, scale=split.scale, **self._parts)
+        model = blueprint.build(rng)
+        model.likelihood.load_state_dict(split.density.state_dict())
+        model.to("cpu", torch.float32).check_widths()
+        return model
 
     def _count_components(self, cov: Covariance) -> int:
         """The number of latents that `n_components` asks for."""
@@ -300,12 +308,12 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
         return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
 
-    def _finish(self, begun: Begun, report: Report) -> None:
+    def _finish(self, begun: Begun, result: TrainingResult) -> None:
         """Publish the trained model, or the linear start of all rows where training found nothing better."""
         model, rows = begun.model.cpu(), begun.split.rows
-        if report.best == 0 and begun.started and begun.split.held_out is not None:
+        if result.best == 0 and begun.started and begun.split.held_out is not None:
             self._start(model, self._covariance(model.likelihood, rows))
-        self._publish(model, rows, report)
+        self._publish(model, rows, result)
         self._solver_state = []
 
     @contextmanager
@@ -355,36 +363,45 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             )
         return rows.split_off(n_held_out, rng)
 
-    def _train(
-        self,
-        model: VAE,
-        rows: Rows | Table,
-        held_out: Rows | None,
-        rng: torch.Generator,
-        on_epoch: Callable[[VAE, Epoch], bool] = lambda model, epoch: False,
-        solver_state: list | None = None,
-        one_epoch_after: int | None = None,
-        keep_start: bool = False,
-    ) -> Report:
-        plan = self._plan(len(rows), held_out is not None, one_epoch_after, keep_start)
+    def _fit_until(self, epoch: int, rows: Checked, paused: Paused | None = None) -> Paused | None:
+        """Fit up to an epoch, going on from where an estimator like this one `paused`; publish what is best so far.
+
+        Returns where it pauses now; None where training has ended, and the estimator is what `fit` makes it.
+        """
+        device = resolve_device(self.device)
+        table = self._check_training_rows(*rows, reset=True)
+        with torch_scope(device, grad=True):
+            split = self._split(*self._supported(*table), hold_out=True)
+            if paused is None:
+                begun = self._begin(split)
+            else:
+                begun = Begun(self._build(split, make_generator(self._seed)), split, paused.started)
+            with self._products(begun.model, len(split.training)):
+                training = self._training_of(begun, device, None if paused is None else paused.progress)
+                training.run(epoch)
+                now = None if training.over else Paused(training.progress(), begun.started)
+                self._finish(begun, training.finish())
+        return now
+
+    def _training_of(self, begun: Begun, device: torch.device, progress: Progress | None = None) -> Training:
+        """The training of a new model on its rows, from its start or going on from `progress`."""
+        split, rng = begun.split, make_generator(self._seed, device)
+        held_out = None if split.held_out is None else split.held_out.to(device)
+        settings = self._settings(len(split.training), held_out is not None, keep_start=self._keeps_start(begun))
+        model, rows = begun.model.to(device), split.training.to(device)
+        return self._training(model, rows, settings, rng, held_out=held_out, progress=progress)
+
+    def _training(self, model: VAE, rows: Rows | Table, *args: Any, **kwargs: Any) -> Training:
         if self.verbose:
             step = "dense engine" if _dense.understands(model, self._parts["objective"]) else "autograd"
             print(f"[{type(self).__name__}] {len(rows)} training rows, gradients by {step}")
-        try:
-            return train(
-                model, self._parts["objective"], rows, plan, rng, held_out, partial(on_epoch, model), solver_state
-            )
-        except DivergedError:
-            raise DivergedError(
-                f"Training diverged in its first epoch at learning_rate_init={self.learning_rate_init}: the loss is "
-                "not finite. Lower the learning rate; if X holds extreme values, clip or transform them."
-            ) from None
+        return Training(model, self._parts["objective"], rows, *args, **kwargs)
 
-    def _plan(
+    def _settings(
         self, n_rows: int, early_stopping: bool, one_epoch_after: int | None = None, keep_start: bool = False
-    ) -> Plan:
+    ) -> TrainingSettings:
         solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
-        return Plan(
+        return TrainingSettings(
             solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
             batch_size=self._batch_size(n_rows),
             max_iter=self.max_iter if one_epoch_after is None and not keep_start else 1,
@@ -392,6 +409,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             patience=self.n_iter_no_change if early_stopping else math.inf,
             average=one_epoch_after is None,
             keep_start=keep_start,
+            learning_rate=self.learning_rate_init,
         )
 
     def _batch_size(self, n_rows: int) -> int:
@@ -421,7 +439,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         )
 
     @torch.no_grad()
-    def _publish(self, model: VAE, rows: Rows | Table, report: Report, continued: bool = False) -> None:
+    def _publish(self, model: VAE, rows: Rows | Table, result: TrainingResult, continued: bool = False) -> None:
         """Set the fitted attributes."""
         some = rows.thinned(DIAGNOSTIC_ROWS)
         kl, mu = latent_kl(model, some)
@@ -438,24 +456,24 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             with np.errstate(over="ignore"):
                 noise = some.mean(variance).double().numpy() * self.scale_**2
             self.noise_variance_ = float(noise[0]) if model.likelihood.shared_noise else noise
-        self.best_iter_ = self.n_iter_ + report.best
-        self.n_iter_ += report.n_iter
-        self.history_ = {k: self.history_.get(k, []) + v for k, v in report.history.items()}
+        self.best_iter_ = self.n_iter_ + result.best
+        self.n_iter_ += result.n_iter
+        self.history_ = {k: self.history_.get(k, []) + v for k, v in result.history.items()}
         self.loss_curve_ = self.history_["loss"]
-        self.validation_curve_ = report.held_out
+        self.validation_curve_ = result.held_out
         self._weights = _state.pack(model)
 
-    def _warn_if_poor(self, begun: Begun, report: Report) -> None:
+    def _warn_if_poor(self, begun: Begun, result: TrainingResult) -> None:
         """Warn when training broke off, or ended below the linear model of the same family."""
         name, linear = type(self).__name__, "the linear model of the same likelihood"
-        if report.diverged is not None:
+        if result.diverged is not None:
             warnings.warn(
-                f"{name}: the loss was not finite in epoch {report.diverged}; the weights of epoch {report.best} are "
+                f"{name}: the loss was not finite in epoch {result.diverged}; the weights of epoch {result.best} are "
                 f"kept. Lower learning_rate_init={self.learning_rate_init}.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        elif self._parts["objective"].is_bound and not (begun.started and (report.held_out or report.best == 0)):
+        elif self._parts["objective"].is_bound and not (begun.started and (result.held_out or result.best == 0)):
             split = begun.split
             rows = (split.training if split.held_out is None else split.held_out).thinned(DIAGNOSTIC_ROWS)
             most = most_latents(self.n_components_, split.cov, begun.model.likelihood)

@@ -10,12 +10,14 @@ Shape letters: B rows, S draws, D features, J latents, P parameters.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._held_out import JUDGED_ROWS, finite_or_worst, held_out_mean, repeated
 from ._perceptron import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
 from ._torch import make_generator, namespace, repays_a_thread
 from .data import Rows, Walk
@@ -24,10 +26,10 @@ from .model import LOG_VAR_RANGE, VAE
 from .objectives import ELBO, Objective
 from .priors import StandardNormal, log_normal
 
-__all__ = ["JUDGED_ROWS", "DenseStep", "prepared", "understands"]
+__all__ = ["DenseStep", "prepared", "understands"]
 
-# Rows that are judged at once; tables of up to this many numbers keep the draws they are judged by.
-JUDGED_ROWS, JUDGED_NUMBERS = 4096, 500_000
+# Held-out tables of up to this many numbers keep the draws they are judged by.
+JUDGED_NUMBERS = 500_000
 
 
 def understands(model: VAE, objective: Objective) -> bool:
@@ -171,19 +173,21 @@ class DenseStep:
         charge = charge if slope_mu is not None else xp.broadcast_to(charge, log_var.shape)
         return _Forward(work, nll, grad_outputs, kl, log_var, noise, charge, slope_mu, slope_log_var)
 
-    def judge(self, rows: Rows, seed: int) -> Callable[[], float]:
+    def held_out_mean(self, rows: Rows, seed: int) -> Callable[[], float]:
         """A function that returns the objective's monitored mean over `rows`, at the weights of the moment.
 
         The draws are the same at every call, those that `objective.monitor` would take from a generator of this seed.
         """
-        rows = self.prepared(rows).whole()
+        if not self.pure:
+            return partial(held_out_mean, self.model, self.objective, rows, seed)
+        rows = self.prepared(repeated(rows)).whole()
         mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())
         kept = list(self._drawn(rows, seed)) if rows.x.numel() <= JUDGED_NUMBERS else None
 
         def mean() -> float:
             with torch.inference_mode(), np.errstate(all="ignore"):
                 blocks = self._drawn(rows, seed) if kept is None else kept
-                return sum(len(block) * self._bound(block, eps) for block, eps in blocks) / mass
+                return finite_or_worst(sum(len(block) * self._bound(block, eps) for block, eps in blocks) / mass)
 
         return mean
 

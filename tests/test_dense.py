@@ -28,13 +28,14 @@ from skvae import (
     _dense,
 )
 from skvae import Laplace as LaplaceNoise
+from skvae._held_out import held_out_mean
 from skvae._state import Blueprint
 from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae.data import Rows, Scale, Table, to_rows
 from skvae.likelihoods import Cells, Density
 from skvae.likelihoods._gaussian import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
-from skvae.training import AutogradStep, held_out_mean, make_players, make_step
+from skvae.training import AutogradStep, make_players, make_step
 
 D, J = 5, 3
 LIKELIHOODS = {
@@ -237,14 +238,14 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     (player,) = make_players(model, objective, lambda parameters: None)
     step = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
     rows = make_rows(33, missing, weighted)
-    expected = held_out_mean(model, objective, rows, 3, most_repeats=2)
-    judge = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    expected = held_out_mean(model, objective, rows, 3)
+    judge = step.held_out_mean(rows, 3)
     assert judge() == judge() == pytest.approx(expected, rel=1e-9)
     monkeypatch.setattr(_dense, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
-    again = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    again = step.held_out_mean(rows, 3)
     assert again() == again() == pytest.approx(expected, rel=1e-9)
     player.vector.data.mul_(1.1)  # the weights of the moment
-    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3, most_repeats=2), rel=1e-9)
+    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3), rel=1e-9)
 
 
 def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
