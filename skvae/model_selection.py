@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import time
 import warnings
-from contextlib import suppress
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
-from joblib import Parallel, delayed
-from scipy.stats import rankdata
 from sklearn.base import _fit_context, clone
-from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, check_cv
-from sklearn.utils import _safe_indexing, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
 from . import _state
 from ._base import forget
 from ._params import Count
+from ._race import Fold, Labelled, Race
 from .likelihoods import described
-from .training import DivergedError
 from .transformer import VAETransformer
 
 __all__ = ["VAETransformerCV"]
 
 
-class _Job(NamedTuple):
-    """One model to fit: a candidate on the training rows of a fold."""
-
-    estimator: VAETransformer
-    fold: int
-
-
 class VAETransformerCV(VAETransformer):
     """VAETransformer with the number of latents chosen by cross-validated likelihood.
 
-    Every candidate is trained on every fold; then the best is trained on all rows, and the estimator is that model. Its
-    answers are those of `GridSearchCV` over :class:`VAETransformer`.
+    Candidates are trained on every fold, those clearly behind not to the end; then the best is trained on all rows, and
+    the estimator is that model. With `race=False` its answers are those of `GridSearchCV` over :class:`VAETransformer`.
 
     Parameters
     ----------
@@ -52,6 +44,9 @@ class VAETransformerCV(VAETransformer):
     selection : {"best", "one_standard_error"}, default="best"
         Keep the candidate of the highest mean likelihood, or the one of fewest latents among those within one standard
         error of it.
+    race : bool, default=True
+        Drop candidates that are clearly behind after 1/8, 1/4 or 1/2 of their `max_iter` epochs; False trains all to
+        the end. See Notes.
     n_jobs : int, default=None
         Processes that candidates and folds are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
@@ -104,6 +99,8 @@ class VAETransformerCV(VAETransformer):
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
         `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats a row, in the units of X.
+        `dropped_after` holds the number of epochs after which a candidate was dropped, 0 for those that never were; its
+        scores are those it had then, and it ranks behind all that went on longer.
     scores_ : ndarray of shape (n_candidates, n_splits)
         Mean held-out log-likelihood of every candidate and fold, in nats a row.
     best_params_ : dict
@@ -119,6 +116,24 @@ class VAETransformerCV(VAETransformer):
     --------
     VAETransformer : The fitted attributes of the chosen model are described there.
     sklearn.model_selection.GridSearchCV : Works as well, and for any parameter.
+
+    Notes
+    -----
+    After 1/8, 1/4 and 1/2 of its epochs a candidate is compared with the leader, the one of the highest mean score, by
+    the differences d of their scores on the K folds. It is dropped if their mean exceeds `t sd(d) sqrt(1/K + r)`: r is
+    test rows over training rows (folds share rows, [1]_), and t the quantile of Student's t with K - 1 degrees of
+    freedom at which the chance to drop the best candidate, or a given one that is as good by then, is at most 5 % in
+    the whole search. With "one_standard_error" it must be a standard error of the leader's mean further behind. Others
+    go on where they stopped, with the numbers of a fit without stops; a candidate left alone is trained to the end too,
+    so `best_score_` is what `GridSearchCV` would report.
+
+    A candidate that is behind early and would have led in the end is lost; `race=False` is the way out where learning
+    rates or solvers are compared. No one is dropped before epoch 20, where the start still decides, or with fewer than
+    three folds, which cannot tell.
+
+    References
+    ----------
+    .. [1] C. Nadeau and Y. Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
 
     Examples
     --------
@@ -140,6 +155,7 @@ class VAETransformerCV(VAETransformer):
         "param_grid": [dict, None],
         "cv": ["cv_object"],
         "selection": [StrOptions({"best", "one_standard_error"})],
+        "race": ["boolean"],
         "n_jobs": [None, Integral],
     }
 
@@ -150,6 +166,7 @@ class VAETransformerCV(VAETransformer):
         param_grid=None,
         cv=5,
         selection="best",
+        race=True,
         n_jobs=None,
         likelihood="gaussian",
         objective="elbo",
@@ -194,6 +211,7 @@ class VAETransformerCV(VAETransformer):
         self.param_grid = param_grid
         self.cv = cv
         self.selection = selection
+        self.race = race
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -231,20 +249,24 @@ class VAETransformerCV(VAETransformer):
             for estimator in estimators:
                 estimator._validate_params()
                 self._refuse_without_density(estimator)
-            folds = self._folds(table, y, sample_weight)
-            jobs = [_Job(clone(e), k) for e in estimators for k in range(len(folds))]
-            results = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs)
-            _warn_of_failures(results["score"])
-            index = self._choose(results["score"], candidates)
-            best = estimators[index].set_params(verbose=self.verbose)
-            best.set_callbacks(*getattr(self, "_skl_callbacks", []))
-            best.fit(table, y, sample_weight)
+            rows = Labelled(table, y, sample_weight)
+            near = self.selection == "one_standard_error"
+            race = Race(estimators, self._folds(rows), rows, self.n_jobs, near, partial(self._log, candidates))
+            callbacks = getattr(self, "_skl_callbacks", [])
+            # Callbacks and the log are this process'.
+            winner = race.run(race.rungs() if self.race else [], fit_winner=not (callbacks or self.verbose))
+            _warn_of_failures(race.scores)
+            index = self._choose(race.scores, candidates, race.alive)
+            if winner is None:
+                best = estimators[index].set_params(verbose=self.verbose).set_callbacks(*callbacks).fit(*rows)
+            else:
+                best = _with_warnings(*winner)
             forget(self)
             own = set(best.get_params(deep=False)) | {"n_features_in_", "_columns"}
             self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
             if "likelihood" not in candidates[index]:
                 self.likelihood_ = described(self._parts["likelihood"], self._schema)
-            self._report(index, candidates, results)
+            self._report(index, candidates, race)
         return self
 
     @property
@@ -274,9 +296,10 @@ class VAETransformerCV(VAETransformer):
             )
         return list(ParameterGrid({"n_components": sizes, **others}))
 
-    def _folds(self, X: np.ndarray, y: Any, weight: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _folds(self, rows: Labelled) -> list[Fold]:
         """Training and test rows of every fold."""
-        folds = list(check_cv(self.cv, y).split(X, y))
+        weight = rows.weight
+        folds = [Fold(*fold) for fold in check_cv(self.cv, rows.y).split(rows.X, rows.y)]
         if not folds:
             raise ValueError("cv gives no folds; pass a number of folds, a splitter, or an iterable of splits.")
         for k, (_, test) in enumerate(folds):
@@ -291,23 +314,29 @@ class VAETransformerCV(VAETransformer):
                 "compared by; use GridSearchCV with a scoring of your own."
             )
 
-    def _choose(self, scores: np.ndarray, candidates: list[dict[str, Any]]) -> int:
-        """The candidate to keep."""
+    def _choose(self, scores: np.ndarray, candidates: list[dict[str, Any]], alive: Sequence[int] | None = None) -> int:
+        """The candidate to keep, among those that are still `alive`; all by default."""
         means = np.nan_to_num(scores.mean(axis=1), nan=-np.inf)
-        best = int(np.argmax(means))
+        left = np.arange(len(means)) if alive is None else np.asarray(alive)
+        best = int(left[np.argmax(means[left])])
         if self.selection == "best" or scores.shape[1] < 2:
             return best
         error = np.nan_to_num(scores[best].std(ddof=1) / np.sqrt(scores.shape[1]))
-        near = np.flatnonzero(means >= means[best] - error)
+        near = left[means[left] >= means[best] - error]
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
-    def _report(self, best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray]) -> None:
+    def _log(self, candidates: list[dict[str, Any]], share: float, dropped: list[int]) -> None:
+        if self.verbose:
+            names = ", ".join(str(candidates[i]) for i in dropped) or "nobody"
+            print(f"[{type(self).__name__}] after {Fraction(share)} of the epochs: dropped {names}")
+
+    def _report(self, best: int, candidates: list[dict[str, Any]], race: Race) -> None:
         """Set what cross-validation found, in GridSearchCV's words."""
-        scores = results["score"]
+        scores = race.scores
         means = scores.mean(axis=1)
         table: dict[str, Any] = {}
-        for name in ("fit_time", "score_time"):
-            table[f"mean_{name}"], table[f"std_{name}"] = results[name].mean(axis=1), results[name].std(axis=1)
+        for name, seconds in (("fit_time", race.fit_time), ("score_time", race.score_time)):
+            table[f"mean_{name}"], table[f"std_{name}"] = seconds.mean(axis=1), seconds.std(axis=1)
         for name in candidates[0]:
             values = np.empty(len(candidates), dtype=object)
             values[:] = [candidate[name] for candidate in candidates]
@@ -315,10 +344,24 @@ class VAETransformerCV(VAETransformer):
         table["params"] = candidates
         table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
         table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
-        ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
-        table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
+        table["rank_test_score"] = _ranks(race.dropped_after, means)
+        table["dropped_after"] = race.dropped_after
         self.cv_results_, self.scores_, self.n_splits_ = table, scores, scores.shape[1]
         self.best_index_, self.best_params_, self.best_score_ = best, candidates[best], float(means[best])
+
+
+def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """1 for the best; who was dropped comes after who went on longer, whatever the scores then were."""
+    lasted = np.where(dropped_after > 0, dropped_after, np.inf)
+    keys = list(zip(lasted, np.nan_to_num(means, nan=-np.inf), strict=True))
+    return np.array([1 + sum(other > key for other in keys) for key in keys], dtype=np.int32)
+
+
+def _with_warnings(best: VAETransformer, caught: list[warnings.WarningMessage]) -> VAETransformer:
+    """An estimator fitted elsewhere, after the warnings that its fit gave there."""
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=4)
+    return best
 
 
 def _warn_of_failures(scores: np.ndarray) -> None:
@@ -339,38 +382,3 @@ def _warn_of_failures(scores: np.ndarray) -> None:
 def _size(n_components: Any) -> float:
     """ "auto" is no number, and so comes last."""
     return np.inf if n_components == "auto" else n_components
-
-
-def _fit_and_score_all(
-    jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any, n_jobs: int | None
-) -> dict[str, np.ndarray]:
-    """Fit and score every job: score, fit_time and score_time, (n_candidates, n_splits)."""
-    # In processes: threads would wait for each other between small operations.
-    calls = (delayed(_fit_and_score)(job.estimator, *folds[job.fold], X, y, weight) for job in jobs)
-    found = np.array(Parallel(n_jobs=n_jobs)(calls)).reshape(-1, len(folds), 3)
-    return dict(zip(("score", "fit_time", "score_time"), np.moveaxis(found, -1, 0), strict=True))
-
-
-def _fit_and_score(
-    estimator: VAETransformer, train: np.ndarray, test: np.ndarray, X: np.ndarray, y: Any, weight: Any
-) -> tuple[float, float, float]:
-    """The score of one model, and the seconds it took to fit and to score."""
-    began = time.perf_counter()
-    with warnings.catch_warnings(), suppress(DivergedError):
-        # The score says how good a candidate is.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(*_rows_at(train, X, y, weight))
-    fitted = time.perf_counter()
-    score = _score(estimator, test, X, weight)
-    return score, fitted - began, time.perf_counter() - fitted
-
-
-def _score(estimator: VAETransformer, test: np.ndarray, X: np.ndarray, weight: Any) -> float:
-    """Mean log-likelihood of the test rows, in nats; NaN for a model whose training diverged at once."""
-    if not estimator.__sklearn_is_fitted__():
-        return np.nan
-    return float(np.average(estimator.score_samples(X[test]), weights=None if weight is None else weight[test]))
-
-
-def _rows_at(index: np.ndarray, X: np.ndarray, y: Any, weight: Any) -> tuple[Any, Any, Any]:
-    return X[index], None if y is None else _safe_indexing(y, index), None if weight is None else weight[index]
