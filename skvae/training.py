@@ -19,7 +19,7 @@ from ._held_out import held_out_mean
 from ._solvers import Adam, Solver
 from .data import Rows, Table, Walk
 from .model import VAE
-from .objectives import Objective
+from .objectives import Objective, Turn
 
 __all__ = [
     "DivergedError",
@@ -51,8 +51,8 @@ class Step(Protocol):
         """The rows in the form that the step reads, made once."""
         ...
 
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
-        """Set the gradient of every parameter that some player moves."""
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
+        """Set the gradient of every parameter that this player moves."""
 
     def take_means(self) -> dict[str, Tensor]:
         """The terms' means over the rows of all steps since the last call."""
@@ -130,8 +130,9 @@ class FlatParameters:
     average is one operation, however many layers there are.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], term: str, solver: Solver):
-        self.parameters, self.term = parameters, term
+    def __init__(self, turn: Turn, solver: Solver):
+        parameters = turn.parameters
+        self.parameters, self.turn = parameters, turn
         self.vector = nn.Parameter(torch.cat([_in_memory(p.detach()).reshape(-1) for p in parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
         self.average = self.vector.detach().clone()
@@ -144,14 +145,14 @@ class FlatParameters:
         pieces = vector.split([p.numel() for p in self.parameters])
         return [_like(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
 
-    def backward(self, loss: Tensor, only: bool, retain: bool) -> None:
+    def backward(self, loss: Tensor, only: bool) -> None:
         """Set the gradients of this player's parameters, and of nobody else's."""
         assert self.vector.grad is not None
         self.vector.grad.zero_()
         if only:
             loss.backward()
             return
-        grads = torch.autograd.grad(loss, self.parameters, retain_graph=retain, allow_unused=True)
+        grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, grad in zip(self.parameters, grads, strict=True):
             if grad is not None and parameter.grad is not None:
                 parameter.grad.copy_(grad)
@@ -194,13 +195,13 @@ def _like(piece: Tensor, value: Tensor) -> Tensor:
 
 def make_players(model: VAE, objective: Objective, solver: Solver) -> list[FlatParameters]:
     """One `FlatParameters` a group; groups must not share parameters, or two optimisers would pull at one weight."""
-    groups = [(parameters, term) for parameters, term in objective.players(model) if parameters]
-    everyone = [id(p) for parameters, _ in groups for p in parameters]
+    turns = [turn for turn in objective.players(model) if turn.parameters]
+    everyone = [id(p) for turn in turns for p in turn.parameters]
     if len(everyone) != len(set(everyone)):
         raise ValueError(
             f"{type(objective).__name__}.players gives one parameter to two players; groups must be disjoint."
         )
-    return [FlatParameters(parameters, term, solver) for parameters, term in groups]
+    return [FlatParameters(turn, solver) for turn in turns]
 
 
 def train(
@@ -326,15 +327,15 @@ class Training:
         """Take one step a batch; return the mean of every term over the rows."""
         model, step, number = self.model, self.step, self.settings.done + self.epoch
         if not step.pure:  # the others have no module that asks
-            model.train()
+            _wake(model)
         # A solver of the user's may keep tensors that it wants to use with autograd later.
         pure = step.pure and all(type(player.solver) is Adam for player in self.players)
         # A step too large shows in the loss: numpy is to be as silent about it as torch.
         with torch.inference_mode() if pure else torch.no_grad(), np.errstate(all="ignore"):
             for batch in batches:
                 self.n_steps += 1
-                step(batch, self.rng, number)
                 for player in self.players:
+                    step(batch, self.rng, number, player)
                     player.step(average_weight(self.n_steps))
         if not step.pure:
             model.eval()
@@ -420,27 +421,26 @@ class AutogradStep:
 
     def __init__(self, model: VAE, objective: Objective, players: list[FlatParameters]):
         self.model, self.objective, self.players = model, objective, players
-        self.sums: dict[str, Tensor] = {}
-        self.n_rows = 0
+        # Of every term: its sum over rows, and their number.
+        self.sums: dict[str, tuple[Tensor | float, int]] = {}
 
     def prepared(self, rows: Walk) -> Walk:
         return rows
 
     @torch.enable_grad()
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
-        terms = {k: batch.mean(term) for k, term in self.objective(self.model, batch, rng, epoch).items()}
-        for i, player in enumerate(self.players):
-            player.backward(terms[player.term], only=len(self.players) == 1, retain=i < len(self.players) - 1)
-        self.n_rows += len(batch)
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
+        terms = {k: batch.mean(term) for k, term in player.turn.terms(self.model, batch, rng, epoch).items()}
+        player.backward(terms[player.turn.loss], only=len(self.players) == 1)
         for name, term in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + len(batch) * term.detach()
+            total, n_rows = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + len(batch) * term.detach(), n_rows + len(batch)
 
     def held_out_mean(self, rows: Rows, seed: int) -> Callable[[], float]:
         return partial(held_out_mean, self.model, self.objective, rows, seed)
 
     def take_means(self) -> dict[str, Tensor]:
-        means = {name: total / self.n_rows for name, total in self.sums.items()}
-        self.sums, self.n_rows = {}, 0
+        means = {name: torch.as_tensor(total) / n_rows for name, (total, n_rows) in self.sums.items()}
+        self.sums = {}
         return means
 
 
@@ -451,6 +451,14 @@ def make_step(model: VAE, objective: Objective, players: list[FlatParameters]) -
         assert player.vector.grad is not None
         return _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
     return AutogradStep(model, objective, players)
+
+
+def _wake(model: VAE) -> None:
+    """Put the model into training mode, but for an objective's frozen modules."""
+    model.train()
+    for extra in model.extras.values():
+        if not any(p.requires_grad for p in extra.parameters()):
+            extra.eval()
 
 
 def average_weight(step: int) -> float:

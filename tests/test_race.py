@@ -97,7 +97,7 @@ def test_scores_that_are_no_numbers():
 
 @pytest.mark.parametrize("n_candidates", [2, 6])
 def test_the_best_candidate_is_rarely_dropped(n_candidates):
-    """Where all are equally good and folds share most of their rows, which Nadeau and Bengio's correction is made for."""
+    """Where all are equally good and folds share most of their rows, as the correction assumes."""
     rng, dropped, n = np.random.default_rng(0), 0, 3000
     for _ in range(n):
         shape = (n_candidates, 5)
