@@ -30,7 +30,7 @@ from .networks import ACTIVATIONS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
 
-__all__ = ["BaseVAE", "become", "is_fitted_name", "offers"]
+__all__ = ["BaseVAE", "become", "offers"]
 
 
 class BaseVAE(CallbackSupportMixin, BaseEstimator):
@@ -96,7 +96,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         settings = self._settings()
         reader, rows = read(settings, X, y, sample_weight)
         settings = settings.seeded(self.random_state)
-        with fit_task(self, X, y) as task:
+        with fit_task(self, X, y, settings.max_iter) as task:
             task.result = self._learn(reader, rows, settings, task.epoch)
         become(self, task.result)
         return self
@@ -211,11 +211,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
 def become(estimator: Any, attributes: dict[str, Any]) -> None:
     """Write what a fit left to its estimator, in place of what the last one left: all of it, or nothing."""
-    kept = {name: value for name, value in vars(estimator).items() if not is_fitted_name(name)}
+    kept = {name: value for name, value in vars(estimator).items() if not _is_fitted(name)}
     estimator.__dict__ = kept | attributes
 
 
-def is_fitted_name(name: str) -> bool:
+def _is_fitted(name: str) -> bool:
     """Whether an attribute of this name is a fit's, and not a parameter or scikit-learn's own."""
     own = ("_skl", "_callback", "_parent_callback", "_metadata")
     return name.endswith("_") or (name.startswith("_") and not name.startswith(own))

@@ -16,7 +16,7 @@ from ._base import BaseVAE, offers
 from ._fit import FitSettings, Task, continue_fit, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
-from ._inference.scores import completed, conditional_draws, conditional_mean, log_likelihood
+from ._inference.scores import completed, conditional_draws, conditional_mean
 from ._params import Activation, Count, NetworkLike, RandomState
 from ._tables.batches import Rows
 from ._tables.moments import Array
@@ -421,9 +421,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule.
         """
-        X, inference = self._reader().read(X), self._inference()
-        rule = inference.rule
-        return inference.by_blocks(X, lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
+        X = self._reader().read(X)
+        return self._inference().log_likelihood(X)
 
     @available_if(offers("density"))
     def score(self, X: Any, y: Any = None) -> float:
