@@ -290,7 +290,7 @@ class VAETransformerCV(VAETransformer):
         estimator._validate_params()
         self._refuse_without_density(estimator)
         settings = FitSettings.of(estimator).seeded(base.random_state)
-        if "likelihood" in candidate:
+        if any(name.split("__")[0] == "likelihood" for name in candidate):
             reader, rows = TableReader.learn(reader.name, X, settings.specs["likelihood"], resolved)
             table = table._replace(X=rows)
         return Candidate(settings, reader, table, self.n_draws)
