@@ -234,6 +234,7 @@ class VAETransformerCV(VAETransformer):
         """
         candidates, name = self._candidates(), type(self).__name__
         reader, table = TableReader.learn(name, X, named(self.likelihood, LIKELIHOODS), resolved)
+        reader.check(table)
         table, y = indexable(table, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, table, ensure_non_negative=True)

@@ -106,7 +106,7 @@ def row_blocks(X: np.ndarray | RowSource, numbers: int = BLOCK_NUMBERS) -> Itera
 
 
 def reduce_blocks(blocks: Iterable[Block], partial: Callable[[Block], Any]) -> Any:
-    """The sum of what `partial` makes of each block, in their order: every sum over the rows of a table is one of these.
+    """The sum of what `partial` makes of each block, in their order: the way to sum over the rows of a table.
 
     A partial sum is an array of its own memory, a number, a `ColumnSums`, or a tuple of such, added one by one.
     """
