@@ -254,6 +254,7 @@ class VAETransformerCV(VAETransformer):
         """
         candidates = self._candidates()
         reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
+        reader.check(rows)
         rows, y = indexable(rows, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
