@@ -1,0 +1,16 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import torch
+
+from skvae import VAETransformer
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make(**parameters):
+    """A small transformer."""
+    return VAETransformer(**{"n_components": 2, "max_iter": 5, "random_state": 0, **parameters})
