@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from skvae import VAETransformer
@@ -14,3 +15,8 @@ def seeded(seed=0):
 def make(**parameters):
     """A small transformer."""
     return VAETransformer(**{"n_components": 2, "max_iter": 5, "random_state": 0, **parameters})
+
+
+def with_gaps(X, share, seed=0):
+    """X, each cell of which is missing with this probability."""
+    return np.where(np.random.RandomState(seed).rand(*X.shape) < share, np.nan, X)
