@@ -211,7 +211,7 @@ def is_fitted_name(name: str) -> bool:
 # What is missing where an objective does not offer something, and what to use instead.
 LACKS = {
     "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X",
-    "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that offers a prior",
+    "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that does",
     "posterior": "trains codes without a spread; use transform(X) for the codes",
 }
 

@@ -322,7 +322,7 @@ def _fault_of_weights(state: dict[str, Any]) -> str | None:
     for key, value in weights.items():
         if not is_finite_array(value):
             return f"{key} is not an array of finite numbers"
-    if any(network.n_layers() > len(weights) for network in networks):
+    if any(network.count_layers() > len(weights) for network in networks):
         return "its networks ask for more layers than it holds arrays"
     try:
         expected = _shapes(FittedModel.of(state).blueprint)

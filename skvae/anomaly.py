@@ -602,6 +602,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
 
     def _normality(self) -> Normality:
         """What is normal to the fitted detector."""
+        check_is_fitted(self)
         return Normality.of(self.__dict__)
 
 

@@ -13,16 +13,8 @@ from skvae import VAETransformer, priors
 from skvae._math import log_normal
 from skvae._tables.batches import to_rows
 from skvae._torch import build_seeded
-from skvae.priors import (
-    PRIORS,
-    ROWS_TO_WIDEN,
-    WIDTHS,
-    AggregatedPosterior,
-    Mixture,
-    MixturePrior,
-    StandardNormal,
-    _log_sum,
-)
+from skvae.priors import PRIORS, AggregatedPosterior, Mixture, MixturePrior, StandardNormal
+from skvae.priors._aggregated import ROWS_TO_WIDEN, WIDTHS, _log_sum
 
 
 def values(*shape, seed=0):

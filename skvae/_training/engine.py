@@ -191,8 +191,9 @@ class DenseStep:
         else:
             xp.add(flow, slopes.mu, out=work.grad_mu)
         if eps is not None:
-            noise = work.std_eps
-            grad_log_var = slopes.log_var + 0.5 * _sum_draws(noise * grad_z, self.n_draws)
+            grad_log_var = 0.5 * _sum_draws(work.std_eps * grad_z, self.n_draws)
+            if slopes.log_var is not None:
+                grad_log_var = slopes.log_var + grad_log_var
             # The clamp's own gradient: nothing outside the range.
             xp.multiply(grad_log_var, work.raw_log_var == emitted.log_var, out=work.grad_log_var)
         work.encoder.backward(work.grad_head)

@@ -29,7 +29,7 @@ class Network(Part):
 
     known: ClassVar[bool] = True
 
-    def n_layers(self) -> int:
+    def count_layers(self) -> int:
         """How many layers with weights a module has at least: a saved file that holds fewer arrays is damaged."""
         return 0
 

@@ -71,7 +71,7 @@ class MLP(Network):
                     "Use (100,) for one layer of 100 units, () for none."
                 )
 
-    def n_layers(self) -> int:
+    def count_layers(self) -> int:
         return int(np.size(self.hidden_layer_sizes))
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:

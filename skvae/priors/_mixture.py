@@ -78,6 +78,8 @@ class Mixture(PriorSpec):
     (5, 4)
     """
 
+    __module__ = "skvae.priors"
+
     _parameter_constraints: ClassVar[dict] = {"n_modes": [Count()]}
 
     def __init__(self, n_modes: int = 10) -> None:

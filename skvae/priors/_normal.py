@@ -51,5 +51,7 @@ class StandardNormal(Prior):
 class Normal(PriorSpec):
     """p(z) = N(0, I)."""
 
+    __module__ = "skvae.priors"
+
     def build(self, n_components: int, density: Any) -> Prior:
         return StandardNormal(n_components)
