@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from helpers import seeded
 from scipy import stats
 from scipy.special import expit, log_softmax
 
@@ -112,7 +113,7 @@ def unit_of(density) -> float:
 
 
 def outputs_for(density, *shape: int, seed: int = 0) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(seed)
+    rng = seeded(seed)
     return torch.randn(*shape, density.n_params, generator=rng, dtype=torch.float64)
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import scale_of, seeded
 from members import KINDS, MEMBERS, SIZES, columns_of, density_of, oracle, outputs_for, table, unit_of
 from scipy import stats
 from sklearn.base import clone
@@ -215,7 +215,7 @@ def test_missing_cells_add_nothing_and_leave_the_others_alone(name):
     ).fit(X)
     gaps = X.copy()
     gaps[::2, 1] = np.nan
-    scale = Scale(vae._shift, vae.scale_)
+    scale = scale_of(vae)
     full, rows = (to_rows(T, scale, dtype=torch.float64) for T in (X, gaps))
     z = torch.zeros(len(X), 1, dtype=torch.float64)
     with torch.no_grad():
