@@ -1,8 +1,9 @@
-"""docs/extend.md keeps its promise: a member of each family in one short block, from public places."""
+"""Documents name what there is, and docs/extend.md adds a member of each family in one short block."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 import skvae
 
-EXTEND = Path(skvae.__file__).parents[1] / "docs" / "extend.md"
+ROOT = Path(skvae.__file__).parents[1]
+EXTEND = ROOT / "docs" / "extend.md"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PUBLIC = {"skvae", *(f"skvae.{family}" for family in ("likelihoods", "objectives", "priors", "networks"))}
 # What a user derives from to add a member, by the heading under which docs/extend.md does so.
 BASES = {
@@ -59,3 +62,23 @@ def test_extensions_import_from_public_places_only():
 def test_lines_are_no_longer_than_120_columns():
     lines = EXTEND.read_text().splitlines()
     assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documented_names_exist(path):
+    """Whatever a document calls `skvae.something`."""
+    for name in re.findall(r"`skvae\.([\w.]+)", path.read_text()):
+        value, parts = skvae, name.split(".")
+        for i, part in enumerate(parts):
+            if not hasattr(value, part):
+                importlib.import_module(f"skvae.{'.'.join(parts[: i + 1])}")
+            value = getattr(value, part)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documented_files_exist(path):
+    """Paths in backticks and targets of links; one with a <placeholder> stands for many."""
+    text = path.read_text()
+    named = re.findall(r"`((?:skvae|tests|docs|benchmarks)/[^`\s<>*]+)`", text)
+    linked = [path.parent / link for link in re.findall(r"\]\((?!http|#)([^)#]+)", text)]
+    assert not [str(file) for file in [*(ROOT / name for name in named), *linked] if not file.exists()]
