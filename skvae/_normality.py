@@ -23,7 +23,7 @@ from ._tables.reader import TableReader, TrainingRows
 from ._torch import single_blas, thread_limit, torch_scope
 from .priors import AggregatedPosterior
 
-__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "learn", "percentile", "supported"]
+__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "percentile", "supported"]
 
 # n_components="auto": as many latents as columns, at most this many.
 AUTO_MOST = 64
@@ -217,6 +217,14 @@ def learn(
     # Explanations are to sum to the score less the mean of all training scores.
     typical[-1] += np.ma.masked_invalid(scores).mean() - typical.sum()
     return replace(found, typical_explanation=typical, training_scores=scores, offset=percentile(scores, share))
+
+
+def known_rows(sample: dict[str, Any] | None, codes: dict[str, np.ndarray], inference: Inference) -> Reservoir:
+    """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
+    if sample is not None:
+        return Reservoir(**sample)
+    X = inference.decoded(codes["mean"], lambda model, z: model.mean(z))
+    return Reservoir.of(X, np.exp(codes["log_weight"]) * len(X), inference.seed)
 
 
 def joined(known: Reservoir | None, chunk: Reservoir) -> Reservoir:

@@ -13,12 +13,14 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from ._base import BaseVAE, offers
+from ._fit import FitSettings, Task, continue_fit, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
-from ._inference.scores import completed, conditional_draws, conditional_mean, log_likelihood
+from ._inference.scores import completed, conditional_draws, conditional_mean
 from ._params import Activation, Count, NetworkLike, RandomState
 from ._tables.batches import Rows
 from ._tables.moments import Array
+from ._tables.reader import TableReader, TrainingRows
 from ._torch import make_generator, torch_scope
 from .likelihoods import Likelihood
 from .model import VAE
@@ -419,9 +421,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule.
         """
-        X, inference = self._reader().read(X), self._inference()
-        rule = inference.rule
-        return inference.by_blocks(X, lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
+        X = self._reader().read(X)
+        return self._inference().log_likelihood(X)
 
     @available_if(offers("density"))
     def score(self, X: Any, y: Any = None) -> float:
@@ -445,6 +446,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             If X breaks a rule.
         """
         return float(np.mean(self.score_samples(X)))
+
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        return fit_model(reader, rows, settings, epoch).attributes
+
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        return continue_fit(reader, rows, settings, self._earlier()).attributes
 
     @property
     def _n_features_out(self) -> int:

@@ -33,7 +33,9 @@ from skvae._tables.batches import Rows, Table, to_rows
 from skvae._tables.moments import Scale
 from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae._training import engine
-from skvae._training.loop import AutogradStep, held_out_mean, make_players, make_step
+from skvae._training.held_out import held_out_mean
+from skvae._training.parameters import make_players
+from skvae._training.steps import AutogradStep, make_step
 from skvae.likelihoods import Cells, Density
 from skvae.likelihoods._gaussian import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
@@ -116,7 +118,7 @@ def make_rows(n_rows, missing=False, weighted=False):
 def assert_same_step(model, objective, rows, epoch=2):
     """As autograd's, with numpy between the products and with torch."""
     (player,) = make_players(model, objective, lambda parameters: None)
-    reference = AutogradStep(model, [player])
+    reference = AutogradStep(model, objective, [player])
     reference(rows, seeded(5), epoch, player)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
     for size in (0, SINGLE_THREAD_PRODUCT):
@@ -280,14 +282,14 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     (player,) = make_players(model, objective, lambda parameters: None)
     step = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
     rows = make_rows(33, missing, weighted)
-    expected = held_out_mean(model, objective, rows, 3, most_repeats=2)
-    judge = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    expected = held_out_mean(model, objective, rows, 3)
+    judge = step.held_out_mean(rows, 3)
     assert judge() == judge() == pytest.approx(expected, rel=1e-9)
     monkeypatch.setattr(engine, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
-    again = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    again = step.held_out_mean(rows, 3)
     assert again() == again() == pytest.approx(expected, rel=1e-9)
     player.vector.data.mul_(1.1)  # the weights of the moment
-    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3, most_repeats=2), rel=1e-9)
+    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3), rel=1e-9)
 
 
 def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
@@ -306,7 +308,7 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
 def test_an_epoch_of_uneven_batches_has_the_same_means():
     model = make_model(Gaussian(), ELBO(), MLP((6,)))
     (player,) = make_players(model, ELBO(), lambda parameters: None)
-    steps = [AutogradStep(model, [player]), make_step(model, ELBO(), [player])]
+    steps = [AutogradStep(model, ELBO(), [player]), make_step(model, ELBO(), [player])]
     rows = make_rows(33, weighted=True)
     means = []
     for step in steps:

@@ -7,7 +7,7 @@ the score: higher is more normal. In `explained` the latents' part is shared out
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..model import VAE
 from ..priors import AggregatedPosterior
 from .quadrature import Rule
 
-__all__ = ["CRITERIA", "DRAWN", "NEEDS", "Criterion", "View", "named_criterion", "with_latents"]
+__all__ = ["CRITERIA", "DRAWN", "NEEDS", "Criterion", "View", "named_criterion", "refuse_criterion", "with_latents"]
 
 
 class View(NamedTuple):
@@ -129,6 +129,16 @@ NEEDS: dict[str, frozenset[str]] = {
 
 # Those that average over draws of z.
 DRAWN = {"elbo", "log_likelihood", "reconstruction_probability"}
+
+
+def refuse_criterion(criterion: str | Criterion, objective: Any) -> None:
+    """Raise ValueError where a criterion needs what the objective does not offer."""
+    lacking = NEEDS.get(criterion, frozenset()) - objective.offers if isinstance(criterion, str) else None
+    if lacking:
+        raise ValueError(
+            f"criterion={criterion!r} needs an objective that offers a {' and a '.join(sorted(lacking))}; "
+            f"{objective!r} does not. Use criterion='reconstruction', or another objective."
+        )
 
 
 def named_criterion(value: str | Criterion) -> Criterion:

@@ -26,13 +26,13 @@ from ..likelihoods import Cells, Density
 from ..model import LOG_VAR_RANGE, VAE, Emitted
 from ..objectives import Objective, OnePass, Slopes
 from ..priors import Prior
+from .held_out import JUDGED_ROWS, finite_or_worst, held_out_mean, repeated
 from .mlp import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
 
-__all__ = ["JUDGED_ROWS", "DenseStep", "prepared", "understands"]
+__all__ = ["DenseStep", "prepared", "understands"]
 
-
-# Rows that are judged at once; tables of up to this many numbers keep the draws they are judged by.
-JUDGED_ROWS, JUDGED_NUMBERS = 4096, 500_000
+# Held-out tables of up to this many numbers keep the draws they are judged by.
+JUDGED_NUMBERS = 500_000
 
 
 # Parameters, with what is to be added to their gradients.
@@ -160,7 +160,7 @@ class DenseStep:
         self.units = model.units._replace(smooth=torch.add) if self.reads_seen else model.units
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
         self.pure = self.states_gradient and model.likelihood.states_gradient and all(map(is_perceptron, networks))
-        # Whether `judge` can take the place of the objective's monitor.
+        # Whether its own networks say what the objective's monitor would.
         self.judges = self.pure and type(objective).monitor is OnePass.monitor
 
     def prepared(self, rows: Walk) -> Walk:
@@ -279,19 +279,22 @@ class DenseStep:
             else:
                 work.sums[name] = share + 0.0  # a copy
 
-    def judge(self, rows: Rows, seed: int) -> Callable[[], float]:
+    def held_out_mean(self, rows: Rows, seed: int) -> Callable[[], float]:
         """A function that returns the objective's monitored mean over `rows`, at the weights of the moment.
 
         The draws are the same at every call, those that `objective.monitor` would take from a generator of this seed.
         """
-        rows = self.prepared(rows).whole()
+        if not self.judges:
+            return partial(held_out_mean, self.model, self.objective, rows, seed)
+        rows = self.prepared(repeated(rows)).whole()
         mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())
         kept = list(self._drawn(rows, seed)) if rows.x.numel() <= JUDGED_NUMBERS else None
 
         def mean() -> float:
             with torch.inference_mode(), np.errstate(all="ignore"):
                 blocks = self._drawn(rows, seed) if kept is None else kept
-                return sum(len(views[1]) * self._bound(views, eps) for views, eps in blocks) / mass
+                total = sum(len(views[1]) * self._bound(views, eps) for views, eps in blocks)
+                return finite_or_worst(total / mass)
 
         return mean
 
