@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from members import MEMBERS, table
 from torch import nn
 
@@ -81,10 +82,6 @@ NETWORKS = [
     for k, a in product(sorted(LIKELIHOODS), sorted(ACTIVATIONS))
     if a == "tanh" or k in ("feature", "shared", "decoder", "bernoulli", "johnson_su", "mixed")
 ]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_model(likelihood, objective, encoder, decoder=None, prior=None):

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, seeded
 from torch import nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Normal
@@ -14,7 +15,6 @@ from torch.nn.utils import skip_init
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
 from skvae._state import Blueprint
-from skvae._tables.batches import to_rows
 from skvae._tables.moments import Scale
 from skvae.likelihoods import LinearStart
 from skvae.model import LOG_VAR_RANGE, Cost, Dims
@@ -27,10 +27,6 @@ MEMBERS = {
     "bernoulli": Bernoulli(),
 }
 every_member = pytest.mark.parametrize("name", MEMBERS)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def table(name="feature", n_rows=40):
@@ -46,7 +42,7 @@ def model_and_rows(name="feature", missing=False):
     ).fit(X)
     if missing:
         X = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
-    rows = to_rows(X, Scale(vae._shift, vae.scale_), dtype=torch.float64)
+    rows = rows_of(vae, X)
     return copy.deepcopy(vae.module_), rows
 
 

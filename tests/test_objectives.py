@@ -9,12 +9,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, seeded
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
-from skvae._tables.batches import Rows, to_rows
-from skvae._tables.moments import Scale
+from skvae._tables.batches import Rows
 from skvae.model import Dims
 from skvae.objectives import OBJECTIVES, Objective
 
@@ -58,12 +58,8 @@ def model_and_rows(missing=False, weight=None, n_rows=N):
     if missing:
         X[np.random.default_rng(2).random(X.shape) < 0.3] = np.nan
     vae = fitted()
-    rows = to_rows(X, Scale(vae._shift, vae.scale_), weight, dtype=torch.float64)
+    rows = rows_of(vae, X, weight)
     return copy.deepcopy(vae.module_).requires_grad_(True), rows
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_registry_names_these_objectives():
@@ -203,7 +199,7 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
     X = table(100)
     X[np.random.default_rng(2).random(X.shape) < (0.3 if missing else 0.0)] = np.nan
     vae = VAETransformer(J, likelihood=likelihood, hidden_layer_sizes=(3,), max_iter=3, random_state=0).fit(X)
-    model, rows = vae.module_, to_rows(X, vae._inference().scale, dtype=torch.float64)
+    model, rows = vae.module_, rows_of(vae, X)
     rng = seeded()
     noise = math.sqrt(0.2) * torch.randn(rows.x.shape, generator=rng, dtype=torch.float64)
     noisy = Rows(model.likelihood.smooth(rows.x, noise), rows.mask)
@@ -252,7 +248,7 @@ def test_input_noise_starts_at_the_linear_model_of_noisy_rows():
     for likelihood in (Gaussian(), Gaussian("shared"), JohnsonSU()):
         vae = VAETransformer(J, likelihood=likelihood, objective=ELBO(input_noise=0.4), random_state=0, **shared)
         density = vae.fit(X).module_.likelihood
-        rows = to_rows(X, vae._inference().scale, dtype=torch.float64)
+        rows = rows_of(vae, X)
         seen = density.encode_input(rows.x).numpy()
         cov = np.cov(seen.T, bias=True) + 0.4 * np.eye(D)
         unit = getattr(density, "unit", torch.ones(1)).numpy()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import scale_of, seeded
 from probes import VAEGAN, Adversarial, Autoencoder, Contractive, Groups, PixelCNN, PlainELBO, Sparse
 from scipy.linalg import subspace_angles
 from sklearn.base import clone
@@ -64,10 +65,6 @@ def fitted(name):
     return estimator(name).fit(digits(name))
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def objective_of(name):
     objective = PROBES[name].get("objective", "elbo")
     return objective if isinstance(objective, Objective) else ELBO()
@@ -77,7 +74,7 @@ def model_in_training(name):
     """A copy of the fitted model with gradients, and a batch in its units."""
     vae = pickle.loads(pickle.dumps(fitted(name)))
     model = vae.module_.requires_grad_(True)
-    x = (digits(name, 20) - vae._shift) / vae.scale_
+    x = scale_of(vae).to_model(digits(name, 20))
     return model, Rows(torch.tensor(x))
 
 
@@ -484,7 +481,7 @@ def test_samples_without_a_density_are_means():
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
     z = model.prior.sample(5, seeded(seed), torch.float64)
     with torch.no_grad():
-        expected = model.mean(z).numpy() * vae.scale_ + vae._shift
+        expected = scale_of(vae).to_data(model.mean(z).numpy())
     np.testing.assert_allclose(vae.sample(5, random_state=0), expected)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian
@@ -24,10 +25,6 @@ from skvae.priors import Normal
 
 ADAM = partial(SOLVERS["adam"], lr=1e-2)
 SGD = partial(torch.optim.SGD, lr=0.1)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def parameters(*shapes, seed=0):

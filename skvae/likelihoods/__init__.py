@@ -7,6 +7,9 @@ units, x = (X - shift) / scale, and report nats of the data's own units: the Jac
 
 from __future__ import annotations
 
+from .._linear import LinearGaussian
+from .._tables.batches import Rows
+from .._tables.moments import Scale
 from ._base import Cells, Density, Likelihood, LinearStart
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
@@ -28,11 +31,14 @@ __all__ = [
     "JohnsonSU",
     "Laplace",
     "Likelihood",
+    "LinearGaussian",
     "LinearStart",
     "LogNormal",
     "Mixed",
     "NegativeBinomial",
     "Poisson",
+    "Rows",
+    "Scale",
     "StudentT",
     "described",
     "fits_schema",

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from .._tables.batches import Rows
+from ..model import Emitted
 from ._base import Objective, OnePass, Slopes, Turn
 from ._elbo import ELBO
 from ._iwae import IWAE
 
-__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Objective", "OnePass", "Slopes", "Turn"]
+__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Emitted", "Objective", "OnePass", "Rows", "Slopes", "Turn"]
 
 # "smoothed" is the anomaly detector's: its prior is made of training rows, whose neighbourhoods must have some width.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
