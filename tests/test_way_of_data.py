@@ -16,6 +16,7 @@ from sklearn.datasets import load_iris
 from torch import Tensor, nn
 
 from skvae import VAETransformer, _fit
+from skvae._training.loop import Training
 
 DESIGN = Path(_fit.__file__).parents[1] / "docs" / "design.md"
 MOST = {"fit": 25, "score_samples": 12}
@@ -71,7 +72,7 @@ def made_of_rows(value) -> bool:
     """Whether a value is X or was made of it: an array, a table, a model, or what holds such."""
     if isinstance(value, dict):
         return any(map(made_of_rows, value.values()))
-    known = (np.ndarray, Tensor, nn.Module, _fit.Prepared, _fit.Start)
+    known = (np.ndarray, Tensor, nn.Module, _fit.Prepared, _fit.Start, Training)
     return isinstance(value, known) or type(value).__module__.startswith(("skvae._tables.", "skvae._linear"))
 
 
@@ -102,8 +103,11 @@ def stages_of_fit() -> list[Call]:
     return [call for call in traced("fit") if re.fullmatch(r"_fit\.\w+", call.name) and call.gets_rows]
 
 
+CALLERS = "_base.BaseVAE.fit", "transformer.VAETransformer._learn", "_fit.fit_model"
+
+
 def test_the_stages_that_fit_calls_are_on_the_list():
-    called = {call.name for call in stages_of_fit() if call.caller in ("_base.BaseVAE.fit", "_fit.fit_model")}
+    called = {call.name for call in stages_of_fit() if call.caller in CALLERS}
     stages = {name for name in called if not name.startswith("_fit._")}
     assert len(stages) > 4
     assert stages <= set(documented("fit"))
