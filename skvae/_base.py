@@ -205,7 +205,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             return settings.seeded(self.random_state), reader, rows
         check_same_specs(settings, earlier)
         reader = self._reader()
-        rows = reader.training_rows(reader.read(X), y, sample_weight, settings.objective)
+        rows = reader.training_rows(reader.numbers(X), y, sample_weight, settings.objective)
         return replace(settings, seed=earlier["_seed"]), reader, rows
 
 

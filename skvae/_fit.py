@@ -22,7 +22,7 @@ from ._linear import Covariance
 from ._params import named
 from ._state import Blueprint, FittedModel, pack
 from ._tables.batches import Rows, Table, as_table
-from ._tables.moments import Moments, Scale, column_moments
+from ._tables.moments import Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
 from ._training import engine
@@ -181,7 +181,7 @@ def read(settings: FitSettings, X: Any, y: Any, sample_weight: Any) -> tuple[Tab
     """The table to train on, and what was learnt of its columns."""
     reader, X = TableReader.learn(settings.name, X, settings.specs["likelihood"], resolved)
     rows = reader.training_rows(X, y, sample_weight, settings.objective)
-    reader.refuse_empty_columns(rows.X)
+    reader.refuse_empty_columns(rows)
     return reader, rows
 
 
@@ -213,7 +213,7 @@ def prepare(
     `whole_std` are the standard deviations of columns that are constant here.
     """
     likelihood: Any = reader.likelihood
-    moments = column_moments(table.X, table.weight)
+    moments = table.sums.moments
     if whole_std is not None:
         moments = moments._replace(std=np.where(moments.constant, whole_std, moments.std))
     scale = likelihood.scale(moments)

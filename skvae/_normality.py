@@ -18,7 +18,7 @@ from ._linear import Covariance
 from ._reservoir import Reservoir
 from ._state import is_finite_array
 from ._tables.batches import to_rows
-from ._tables.moments import Array, column_moments, empty_columns, has_gaps, row_blocks
+from ._tables.moments import Array, has_gaps, row_blocks
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import single_blas, thread_limit, torch_scope
 from .priors import AggregatedPosterior
@@ -65,14 +65,15 @@ def supported(
     kept = np.ones(len(table), dtype=bool)
     if n_kept == len(table):
         return kept, None
-    whole_std = column_moments(table.X, table.weight).std
+    whole_std, used = table.sums.moments.std, table
     for _ in range(CONCENTRATIONS):
-        scores = _linear_scores(reader, table.X, table.at(kept), settings, whole_std)
+        scores = _linear_scores(reader, table.X, used, settings, whole_std)
         nearer = np.zeros(len(table), dtype=bool)
         nearer[np.argsort(-scores, kind="stable")[:n_kept]] = True
-        if empty_columns(table.at(nearer).X).any():
+        closer = table.at(nearer)
+        if closer.sums.empty.any():
             break
-        kept = nearer
+        kept, used = nearer, closer
     return kept, whole_std
 
 

@@ -69,7 +69,7 @@ class Candidate:
     def rows(self, table: Labelled) -> TrainingRows:
         """A table's rows to train on."""
         rows = self.reader.training_rows(*table, self.settings.objective)
-        self.reader.refuse_empty_columns(rows.X)
+        self.reader.refuse_empty_columns(rows)
         return rows
 
     def score(self, fit: Fit, table: Labelled) -> float:

@@ -11,7 +11,7 @@ import torch
 from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
 from ._base import BaseVAE
@@ -470,7 +470,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         return ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
 
     def _names(self) -> list[str]:
-        return list(getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)]))
+        return list(_check_feature_names_in(self))
 
     def _fault(self, state: dict[str, Any]) -> str | None:
         fault = super()._fault(state)

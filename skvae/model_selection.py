@@ -254,6 +254,7 @@ class VAETransformerCV(VAETransformer):
         """
         candidates = self._candidates()
         reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
+        reader.check(rows)
         rows, y = indexable(rows, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
@@ -290,7 +291,7 @@ class VAETransformerCV(VAETransformer):
         estimator._validate_params()
         self._refuse_without_density(estimator)
         settings = FitSettings.of(estimator).seeded(base.random_state)
-        if "likelihood" in candidate:
+        if any(name.split("__")[0] == "likelihood" for name in candidate):
             reader, rows = TableReader.learn(reader.name, X, settings.specs["likelihood"], resolved)
             table = table._replace(X=rows)
         return Candidate(settings, reader, table, self.n_draws)

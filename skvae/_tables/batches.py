@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from torch import Tensor
 from .moments import BLOCK_NUMBERS, Array, Scale
 from .sources import RowSource
 
-__all__ = ["Rows", "SomeColumns", "Stream", "Table", "Walk", "as_table", "shuffled", "to_rows"]
+__all__ = ["Rows", "Stream", "Table", "Walk", "as_table", "shuffled", "to_rows"]
 
 
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
@@ -36,24 +37,33 @@ def shuffled(n: int, rng: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=rng, device=rng.device, dtype=torch.int32 if n < 2**31 else torch.int64)
 
 
-class Walk:
+class Walk(ABC):
     """Ways through a table, for anything that has a length and can `take` rows."""
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """N."""
 
     @property
+    @abstractmethod
     def n_features(self) -> int:
         """D."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, index: Tensor) -> Rows:
         """The rows at `index`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
         """The rows in order, at most `size` at a time."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def part(self, index: Tensor) -> Walk:
+        """The rows at `index`, to train on."""
+
+    @abstractmethod
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Walk:
+        """The same rows with `change(x)` in place of x."""
 
     def thinned(self, most: int) -> Rows:
         """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
@@ -73,14 +83,6 @@ class Walk:
             group = sizes[first : first + at_once]
             taken, order = order.split([sum(group), len(order) - sum(group)])
             yield from self.take(taken).split(group)
-
-    def part(self, index: Tensor) -> Any:
-        """The rows at `index`, to train on."""
-        raise NotImplementedError
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Any:
-        """The same rows with `change(x)` in place of x."""
-        raise NotImplementedError
 
     def whole(self) -> Rows:
         """All rows as tensors."""
@@ -308,14 +310,27 @@ class Stream(Table):
 class Mapped(Walk):
     """The rows of a table with `change(x)` in place of x, made when they are taken."""
 
-    def __init__(self, table: Table, change: Callable[[Tensor], Tensor]):
+    def __init__(self, table: Walk, change: Callable[[Tensor], Tensor]):
         self.table, self.change = table, change
 
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def n_features(self) -> int:
+        return self.take(torch.zeros(1, dtype=torch.int64)).n_features
+
     def take(self, index: Tensor) -> Rows:
         return self.table.take(index).mapped(self.change)
+
+    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+        return (block.mapped(self.change) for block in self.table.blocks(size))
+
+    def part(self, index: Tensor) -> Mapped:
+        return Mapped(self.table.part(index), self.change)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Mapped:
+        return Mapped(self, change)
 
     def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
         return (batch.mapped(self.change) for batch in self.table.batches(batch_size, rng))
@@ -326,21 +341,6 @@ def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array 
     if X.size <= SMALL_TABLE:
         return to_rows(X[:], scale, weight, y)
     return Stream(X, scale, weight, y) if isinstance(X, RowSource) else Table(X, scale, weight, y)
-
-
-class SomeColumns(Walk):
-    """The same rows with some of their columns, for what is summed block by block."""
-
-    def __init__(self, rows: Walk, columns: Tensor):
-        self.rows, self.columns = rows, columns
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        for block in self.rows.blocks(size):
-            mask = None if block.mask is None else block.mask.index_select(1, self.columns)
-            yield Rows(block.x.index_select(1, self.columns), mask, block.weight, block.y)
 
 
 def _joined(parts: list[Rows]) -> Rows:

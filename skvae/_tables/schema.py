@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
-from .moments import Array, row_blocks
+from .moments import Array, reduce_blocks, row_blocks
 from .sources import Recoded, RowSource
 
 __all__ = [
@@ -93,9 +93,9 @@ class Schema:
 
     def learn(self, X: Any, wanted: dict[int, int | None]) -> None:
         """Find the categories of these columns; a number says that they are the codes 0, 1, ... below it."""
+        held = _categories(X, [column for column, n_categories in wanted.items() if n_categories is None])
         for column, n_categories in wanted.items():
-            known = range(n_categories) if n_categories is not None else _categories(X, column)
-            self.categories[column] = list(known)
+            self.categories[column] = held[column] if n_categories is None else list(range(n_categories))
             if not self.categories[column]:
                 raise ValueError(f"{self.label(column)} holds no value in {len(X)} rows; drop it before fitting.")
 
@@ -243,19 +243,38 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
     return list(places), inverse
 
 
-def _categories(X: Any, column: int) -> list:
-    """The categories of a column: those of its pandas or polars type, else the sorted values it holds."""
+def _categories(X: Any, columns: list[int]) -> dict[int, list]:
+    """The categories of each of these columns: those of its pandas or polars type, else the sorted values it holds."""
+    known = {column: found for column in columns if (found := _of_type(X, column)) is not None}
+    others = [column for column in columns if column not in known]
+    return known | dict(zip(others, map(_sorted, _held(X, others)), strict=True))
+
+
+def _of_type(X: Any, column: int) -> list | None:
+    """The categories that a column's type names, whether the column holds them or not; None where it names none."""
     dtype = type_of(X, column)
     # polars' Categorical shares its categories with every other column.
-    if getattr(dtype, "categories", None) is not None and str(dtype) != "Categorical":
-        return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
-    if isinstance(X, RowSource):
-        parts = [np.unique(X[part][:, column]) for part in row_blocks(X)]
-        values = np.unique(np.concatenate(parts)).tolist()
-    else:
-        values = _distinct(column_values(X, column))[0]
-    values = [_plain(value) for value in values if not is_missing(value)]
-    return sorted(values, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
+    if getattr(dtype, "categories", None) is None or str(dtype) == "Categorical":
+        return None
+    return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
+
+
+def _held(X: Any, columns: list[int]) -> list[list]:
+    """The distinct values of each of these columns, in any order; some come several times."""
+    if not isinstance(X, RowSource):
+        return [_distinct(column_values(X, column))[0] for column in columns]
+
+    def distinct(part: slice) -> tuple[list, ...]:
+        block = X[part]
+        return tuple(np.unique(block[:, column]).tolist() for column in columns)
+
+    return list(reduce_blocks(row_blocks(X), distinct)) if columns else []
+
+
+def _sorted(values: list) -> list:
+    """The values that are not missing, each once: numbers first."""
+    kept = {_plain(value) for value in values if not is_missing(value)}
+    return sorted(kept, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
 
 
 def _looked_up(known: list, codes: Array) -> np.ndarray:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .._linear import Block, Covariance, LinearGaussian, factor_analysis
 from .._params import Part
 from .._tables.batches import Rows, Walk
-from .._tables.moments import Array, Moments, Scale
+from .._tables.moments import Array, ColumnSums, Moments, Scale, reduce_blocks
 
 __all__ = [
     "Cells",
@@ -148,7 +148,16 @@ class Density(nn.Module, ABC):
         self.n_inputs = n_features if n_inputs is None else n_inputs
 
     def fit(self, rows: Walk) -> None:
-        """Set what depends on the rows, beyond their scale."""
+        """Set what depends on the rows, beyond their scale, in one pass through them at most."""
+        if functions := self.summands():
+            self.fit_sums(*column_sums(rows, functions))
+
+    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        """What `fit_sums` wants summed: the columns of these functions of x (N, D), float64, NaN in a missing cell."""
+        return ()
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        """Set what depends on the rows, from the column sums of the `summands`."""
         return
 
     def encode_input(self, x: Tensor) -> Tensor:
@@ -344,13 +353,15 @@ class Centred(Density):
         """What is centred: (..., n_inputs)."""
         return x
 
-    def fit(self, rows: Walk) -> None:
-        sums, mass = column_sums(rows, self.features, self.per_input)
-        mean = (sums + self.prior_weight * self.prior_mean) / (mass + self.prior_weight)
-        squares, _ = column_sums(rows, lambda x: (self.features(x) - mean).square(), self.per_input)
-        var = squares.sum() / mass.sum()
+    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        return (lambda x: self.features(x).masked_fill(self.per_input(x.isnan()), torch.nan),)
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        mass, mean = torch.tensor(sums[0].mass), torch.tensor(sums[0].moments.mean)
+        mean = (mass * mean + self.prior_weight * self.prior_mean) / (mass + self.prior_weight)
+        var = float(np.average(sums[0].mean_squares(mean.numpy()), weights=sums[0].mass))
         self.column_mean.copy_(mean)
-        self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
+        self.pooled_std.fill_(var**0.5 if var > 0 else 1.0)
 
     def encode_input(self, x: Tensor) -> Tensor:
         return (self.features(x) - self.column_mean) / self.pooled_std
@@ -429,20 +440,16 @@ def below(value: Tensor, bound: Tensor, grad: Tensor) -> Tensor:
     return -above(-value, -bound, -grad)
 
 
-def column_sums(
-    rows: Walk, function: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor] = lambda mass: mass
-) -> tuple[Tensor, Tensor]:
-    """Weighted sums over the present cells of each column of `function` of x, and of 1: two (D,), float64.
+@torch.no_grad()
+def column_sums(rows: Walk, functions: Sequence[Callable[[Tensor], Tensor]]) -> tuple[ColumnSums, ...]:
+    """The column sums of some functions of x, in float64 and NaN in a missing cell, in one pass through the rows."""
 
-    `spread` turns a cell's weight into those of the numbers that `function` makes of it.
-    """
-    sums, mass = (sum(parts) for parts in zip(*(_block_sums(b, function, spread) for b in rows.blocks()), strict=True))
-    return sums, mass
+    def partial(block: Rows) -> tuple[ColumnSums, ...]:
+        x, weight = block.x.double(), None if block.weight is None else block.weight.double().numpy()
+        x = x if block.mask is None else x.masked_fill(block.mask == 0, torch.nan)
+        return tuple(ColumnSums.of(function(x).numpy(), weight) for function in functions)
 
-
-def _block_sums(block: Rows, function: Callable, spread: Callable) -> tuple[Tensor, Tensor]:
-    mass = spread(block.mass)
-    return (mass * function(block.x.double())).sum(dim=0), mass.sum(dim=0)
+    return reduce_blocks(rows.blocks(), partial)
 
 
 def refuse(X: Array, outside: np.ndarray, names: Sequence[str], rule: str) -> None:

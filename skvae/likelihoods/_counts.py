@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
-from .._tables.batches import Walk
-from .._tables.moments import Array, Scale
-from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, column_sums, refuse
+from .._tables.moments import Array, ColumnSums, Scale
+from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, refuse
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -112,12 +111,15 @@ class _CountDensity(Centred):
     def features(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
 
-    def fit(self, rows: Walk) -> None:
-        super().fit(rows)
-        counts, mass = column_sums(rows, lambda x: x)
-        self.log_mean.copy_(torch.log((counts + 0.5) / (mass + 1.0)))
-        largest = torch.stack([block.x.amax(0) for block in rows.blocks()]).amax(0)
-        self.most_log_mean.copy_(torch.log(MOST_TIMES * (largest + 1)))
+    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        return *super().summands(), lambda x: x
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        super().fit_sums(*sums)
+        counts = sums[1]
+        mean = (counts.mass * counts.moments.mean + 0.5) / (counts.mass + 1.0)
+        self.log_mean.copy_(torch.tensor(np.log(mean)))
+        self.most_log_mean.copy_(torch.tensor(np.log(MOST_TIMES * (counts.high + 1))))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.exp(self.log_of_mean(outputs))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from .._linear import Covariance, LinearGaussian, probabilistic_pca
 from .._math import LOG_2PI, log_normal
-from .._tables.batches import Rows, Walk
-from .._tables.moments import Array, Moments, Scale
-from ._base import Cells, Density, Likelihood, LowerBound, above, as_arrays, blocked, column_sums
+from .._tables.batches import Rows
+from .._tables.moments import Array, ColumnSums, Moments, Scale
+from ._base import Cells, Density, Likelihood, LowerBound, above, as_arrays, blocked
 
 __all__ = ["FeatureNoise", "Gaussian", "GaussianDensity", "SharedNoise", "standardised"]
 
@@ -225,9 +225,11 @@ class SharedNoise(_LearntNoise):
         super().__init__(n_features, scale, noise_floor, 1)
         self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
-    def fit(self, rows: Walk) -> None:
-        squares, mass = column_sums(rows, lambda x: x.square())
-        self.bound_noise(squares / mass)
+    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        return (lambda x: x,)
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        self.bound_noise(torch.tensor(sums[0].mean_squares(0.0)))
 
     def bound_noise(self, var: Tensor) -> None:
         """Set the noise's floor from the columns' variances."""

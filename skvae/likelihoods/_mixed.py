@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
-from .._tables.batches import SomeColumns, Walk
 from .._tables.facts import ColumnFacts, column_facts
-from .._tables.moments import Array, Moments, Scale
+from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._tables.schema import Schema
 from ._base import Cells, Density, Likelihood
 from ._bernoulli import Bernoulli, ContinuousBernoulli
@@ -249,9 +248,17 @@ class _MixedDensity(Density):
         """Every member's columns, in the order of columns."""
         return torch.cat(parts, dim=-1).index_select(-1, self.place)
 
-    def fit(self, rows: Walk) -> None:
-        for member, columns in zip(self.members, self.order.split(self.n_each["columns"]), strict=True):
-            member.fit(SomeColumns(rows, columns))
+    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        def of_columns(function: Callable[[Tensor], Tensor], columns: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda x: function(x.index_select(-1, columns))
+
+        parts = zip(self.members, self.order.split(self.n_each["columns"]), strict=True)
+        return [of_columns(function, columns) for member, columns in parts for function in member.summands()]
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        left = iter(sums)
+        for member in self.members:
+            member.fit_sums(*(next(left) for _ in member.summands()))
 
     def encode_input(self, x: Tensor) -> Tensor:
         parts = zip(self.members, self._columns(x), strict=True)

@@ -13,10 +13,9 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from .._tables.batches import Walk
-from .._tables.moments import Array, Moments, Scale
+from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._torch import namespace
-from ._base import Cells, Density, Likelihood, as_arrays, column_sums, refuse
+from ._base import Cells, Density, Likelihood, as_arrays, refuse
 from ._gaussian import FeatureNoise, GaussianDensity, SharedNoise, standardised
 
 __all__ = ["JohnsonSU", "LogNormal"]
@@ -151,11 +150,8 @@ class Warped(GaussianDensity):
         """log dy/dx."""
         return self.log_bend(bent) - self.spread.log()
 
-    def moments_of_bent(self, rows: Walk) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the bent columns: two (D,)."""
-        sums, mass = column_sums(rows, self.bent)
-        mean = sums / mass
-        return mean, (column_sums(rows, lambda x: (self.bent(x) - mean).square())[0] / mass).sqrt()
+    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+        return (self.bent,)
 
     def log_slope(self, x: Tensor) -> Tensor:
         return super().log_slope(x) + self._log_slope(self.bent(x))
@@ -202,11 +198,10 @@ class _JohnsonSUDensity(Warped, SharedNoise):
         self.tail = tail
         self.register_warp()
 
-    @torch.no_grad()
-    def fit(self, rows: Walk) -> None:
+    def fit_sums(self, *sums: ColumnSums) -> None:
         """Set centre and spread so that the columns of y have mean 0 and a mean variance of 1."""
-        centre, std = self.moments_of_bent(rows)
-        extent = _range(rows, self.bent, centre)
+        centre, std, _ = map(torch.tensor, sums[0].moments)
+        extent = torch.tensor(sums[0].high - sums[0].low)
         spread = torch.where(std > 0, (std * extent).sqrt(), 1.0)
         share = (std / spread).square().mean().sqrt()
         self.centre.copy_(centre)
@@ -238,10 +233,9 @@ class _LogNormalDensity(Warped, FeatureNoise):
         super().__init__(n_features, scale, noise_floor)
         self.register_warp()
 
-    @torch.no_grad()
-    def fit(self, rows: Walk) -> None:
+    def fit_sums(self, *sums: ColumnSums) -> None:
         """Set centre and spread so that the logarithms have mean 0 and variance 1."""
-        centre, std = self.moments_of_bent(rows)
+        centre, std, _ = map(torch.tensor, sums[0].moments)
         self.centre.copy_(centre)
         self.spread.copy_(torch.where(std > 1e-12, std, 1.0))
 
@@ -270,13 +264,3 @@ def _arcsinh(x: Tensor) -> Tensor:
     if x.is_cpu and not (x.requires_grad and torch.is_grad_enabled()):
         return torch.from_numpy(np.arcsinh(x.detach().numpy()))
     return torch.asinh(x)
-
-
-def _range(rows: Walk, function: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Largest minus smallest value of `function` of each column's present cells; `start` lies between them."""
-    low = high = start
-    for block in rows.blocks():
-        values = function(block.x.double())
-        values = values if block.mask is None else torch.where(block.mask > 0, values, start)
-        low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
-    return high - low

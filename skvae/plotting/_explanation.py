@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.utils.validation import _check_feature_names_in
 
 from .._params import Count
 from ._base import ANOMALOUS, NORMAL, Array, ExplainedRow, Picture, number
@@ -92,9 +93,7 @@ class Explanation(Picture):
         if not Count().is_satisfied_by(n_features):
             raise ValueError(f"n_features={n_features!r} must be an integer above 0.")
         seen = ExplainedRow.of(detector, X, row)
-        names = feature_names
-        if names is None:
-            names = getattr(detector, "feature_names_in_", [f"x{i}" for i in range(len(seen.values))])
+        names = _check_feature_names_in(detector) if feature_names is None else feature_names
         if len(names) != len(seen.values):
             raise ValueError(f"feature_names has {len(names)} names; X has {len(seen.values)} columns.")
         typical = float(np.ma.masked_invalid(detector.training_scores_).mean())
