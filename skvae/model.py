@@ -23,7 +23,7 @@ from .likelihoods import Density, LinearStart
 from .networks import ACTIVATIONS, LinearPath
 from .priors import Prior
 
-__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted"]
+__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted", "LogWeight"]
 
 # Log variances of q(z|x) are kept where float32 can square and exponentiate them.
 LOG_VAR_RANGE = (-30.0, 20.0)
@@ -67,6 +67,26 @@ class Cost(NamedTuple):
 
     product: int
     width: int
+
+
+class LogWeight(NamedTuple):
+    """The log importance weight, log w(x, z) = log p(x|z) + log p(z) - log q(z|x), in nats of data units.
+
+    Attributes
+    ----------
+    log_prob : Tensor of shape (..., N, D)
+        log p(x_d|z), 0 where x_d is missing.
+    log_prior, log_q : Tensors of shape (..., N)
+    """
+
+    log_prob: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """log w: (..., N)."""
+        return self.log_prob.sum(-1) + self.log_prior - self.log_q
 
 
 class VAE(nn.Module):
@@ -223,32 +243,12 @@ class VAE(nn.Module):
         """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
         return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
-    def log_weight(self, z: Tensor, log_q: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """log w(x, z) = log p(x|z) + log p(z) - log q(z|x), in two parts that are to be summed.
+    def log_weight(self, z: Tensor, log_q: Tensor, x: Tensor, mask: Tensor | None = None) -> LogWeight:
+        """log w(x, z) at points z (..., N, J), where log q(z|x) is `log_q`, (..., N)."""
+        return LogWeight(self.log_prob(z, x, mask), self.prior.log_prob(z), log_q)
 
-        Parameters
-        ----------
-        z : Tensor of shape (..., N, J)
-            Points of q(z|x).
-        log_q : Tensor of shape (..., N)
-            log q(z|x) there.
-
-        Returns
-        -------
-        log_prob : Tensor of shape (..., N, D)
-            log p(x_d|z), 0 where x_d is missing.
-        log_ratio : Tensor of shape (..., N)
-            log p(z) - log q(z|x).
-        """
-        return self.log_prob(z, x, mask), self.prior.log_prob(z) - log_q
-
-    def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J): (S, N)."""
-        log_prob, log_ratio = self.drawn(x, eps, mask)
-        return log_prob.sum(-1) + log_ratio
-
-    def drawn(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`log_weight` at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J)."""
+    def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> LogWeight:
+        """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J)."""
         mu, log_var = self.encode(x, mask)
         z = mu + torch.exp(0.5 * log_var) * eps
         return self.log_weight(z, log_normal(eps, log_var).sum(-1), x, mask)

@@ -434,7 +434,7 @@ def test_draws_of_the_posterior_have_its_standard_deviation():
     with torch.no_grad():
         mu, log_var = model.encode(rows.x)
         variance = (mu + torch.exp(0.5 * log_var) * eps).var(0)
-        weights = model.log_weights(rows.x[:1], eps[:2000])
+        weights = model.log_weights(rows.x[:1], eps[:2000]).total
         z = mu[:1] + torch.exp(0.5 * log_var[:1]) * eps[:2000]
         q = torch.distributions.Normal(mu[:1], torch.exp(0.5 * log_var[:1])).log_prob(z).sum(-1)
         p = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)

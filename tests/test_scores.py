@@ -110,7 +110,7 @@ def test_likelihood_with_gaps_is_near_the_marginal_where_noise_is_small():
 def test_likelihood_is_the_log_of_the_mean_weight():
     vae = linear_vae(hidden_layer_sizes=(8,), max_iter=5, learning_rate_init=1e-2)
     rows, rule = rows_of(vae, table()), normal_rule(32, 2, 0)
-    weights = vae.module_.log_weights(rows.x, rule.eps)
+    weights = vae.module_.log_weights(rows.x, rule.eps).total
     expected = (rule.log_weight.exp() * weights.exp()).sum(0).log()
     torch.testing.assert_close(log_likelihood(vae.module_, rows, rule), expected)
 

@@ -65,16 +65,16 @@ def reconstruction_data(model: VAE, rows: Rows, view: View) -> Tensor:
 
 def reconstruction_probability(model: VAE, rows: Rows, view: View) -> Tensor:
     """E_q[log p(x_d|z)] (An & Cho 2015); the latents have no part."""
-    log_prob, _, weight = _drawn(model, rows, view.rule)
-    return with_latents((weight * log_prob).sum(0), torch.zeros_like(rows.x[:, 0]))
+    log_prob = model.log_weights(rows.x, view.rule.eps).log_prob
+    return with_latents((view.rule.weight * log_prob).sum(0), torch.zeros_like(rows.x[:, 0]))
 
 
 def elbo(model: VAE, rows: Rows, view: View) -> Tensor:
     """E_q[log p(x_d|z)], and -KL(q(z|x) || p(z)) for the latents."""
-    log_prob, log_ratio, weight = _drawn(model, rows, view.rule)
+    log_w, weight = model.log_weights(rows.x, view.rule.eps), view.rule.weight
     kl = model.prior.kl(*model.encode(rows.x))
-    latents = (weight[..., 0] * log_ratio).sum(0) if kl is None else -kl.sum(-1)
-    return with_latents((weight * log_prob).sum(0), latents)
+    latents = (weight[..., 0] * (log_w.log_prior - log_w.log_q)).sum(0) if kl is None else -kl.sum(-1)
+    return with_latents((weight * log_w.log_prob).sum(0), latents)
 
 
 def log_likelihood(model: VAE, rows: Rows, view: View) -> Tensor:
@@ -82,12 +82,11 @@ def log_likelihood(model: VAE, rows: Rows, view: View) -> Tensor:
 
     W is the softmax over draws of the log importance weights (Burda et al. 2016, eq. 8).
     """
-    log_prob, log_ratio, _ = _drawn(model, rows, view.rule)
-    log_w = log_prob.sum(-1) + log_ratio + view.rule.log_weight
-    log_share = torch.log_softmax(log_w, dim=0)
+    log_w = model.log_weights(rows.x, view.rule.eps)
+    log_share = torch.log_softmax(log_w.total + view.rule.log_weight, dim=0)
     share = log_share.exp()
-    latents = share * (log_ratio + view.rule.log_weight - log_share)
-    return with_latents((share[..., None] * log_prob).sum(0), latents.sum(0))
+    latents = share * (log_w.log_prior - log_w.log_q + view.rule.log_weight - log_share)
+    return with_latents((share[..., None] * log_w.log_prob).sum(0), latents.sum(0))
 
 
 def latent(model: VAE, rows: Rows, view: View) -> Tensor:
@@ -148,8 +147,3 @@ def named_criterion(value: str | Criterion) -> Criterion:
 
 def with_latents(features: Tensor, latents: Tensor) -> Tensor:
     return torch.cat([features, latents[:, None]], dim=1)
-
-
-def _drawn(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(x_d|z), (S, N, D), log p(z) - log q(z|x), (S, N), and the points' weights, (S, 1, 1)."""
-    return *model.drawn(rows.x, rule.eps), rule.log_weight.exp()[..., None]

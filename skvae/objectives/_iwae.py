@@ -60,7 +60,7 @@ class IWAE(Objective):
         """log 1/S sum_s w(x, z_s), (N,), in nats."""
         shape = (self.n_draws, len(batch), model.prior.n_components)
         eps = torch.randn(shape, generator=rng, dtype=batch.x.dtype, device=batch.x.device)
-        return torch.logsumexp(model.log_weights(batch.x, eps, batch.mask), dim=0) - math.log(self.n_draws)
+        return torch.logsumexp(model.log_weights(batch.x, eps, batch.mask).total, dim=0) - math.log(self.n_draws)
 
     def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         return {"loss": -self.bound(model, batch, rng)}
