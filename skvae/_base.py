@@ -20,7 +20,6 @@ from ._fit import FitSettings, Task, check_same_specs, read
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._state import FittedModel, damaged, fault_of_model, model_of, stamp, unstamp
-from ._tables.moments import Array
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
 from ._training.solvers import SOLVERS
@@ -184,10 +183,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """What checks tables."""
         return self._fitted().reader(type(self).__name__, getattr(self, "feature_names_in_", None))
 
-    def _read(self, X: Any) -> Array:
-        """X as an array of floats or a source of such."""
-        return self._reader().read(X)
-
     def _earlier(self) -> dict[str, Any] | None:
         """The fitted attributes, for `partial_fit` to go on from; None before fit."""
         return self.__dict__ if self.__sklearn_is_fitted__() else None
@@ -205,7 +200,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             return settings.seeded(self.random_state), reader, rows
         check_same_specs(settings, earlier)
         reader = self._reader()
-        rows = reader.training_rows(reader.numbers(X), y, sample_weight, settings.objective)
+        rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
         return replace(settings, seed=earlier["_seed"]), reader, rows
 
 

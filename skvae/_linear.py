@@ -78,27 +78,17 @@ class Covariance:
     def _sums(self) -> tuple[Array, Array, bool]:
         """Sums of products of columns, the weight of the rows that hold both, and whether a cell is missing.
 
-        Of every pair of columns, (D, D), where there are few; of many, each column's with itself, (D,).
+        Of every pair of columns, (D, D), where there are few; of many, each column's with itself, (D,). The weight is
+        one number where no cell is missing.
         """
         pairs: Any = (lambda a: a.T @ a) if self.exact else (lambda a: (a**2).sum(axis=0))
 
         def partial(block: tuple[Array, Array | None, float]) -> tuple[Array, Array | float, np.bool_]:
             x, present, total = block
-            if present is None:
-                return pairs(x), total, np.False_
-            return pairs(x), pairs(present), (present == 0).any()
+            return pairs(x), *((total, np.False_) if present is None else (pairs(present), (present == 0).any()))
 
         products, mass, has_gaps = reduce_blocks(self._rooted(), partial)
         return products, np.maximum(mass, np.finfo(float).tiny), bool(has_gaps)
-
-    def _each(self, sums: Array) -> Array:
-        """Each column's own of `_sums`: (D,), or a number where all are the same."""
-        return sums.diagonal() if sums.ndim == 2 else sums
-
-    @property
-    def count(self) -> Array:
-        """Weight of the rows that hold each column: (D,), or a number where all hold all."""
-        return self._each(self._sums[1])
 
     @property
     def has_gaps(self) -> bool:
@@ -108,7 +98,8 @@ class Covariance:
     @property
     def diagonal(self) -> Array:
         """Variance of each column."""
-        return self._each(self._sums[0]) / self.count + self.noise
+        squares, mass = (sums.diagonal() if sums.ndim == 2 else sums for sums in self._sums[:2])
+        return squares / mass + self.noise
 
     @cached_property
     def matrix(self) -> Array:
@@ -131,7 +122,7 @@ class Covariance:
             values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
         else:
             rows = np.concatenate([x for x, _, _ in self._rooted()])
-            _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
+            _, singular, vt = randomized_svd(rows / np.sqrt(self._sums[1]) / scale, k, random_state=0)
             values, vectors = singular**2 + ((vt / scale) ** 2 * self.noise).sum(axis=1), vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
 

@@ -410,9 +410,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         """
         normality, rows = self._normality(), self._reader().read(X)
         values = normality.explanations(self._inference(), rows) - normality.typical_explanation
-        return self._framed(
-            X, values, [*(names := self._names()), "latent" if "latent" not in names else "latent (model)"]
-        )
+        names = list(_check_feature_names_in(self))
+        return self._framed(X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
 
     def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
@@ -435,7 +434,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         values = inference.scale.to_data(self._normality().similar(inference, rows))
         if reader.schema.categories:
             return reader.schema.decoded(values, like=X)
-        return self._framed(X, values, self._names())
+        return self._framed(X, values, list(_check_feature_names_in(self)))
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
@@ -468,9 +467,6 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         if dense == "default":
             return values
         return ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
-
-    def _names(self) -> list[str]:
-        return list(_check_feature_names_in(self))
 
     def _fault(self, state: dict[str, Any]) -> str | None:
         fault = super()._fault(state)

@@ -18,15 +18,10 @@ from .sources import RowSource
 
 __all__ = ["Rows", "Stream", "Table", "Walk", "as_table", "shuffled", "to_rows"]
 
-
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768
-
-
 # Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
 SMALL_TABLE = 1_000_000
-
-
 # A table that is read from elsewhere is shuffled by blocks of about so many numbers, and the rows of this many blocks
 # together; and this many rows are held out of it, at most.
 SHUFFLED_NUMBERS, SHUFFLED_BLOCKS, MOST_HELD_OUT = 65_536, 32, 100_000
@@ -86,7 +81,7 @@ class Walk(ABC):
 
     def whole(self) -> Rows:
         """All rows as tensors."""
-        return self.take(torch.arange(len(self), device=self.device))
+        return _joined(list(self.blocks()))
 
     def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
         """The table without `n_rows` random rows, and those."""
@@ -140,19 +135,14 @@ class Rows(Walk):
     def take(self, index: Tensor) -> Rows:
         return self._map(lambda value: value.index_select(0, index))
 
-    def narrow(self, dim: int, first: int, length: int) -> Rows:
-        """Views of `length` rows from `first` on, where rows are axis `dim`."""
-        return self._map(partial(torch.narrow, dim=dim, start=first, length=length))
-
     def to(self, device: torch.device) -> Rows:
         """The same rows on `device`."""
         return self._map(lambda value: value.to(device))
 
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        """The rows in order, at most `size` at a time."""
         size = size or max(1, BLOCK_NUMBERS // self.x.shape[1])
         for first in range(0, len(self), size):
-            yield self.narrow(0, first, min(size, len(self) - first))
+            yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, len(self) - first)))
 
     def split(self, sizes: list[int]) -> Iterator[Rows]:
         """Views of consecutive rows, `sizes` of them."""
@@ -160,18 +150,10 @@ class Rows(Walk):
         return map(Rows, self.x.split(sizes), *parts)
 
     def part(self, index: Tensor) -> Rows:
-        """The rows at `index`, to train on."""
         return self.take(index)
 
     def whole(self) -> Rows:
-        """All rows as tensors."""
         return self
-
-    @property
-    def mass(self) -> Tensor:
-        """Weight of every present cell, 0 where one is missing: (N, D), float64."""
-        mass = torch.ones_like(self.x, dtype=torch.float64) if self.mask is None else self.mask.double()
-        return mass if self.weight is None else mass * self.weight[:, None]
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over rows of `values` (N, ...), weighted where the rows are; a scalar passes through."""
@@ -182,6 +164,7 @@ class Rows(Walk):
         return torch.tensordot(self.weight, values, dims=1) / len(self)
 
 
+@dataclass(eq=False)
 class Table(Walk):
     """The rows of an array in data units, converted to the model's when they are taken: nothing is copied before.
 
@@ -193,17 +176,16 @@ class Table(Walk):
     weight, y : arrays of shape (N,) and (N, ...), or None
     index : Tensor of int or None
         The rows this table consists of; None for all.
+    change : callable or None
+        What stands in place of x, in the model's units, is `change(x)`.
     """
 
-    def __init__(
-        self,
-        X: Array,
-        scale: Scale,
-        weight: Array | None = None,
-        y: Array | None = None,
-        index: Tensor | None = None,
-    ):
-        self.X, self.scale, self.weight, self.y, self.index = X, scale, weight, y, index
+    X: Any
+    scale: Scale
+    weight: Array | None = None
+    y: Array | None = None
+    index: Tensor | None = None
+    change: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.X) if self.index is None else len(self.index)
@@ -212,32 +194,31 @@ class Table(Walk):
     def n_features(self) -> int:
         return self.X.shape[1]
 
+    def _converted(self, X: Array, weight: Array | None, y: Array | None) -> Rows:
+        rows = to_rows(X, self.scale, weight, y)
+        return rows if self.change is None else rows.mapped(self.change)
+
     def take(self, index: Tensor) -> Rows:
         at = (index if self.index is None else self.index[index]).numpy()
-        weight, y = (None if v is None else v[at] for v in (self.weight, self.y))
-        return to_rows(self.X[at], self.scale, weight, y)
+        return self._converted(self.X[at], *(None if v is None else v[at] for v in (self.weight, self.y)))
 
     def part(self, index: Tensor) -> Table:
-        """The table of the rows at `index`: no copy."""
-        return Table(self.X, self.scale, self.weight, self.y, index if self.index is None else self.index[index])
+        return replace(self, index=index if self.index is None else self.index[index])
 
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        """The rows in order, at most `size` at a time."""
         for part in gen_batches(len(self), size or max(1, BLOCK_NUMBERS // self.n_features)):
             yield self.take(torch.arange(part.start, part.stop))
 
-    def whole(self) -> Rows:
-        """All rows as tensors."""
-        return _joined(list(self.blocks()))
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Mapped:
-        return Mapped(self, change)
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Table:
+        earlier = self.change
+        return replace(self, change=change if earlier is None else lambda x: change(earlier(x)))
 
     def to(self, device: torch.device) -> Table | Rows:
         """The table itself on the CPU, its rows as tensors on another device."""
         return self if device.type == "cpu" else self.whole().to(device)
 
 
+@dataclass(eq=False)
 class Stream(Table):
     """The rows of a table that is read from elsewhere, block by block: a file, or a sparse matrix.
 
@@ -248,23 +229,15 @@ class Stream(Table):
     Parameters
     ----------
     X : RowSource
-    scale, weight, y
+    scale, weight, y, change
         As in `Table`.
-    numbers : Tensor of int or None
+    index : Tensor of int or None
         The blocks this table consists of; None for all. A last, shorter one stands last.
     """
 
-    def __init__(
-        self,
-        X: RowSource,
-        scale: Scale,
-        weight: Array | None = None,
-        y: Array | None = None,
-        numbers: Tensor | None = None,
-    ) -> None:
-        super().__init__(X, scale, weight, y)  # type: ignore[arg-type]
-        self.size = max(1, SHUFFLED_NUMBERS // max(1, X.shape[1]))
-        self.numbers = torch.arange(-(-len(X) // self.size)) if numbers is None else numbers.sort().values
+    def __post_init__(self) -> None:
+        self.size = max(1, SHUFFLED_NUMBERS // max(1, self.n_features))
+        self.numbers = torch.arange(-(-len(self.X) // self.size)) if self.index is None else self.index.sort().values
 
     def __len__(self) -> int:
         n_blocks = len(self.numbers)
@@ -275,65 +248,32 @@ class Stream(Table):
         """The rows of these blocks."""
         slices = [slice(n * self.size, min((n + 1) * self.size, len(self.X))) for n in numbers.tolist()]
         weight, y = (None if v is None else np.concatenate([v[s] for s in slices]) for v in (self.weight, self.y))
-        return to_rows(np.concatenate([self.X[s] for s in slices]), self.scale, weight, y)
+        return self._converted(np.concatenate([self.X[s] for s in slices]), weight, y)
 
     def take(self, index: Tensor) -> Rows:
         return self.part(index).whole()
 
     def part(self, index: Tensor) -> Table:
         at = self.numbers[index // self.size] * self.size + index % self.size
-        return Table(self.X, self.scale, self.weight, self.y, at)
+        return Table(self.X, self.scale, self.weight, self.y, at, self.change)
 
     def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
         """One epoch: shuffled rows in batches of about `batch_size`, none dropped."""
         order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
         for numbers in order.tensor_split(-(-len(order) // SHUFFLED_BLOCKS)):
-            rows = self._rows_of(numbers.sort().values)
-            yield from rows.batches(batch_size, rng)
+            yield from self._rows_of(numbers.sort().values).batches(batch_size, rng)
 
     def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Stream, Rows]:
         """The table without some random blocks that hold about `n_rows`, `MOST_HELD_OUT` at most, and those."""
         n_blocks = max(1, min(n_rows, MOST_HELD_OUT) // self.size)
         order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
-        return self._of(order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
-
-    def _of(self, numbers: Tensor) -> Stream:
-        return Stream(self.X, self.scale, self.weight, self.y, numbers)  # type: ignore[arg-type]
+        return replace(self, index=order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
 
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
         """The rows in order, a few blocks at a time."""
         at_once = max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)
         for numbers in self.numbers.split(at_once):
             yield self._rows_of(numbers)
-
-
-class Mapped(Walk):
-    """The rows of a table with `change(x)` in place of x, made when they are taken."""
-
-    def __init__(self, table: Walk, change: Callable[[Tensor], Tensor]):
-        self.table, self.change = table, change
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @property
-    def n_features(self) -> int:
-        return self.take(torch.zeros(1, dtype=torch.int64)).n_features
-
-    def take(self, index: Tensor) -> Rows:
-        return self.table.take(index).mapped(self.change)
-
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        return (block.mapped(self.change) for block in self.table.blocks(size))
-
-    def part(self, index: Tensor) -> Mapped:
-        return Mapped(self.table.part(index), self.change)
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Mapped:
-        return Mapped(self, change)
-
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
-        return (batch.mapped(self.change) for batch in self.table.batches(batch_size, rng))
 
 
 def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Rows | Table:
@@ -345,14 +285,11 @@ def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array 
 
 def _joined(parts: list[Rows]) -> Rows:
     """Consecutive blocks as one."""
-    mask = None
     if any(part.mask is not None for part in parts):
-        mask = torch.cat([torch.ones_like(part.x) if part.mask is None else part.mask for part in parts])
-    weight, y = (
-        None if values[0] is None else torch.cat([v for v in values if v is not None])
-        for values in ([part.weight for part in parts], [part.y for part in parts])
-    )
-    return Rows(torch.cat([part.x for part in parts]), mask, weight, y)
+        parts = [replace(part, mask=torch.ones_like(part.x)) if part.mask is None else part for part in parts]
+    fields = ([getattr(part, name) for part in parts] for name in ("x", "mask", "weight", "y"))
+    tensors: Any = (None if values[0] is None else torch.cat(values) for values in fields)
+    return Rows(*tensors)
 
 
 def to_rows(
@@ -367,16 +304,7 @@ def to_rows(
     missing = np.isnan(x)
     mask = None
     if missing.any():
-        x[missing] = 0.0
-        mask = _tensor(~missing, dtype)
-    return Rows(
-        torch.from_numpy(x).to(dtype),
-        mask,
-        None if weight is None else _tensor(weight, dtype),
-        None if y is None else _tensor(y, dtype),
-    )
-
-
-def _tensor(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """A tensor of its own memory: numpy arrays may be read-only or memory-mapped."""
-    return torch.tensor(values, dtype=dtype, device="cpu")
+        x[missing], mask = 0.0, ~missing
+    # Of their own memory: numpy arrays may be read-only or memory-mapped.
+    tensors = (None if v is None else torch.tensor(v, dtype=dtype, device="cpu") for v in (mask, weight, y))
+    return Rows(torch.from_numpy(x).to(dtype), *tensors)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from .moments import Array, ColumnSums, reduce_blocks, row_blocks
+from .moments import ColumnSums, reduce_blocks, row_blocks
 from .schema import column_values, is_category_type, is_missing, type_of
 from .sources import RowSource
 
@@ -43,22 +42,22 @@ class ColumnFacts:
 def column_facts(X: Any) -> list[ColumnFacts]:
     """The facts of every column of a data frame, an array or a source."""
     if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
-        return _facts_of_numbers(X, lambda part: np.asarray(X[part], dtype=np.float64))
+        return _facts_of_numbers(X)
     facts = []
     for column in range(X.shape[1]):
         values = column_values(X, column)
         numbers_only = values.dtype.kind != "O" or all(is_missing(v) or isinstance(v, Real) for v in values)
         if is_category_type(type_of(X, column)) or not numbers_only:
             facts.append(ColumnFacts(is_category=True))
-            continue
-        numbers = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)[:, None]
-        facts += _facts_of_numbers(numbers, numbers.__getitem__)
+        else:
+            numbers = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)[:, None]
+            facts += _facts_of_numbers(numbers)
     return facts
 
 
-def _facts_of_numbers(X: Any, read: Callable[[slice], Array]) -> list[ColumnFacts]:
+def _facts_of_numbers(X: Any) -> list[ColumnFacts]:
     def summed(part: slice) -> tuple[ColumnSums, ColumnSums, np.ndarray]:
-        block = read(part)
+        block = np.asarray(X[part], dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             logs = np.where(block > 0, np.log(block), np.nan)
             return ColumnSums.of(block), ColumnSums.of(logs), (block % 1 > 0).sum(axis=0)
@@ -69,8 +68,5 @@ def _facts_of_numbers(X: Any, read: Callable[[slice], Array]) -> list[ColumnFact
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = np.log(std) - np.log(std_log) - mean_log
     gain = np.where((sums.low > 0) & (std > 0) & np.isfinite(gain), gain, -np.inf)
-    columns = zip(sums.low, sums.high, mean, std, n_broken == 0, gain, strict=True)
-    return [
-        ColumnFacts(False, float(low), float(high), float(middle), float(spread), bool(whole), float(more))
-        for low, high, middle, spread, whole, more in columns
-    ]
+    columns = (values.tolist() for values in (sums.low, sums.high, mean, std, n_broken == 0, gain))
+    return [ColumnFacts(False, *facts) for facts in zip(*columns, strict=True)]

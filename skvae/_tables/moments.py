@@ -29,15 +29,11 @@ __all__ = [
     "sum_columns",
 ]
 
-
 # Numbers that a block of rows holds where a whole table is walked through.
 BLOCK_NUMBERS = 250_000
-
-
 # A column's unit lies between 2 ** -1000 and 2 ** 1000: neither it nor its inverse leaves the normal numbers.
 MOST_EXPONENT = 1000
 TINY = np.finfo(float).tiny
-
 
 Array = NDArray[np.float64]
 Block = TypeVar("Block")
@@ -100,9 +96,9 @@ def _like(values: Array, x: Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=dtype, device=x.device)
 
 
-def row_blocks(X: np.ndarray | RowSource, numbers: int = BLOCK_NUMBERS) -> Iterator[slice]:
-    """Slices of consecutive rows that hold about `numbers` numbers each."""
-    return gen_batches(len(X), max(1, numbers // max(1, X.shape[1])))
+def row_blocks(X: np.ndarray | RowSource) -> Iterator[slice]:
+    """Slices of consecutive rows that hold about `BLOCK_NUMBERS` numbers each."""
+    return gen_batches(len(X), max(1, BLOCK_NUMBERS // max(1, X.shape[1])))
 
 
 def reduce_blocks(blocks: Iterable[Block], partial: Callable[[Block], Any]) -> Any:
@@ -132,21 +128,14 @@ class ColumnSums:
     ----------
     n_rows : int
         Rows of weight above 0.
-    n_present : array of int
-        Their present cells.
     low, high : array
-        The smallest and the largest, in data units; inf and -inf where none is present.
+        The smallest and the largest value, in data units; inf and -inf where there is none.
     exponent : array of int
-    mass : array
-        The sum of weights.
-    mean : array
-        Weighted.
-    squares : array
-        The weighted sum of squared distances from the mean.
+    mass, mean, squares : array
+        The sum of weights, the weighted mean, and the weighted sum of squared distances from it.
     """
 
     n_rows: int
-    n_present: np.ndarray
     low: Array
     high: Array
     exponent: np.ndarray
@@ -172,7 +161,7 @@ class ColumnSums:
             mass = cells.sum(axis=0, dtype=np.float64)
             mean = (cells * values).sum(axis=0) / np.maximum(mass, TINY)
             squares = (cells * (values - mean) ** 2).sum(axis=0)
-        return cls(len(X), present.sum(axis=0), low, high, exponent, mass, mean, squares)
+        return cls(len(X), low, high, exponent, mass, mean, squares)
 
     def __add__(self, other: ColumnSums) -> ColumnSums:
         """The sums over both (Chan, Golub & LeVeque 1983)."""
@@ -183,7 +172,6 @@ class ColumnSums:
         share = other.mass / np.maximum(mass, TINY)
         return ColumnSums(
             self.n_rows + other.n_rows,
-            self.n_present + other.n_present,
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             exponent,
@@ -195,7 +183,7 @@ class ColumnSums:
     @property
     def empty(self) -> NDArray[np.bool_]:
         """Which columns hold no value."""
-        return self.n_present == 0
+        return self.low > self.high
 
     @property
     def moments(self) -> Moments:
@@ -207,15 +195,16 @@ class ColumnSums:
         mean = np.where(self.low == self.high, self.high, np.ldexp(self.mean, self.exponent))
         return Moments(mean, np.where(constant, 0.0, np.ldexp(np.sqrt(var), self.exponent)), constant)
 
-    def mean_squares(self, centre: Array | float) -> Array:
-        """The mean squared distance from `centre`, in data units squared."""
-        var = np.ldexp(self.squares / np.maximum(self.mass, TINY), 2 * self.exponent)
-        return var + (self.moments.mean - centre) ** 2
 
+def sum_columns(
+    X: np.ndarray | RowSource, weight: Array | None = None, read: Callable[[Any, slice], Array] = operator.getitem
+) -> ColumnSums:
+    """What the rows of X (N, D) with weights (N,) hold in each column; `read` takes some rows out of X."""
 
-def sum_columns(X: np.ndarray | RowSource, weight: Array | None = None) -> ColumnSums:
-    """What the rows of X (N, D) with weights (N,) hold in each column."""
-    return reduce_blocks(row_blocks(X), lambda part: ColumnSums.of(X[part], None if weight is None else weight[part]))
+    def partial(part: slice) -> ColumnSums:
+        return ColumnSums.of(read(X, part), None if weight is None else weight[part])
+
+    return reduce_blocks(row_blocks(X), partial)
 
 
 def column_moments(X: np.ndarray | RowSource, weight: Array | None = None) -> Moments:

@@ -19,9 +19,9 @@ from sklearn.utils.validation import (
 )
 
 from .containers import name_the_string, unpack_container
-from .moments import Array, ColumnSums, reduce_blocks, row_blocks, sum_columns
+from .moments import Array, ColumnSums, row_blocks, sum_columns
 from .schema import Schema, cells_of
-from .sources import RowSource, picked
+from .sources import RowSource, Selected
 
 __all__ = ["Support", "TableReader", "TrainingRows"]
 
@@ -64,7 +64,8 @@ class TrainingRows:
         if rows.all():
             return self
         y, weight = (None if values is None else values[rows] for values in (self.y, self.weight))
-        return TrainingRows(picked(self.X, rows), y, weight)
+        X = Selected(self.X, np.flatnonzero(rows)) if isinstance(self.X, RowSource) else self.X[rows]
+        return TrainingRows(X, y, weight)
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,8 @@ class TableReader:
         names = getattr(known, "feature_names_in_", None)
         return cls(name, schema, resolve(assigned, schema), known.n_features_in_, names), X
 
-    def read(self, X: Any) -> Array:
-        """X as an array of floats or a source of such, NaN where a cell is missing, within the likelihood's support."""
-        X = self.numbers(X)
-        self.check(X)
-        return X
-
-    def numbers(self, X: Any) -> Array:
-        """X as an array of floats or a source of such, yet to be checked."""
+    def read(self, X: Any, checked: bool = True) -> Array:
+        """X as an array of floats or a source of such, NaN where a cell is missing, and `checked` unless that comes."""
         X = unpack_container(X)
         if self.schema.categories:
             X = cells_of(X)
@@ -121,7 +116,10 @@ class TableReader:
             _check_feature_names(self._known, X, reset=False)
             _check_n_features(self._known, X, reset=False)
             X = self.schema.encoded(X)
-        return _numbers(self._known, X, reset=False)
+        X = _numbers(self._known, X, reset=False)
+        if checked:
+            self.check(X)
+        return X
 
     def training_rows(self, X: Array, y: Any, sample_weight: Any, objective: Any) -> TrainingRows:
         """What there is to train on, of a table's numbers, which are checked; the objective's `target` says what y is.
@@ -133,11 +131,7 @@ class TableReader:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             weight = weight / weight.max()
             weight = weight / weight[weight > 0].mean()
-
-        def checked(part: slice) -> ColumnSums:
-            return ColumnSums.of(self._checked(X, part), None if weight is None else weight[part])
-
-        sums = reduce_blocks(row_blocks(X), checked)
+        sums = sum_columns(X, weight, self._checked)
         rows = TrainingRows(X, self._target(y, X, objective) if objective.target else None, weight)
         return replace(rows if weight is None else rows.at(weight > 0), known=sums)
 

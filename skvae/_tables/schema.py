@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -23,14 +24,9 @@ __all__ = [
     "type_of",
 ]
 
-
 # pandas' nullable types, and what kind of numpy type they hold.
 NULLABLE = {"boolean": "b", "Float32": "f", "Float64": "f"}
-
-
 NULLABLE |= {f"{'U' * (kind == 'u')}Int{bits}": kind for kind in "iu" for bits in (8, 16, 32, 64)}
-
-
 # How many known categories an error names.
 NAMED_CATEGORIES = 10
 
@@ -53,6 +49,7 @@ def cells_of(X: Any) -> Any:
     return check_array(X, dtype=None, ensure_all_finite=False)
 
 
+@dataclass
 class Schema:
     """The columns of a table.
 
@@ -66,17 +63,10 @@ class Schema:
         The values that a column of categories can hold, in the order of their codes.
     """
 
-    def __init__(
-        self,
-        library: str | None = None,
-        names: list[Any] | None = None,
-        dtypes: list[Any] | None = None,
-        categories: dict[int, list[Any]] | None = None,
-    ) -> None:
-        self.library = library
-        self.names: Any = names
-        self.dtypes: Any = dtypes
-        self.categories = {} if categories is None else categories
+    library: str | None = None
+    names: Any = None
+    dtypes: Any = None
+    categories: dict[int, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, X: Any) -> Schema:
@@ -245,30 +235,23 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
 
 def _categories(X: Any, columns: list[int]) -> dict[int, list]:
     """The categories of each of these columns: those of its pandas or polars type, else the sorted values it holds."""
-    known = {column: found for column in columns if (found := _of_type(X, column)) is not None}
-    others = [column for column in columns if column not in known]
-    return known | dict(zip(others, map(_sorted, _held(X, others)), strict=True))
-
-
-def _of_type(X: Any, column: int) -> list | None:
-    """The categories that a column's type names, whether the column holds them or not; None where it names none."""
-    dtype = type_of(X, column)
-    # polars' Categorical shares its categories with every other column.
-    if getattr(dtype, "categories", None) is None or str(dtype) == "Categorical":
-        return None
-    return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
-
-
-def _held(X: Any, columns: list[int]) -> list[list]:
-    """The distinct values of each of these columns, in any order; some come several times."""
-    if not isinstance(X, RowSource):
-        return [_distinct(column_values(X, column))[0] for column in columns]
+    if not columns or not isinstance(X, RowSource):
+        return {column: _of_type(X, column) or _sorted(_distinct(column_values(X, column))[0]) for column in columns}
 
     def distinct(part: slice) -> tuple[list, ...]:
         block = X[part]
         return tuple(np.unique(block[:, column]).tolist() for column in columns)
 
-    return list(reduce_blocks(row_blocks(X), distinct)) if columns else []
+    return dict(zip(columns, map(_sorted, reduce_blocks(row_blocks(X), distinct)), strict=True))
+
+
+def _of_type(X: Any, column: int) -> list:
+    """The categories that a column's type names, whether the column holds them or not."""
+    dtype = type_of(X, column)
+    # polars' Categorical shares its categories with every other column.
+    if getattr(dtype, "categories", None) is None or str(dtype) == "Categorical":
+        return []
+    return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
 
 
 def _sorted(values: list) -> list:
@@ -293,13 +276,10 @@ def _as_dtype(values: Array, dtype: str, drawn: bool) -> np.ndarray:
     if kind.startswith("bool"):
         return values.astype(bool) if whole and set(np.unique(values)) <= {0.0, 1.0} else values
     if kind.startswith(("int", "uint")):
-        return values.astype(kind) if whole and _fits(values, kind) else values
+        limits = np.iinfo(kind)
+        fits = whole and (not len(values) or (values.min() >= limits.min and values.max() <= limits.max))
+        return values.astype(kind) if fits else values
     return values.astype(np.float32) if kind == "float32" else values
-
-
-def _fits(values: Array, dtype: str) -> bool:
-    limits = np.iinfo(dtype)
-    return not len(values) or (values.min() >= limits.min and values.max() <= limits.max)
 
 
 def _pandas_frame(schema: Schema, columns: list, like: Any) -> Any:

@@ -357,11 +357,11 @@ class Centred(Density):
         return (lambda x: self.features(x).masked_fill(self.per_input(x.isnan()), torch.nan),)
 
     def fit_sums(self, *sums: ColumnSums) -> None:
-        mass, mean = torch.tensor(sums[0].mass), torch.tensor(sums[0].moments.mean)
-        mean = (mass * mean + self.prior_weight * self.prior_mean) / (mass + self.prior_weight)
-        var = float(np.average(sums[0].mean_squares(mean.numpy()), weights=sums[0].mass))
+        mass, (own, std, _) = torch.tensor(sums[0].mass), map(torch.tensor, sums[0].moments)
+        mean = (mass * own + self.prior_weight * self.prior_mean) / (mass + self.prior_weight)
+        var = (mass * (std.square() + (own - mean).square())).sum() / mass.sum()
         self.column_mean.copy_(mean)
-        self.pooled_std.fill_(var**0.5 if var > 0 else 1.0)
+        self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
 
     def encode_input(self, x: Tensor) -> Tensor:
         return (self.features(x) - self.column_mean) / self.pooled_std

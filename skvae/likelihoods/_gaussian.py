@@ -229,7 +229,8 @@ class SharedNoise(_LearntNoise):
         return (lambda x: x,)
 
     def fit_sums(self, *sums: ColumnSums) -> None:
-        self.bound_noise(torch.tensor(sums[0].mean_squares(0.0)))
+        mean, std, _ = map(torch.tensor, sums[0].moments)
+        self.bound_noise(mean.square() + std.square())
 
     def bound_noise(self, var: Tensor) -> None:
         """Set the noise's floor from the columns' variances."""

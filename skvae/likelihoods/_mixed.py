@@ -30,7 +30,6 @@ __all__ = ["LIKELIHOODS", "Auto", "Mixed", "described", "fits_schema", "resolved
 # Nats per cell by which a log-normal distribution must describe a column better to be chosen.
 LOG_GAIN = 0.05
 
-
 # Whole numbers beyond this mean are counts where their variance is so many times the mean: the columns beside it may
 # explain much of it, and no count's noise is below its mean.
 LARGE_MEAN, LARGE_SPREAD = 30.0, 3.0

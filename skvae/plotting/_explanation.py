@@ -100,21 +100,9 @@ class Explanation(Picture):
         return cls(*seen, typical, float(detector.offset_), [str(name) for name in names], n_features)
 
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the bars.
+        """Draw the bars. `kwargs`: style for the bars (`Axes.barh`).
 
-        Parameters
-        ----------
-        ax : matplotlib Axes
-            Where to draw.
-        **kwargs : dict
-            For the bars (`Axes.barh`).
-
-        Returns
-        -------
-        axes : matplotlib Axes
-            The axes that were drawn in.
-        artists : dict of str to object
-            "bars", "numbers" (their labels), and "values" (the axis on the right).
+        Artists: "bars", "numbers" (their labels), and "values" (the axis on the right).
         """
         names, values, parts = self._lines()
         places = np.arange(len(names))
