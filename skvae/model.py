@@ -223,11 +223,35 @@ class VAE(nn.Module):
         """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
         return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
+    def log_weight(self, z: Tensor, log_q: Tensor, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """log w(x, z) = log p(x|z) + log p(z) - log q(z|x), in two parts that are to be summed.
+
+        Parameters
+        ----------
+        z : Tensor of shape (..., N, J)
+            Points of q(z|x).
+        log_q : Tensor of shape (..., N)
+            log q(z|x) there.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (..., N, D)
+            log p(x_d|z), 0 where x_d is missing.
+        log_ratio : Tensor of shape (..., N)
+            log p(z) - log q(z|x).
+        """
+        return self.log_prob(z, x, mask), self.prior.log_prob(z) - log_q
+
     def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
         """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J): (S, N)."""
+        log_prob, log_ratio = self.drawn(x, eps, mask)
+        return log_prob.sum(-1) + log_ratio
+
+    def drawn(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`log_weight` at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J)."""
         mu, log_var = self.encode(x, mask)
         z = mu + torch.exp(0.5 * log_var) * eps
-        return self.log_joint(z, x, mask) - log_normal(eps, log_var).sum(-1)
+        return self.log_weight(z, log_normal(eps, log_var).sum(-1), x, mask)
 
     @torch.no_grad()
     def check_widths(self) -> None:

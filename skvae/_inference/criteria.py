@@ -152,7 +152,4 @@ def with_latents(features: Tensor, latents: Tensor) -> Tensor:
 
 def _drawn(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x_d|z), (S, N, D), log p(z) - log q(z|x), (S, N), and the points' weights, (S, 1, 1)."""
-    mu, log_var = model.encode(rows.x)
-    z = mu + torch.exp(0.5 * log_var) * rule.eps
-    log_ratio = model.prior.log_prob(z) - log_normal(rule.eps, log_var).sum(-1)
-    return model.log_prob(z, rows.x), log_ratio, rule.log_weight.exp()[..., None]
+    return *model.drawn(rows.x, rule.eps), rule.log_weight.exp()[..., None]

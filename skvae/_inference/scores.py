@@ -32,7 +32,8 @@ def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor
     else:
         z = mean + torch.einsum("njk,snk->snj", factor, rule.eps)
     log_q = log_normal(rule.eps).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-    return z, model.log_joint(z, rows.x, rows.mask) - log_q + rule.log_weight
+    log_prob, log_ratio = model.log_weight(z, log_q, rows.x, rows.mask)
+    return z, log_prob.sum(-1) + log_ratio + rule.log_weight
 
 
 def log_likelihood(model: VAE, rows: Rows, rule: Rule) -> Tensor:
