@@ -12,7 +12,7 @@ from scipy import stats
 from scipy.special import expit, log_softmax, logsumexp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from skvae import Gaussian, JohnsonSU, VAEAnomalyDetector
+from skvae import Bernoulli, Gaussian, JohnsonSU, VAEAnomalyDetector
 from skvae._inference.criteria import CRITERIA, DRAWN
 from skvae._inference.explain import COMPLETIONS, MOST_DIFFERENCE, contributions, explained, nearest
 from skvae._inference.posterior import posterior
@@ -26,7 +26,7 @@ LIKELIHOODS = {
     "feature": Gaussian(),
     "shared": Gaussian("shared"),
     "decoder": Gaussian("decoder"),
-    "bernoulli": "bernoulli",
+    "bernoulli": Bernoulli(),
 }
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -76,10 +76,10 @@ def decoded(detector, z):
     """p(x|z) as a frozen scipy distribution in data units, for latents (..., J)."""
     density, shift, scale = detector.module_.likelihood, scale_of(detector).shift, detector.scale_
     outputs = detector.module_.params(torch.tensor(z)).numpy()
-    kind = type(detector._specs["likelihood"]).__name__
+    kind = type(detector.likelihood).__name__
     if kind == "Bernoulli":
         return stats.bernoulli(expit(outputs))
-    if detector._specs["likelihood"].get_params().get("noise") == "decoder":
+    if detector.likelihood.get_params().get("noise") == "decoder":
         log_var = np.maximum(outputs[..., D:], density.log_floor.numpy())
         return stats.norm(outputs[..., :D] * scale + shift, np.exp(0.5 * log_var) * scale)
     n = len(density.log_noise)

@@ -30,13 +30,12 @@ from skvae import (
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
 from skvae._tables.batches import Rows, Table, to_rows
-from skvae._tables.moments import Scale
 from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae._training import engine
 from skvae._training.held_out import held_out_mean
 from skvae._training.parameters import make_players
 from skvae._training.steps import AutogradStep, make_step
-from skvae.likelihoods import Cells, Density
+from skvae.likelihoods import Cells, Density, Scale
 from skvae.likelihoods._gaussian import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
 from skvae.objectives import OnePass

@@ -27,8 +27,7 @@ from skvae import (
     VAETransformer,
 )
 from skvae._tables.batches import to_rows
-from skvae._tables.moments import Scale
-from skvae.likelihoods import LIKELIHOODS, Cells, Density
+from skvae.likelihoods import LIKELIHOODS, Cells, Density, Scale
 from skvae.likelihoods._categorical import FLOOR
 from skvae.likelihoods._counts import log_rising, log_rising_slope
 

@@ -15,8 +15,7 @@ from torch.nn.utils import skip_init
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
 from skvae._state import Blueprint
-from skvae._tables.moments import Scale
-from skvae.likelihoods import LinearStart
+from skvae.likelihoods import LinearStart, Scale
 from skvae.model import LOG_VAR_RANGE, Cost, Dims
 
 D, J = 5, 2

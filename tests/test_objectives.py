@@ -14,9 +14,8 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
-from skvae._tables.batches import Rows
 from skvae.model import Dims
-from skvae.objectives import OBJECTIVES, Objective
+from skvae.objectives import OBJECTIVES, Objective, Rows
 
 VARIANTS = {
     "elbo": ELBO(),

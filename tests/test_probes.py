@@ -23,10 +23,9 @@ import skvae
 from skvae import ELBO, Gaussian, VAEAnomalyDetector, VAETransformer
 from skvae._inference.criteria import CRITERIA
 from skvae._math import log_normal
-from skvae._tables.batches import Rows
 from skvae._torch import build_seeded
 from skvae.model import AutoregressiveVAE, Dims
-from skvae.objectives import Objective, OnePass
+from skvae.objectives import Objective, OnePass, Rows
 from skvae.priors import Mixture, Prior, PriorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

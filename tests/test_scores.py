@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from skvae import Gaussian, VAETransformer
 from skvae._inference.quadrature import normal_rule, quasi_normal
 from skvae._inference.scores import block_rows, conditional_mean, latent_information, log_likelihood
-from skvae._tables.batches import Rows
+from skvae.objectives import Rows
 
 D, J = 5, 2
 
