@@ -377,10 +377,10 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             )
         return rows.split_off(n_held_out, rng)
 
-    def _fit_until(self, epoch: int, rows: Checked, paused: Paused | None = None) -> Paused | None:
+    def _fit_until(self, epoch: float, rows: Checked, paused: Paused | None = None) -> Paused:
         """Fit up to an epoch, going on from where an estimator like this one `paused`; publish what is best so far.
 
-        Returns where it pauses now; None where training has ended, and the estimator is what `fit` makes it.
+        Returns where it pauses now. When training is over, the estimator is what `fit` makes it.
         """
         device = resolve_device(self.device)
         table = self._check_training_rows(*rows, reset=True)
@@ -393,7 +393,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
             with self._products(begun.model, len(split.training)):
                 training = self._training_of(begun, device, None if paused is None else paused.progress)
                 training.run(epoch)
-                now = None if training.over else Paused(training.progress(), begun.started)
+                now = Paused(training.progress(), begun.started)
                 self._finish(begun, training.finish())
         return now
 
