@@ -346,7 +346,8 @@ def fit_model(
 ) -> Fit:
     """Fit a model to a table: prepare, start, train, publish.
 
-    It pauses after epoch `until`, and goes on from where an earlier call `paused`; the model is the best one so far.
+    It pauses after epoch `until`, and goes on from where an earlier call `paused`; the model is the best one so far,
+    and nobody is warned of it.
     """
     with torch_scope(settings.device, grad=True):
         prepared = prepare(reader, table, settings, whole_std=whole_std)
@@ -360,7 +361,7 @@ def fit_model(
                 return task(so_far)
 
             training.run(until, on_epoch)
-        now = None if training.over else Paused(training.progress(), begun.linear)
+        now = Paused(training.progress(), begun.linear) if until < math.inf else None
         result, model = training.finish(), begun.model.cpu()
         if result.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.

@@ -110,8 +110,8 @@ class VAETransformerCV(VAETransformer):
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
         `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats per row, in the units of X.
-        `dropped_after` holds the number of epochs after which a candidate was dropped, 0 for those that never were; its
-        scores are those it had then, and it ranks behind all that went on longer.
+        `dropped_after` holds the number of epochs after which a candidate was dropped, 0 for those that never were. Its
+        scores are those it had then, over `n_draws // 4` points; it ranks behind all that went on longer.
     scores_ : ndarray of shape (n_candidates, n_splits)
         Mean held-out log-likelihood of every candidate and fold, in nats per row.
     best_params_ : dict

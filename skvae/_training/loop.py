@@ -144,6 +144,8 @@ class Progress:
         Vectors and buffers of the best epoch so far.
     result : TrainingResult
         What is known so far.
+    over : bool
+        Whether training has ended.
     """
 
     epoch: int
@@ -155,6 +157,7 @@ class Progress:
     solvers: list[dict[str, Any]]
     kept: tuple[list[Tensor], list[Tensor]]
     result: TrainingResult
+    over: bool
 
 
 class Training:
@@ -178,10 +181,10 @@ class Training:
         self.model, self.objective, self.rows, self.settings, self.rng = model, objective, rows, settings, rng
         self.players = make_players(model, objective, settings.solver)
         self.step = make_step(model, objective, self.players)
-        self.over = False
         if progress is not None:
             self._go_on_from(progress)
         else:
+            self.over = False
             for player, state in zip(self.players, solver_state or [], strict=False):
                 player.load_state(state)
             self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
@@ -256,12 +259,13 @@ class Training:
             [_copied(player.solver.state_dict()) for player in self.players],
             _copied(self.kept),
             deepcopy(self.result),
+            self.over,
         )
 
     @torch.no_grad()
     def _go_on_from(self, progress: Progress) -> None:
         self.epoch, self.n_steps, self.seed = progress.epoch, progress.n_steps, progress.seed
-        self.result, self.kept = deepcopy(progress.result), progress.kept
+        self.result, self.kept, self.over = deepcopy(progress.result), progress.kept, progress.over
         self.rng.set_state(progress.rng)
         self.model.load_state_dict(progress.weights)
         for player, average, state in zip(self.players, progress.averages, progress.solvers, strict=True):
