@@ -72,8 +72,16 @@ class _Workspace:
         self.low, self.high = (self.view(vector.new_tensor(bound)) for bound in LOG_VAR_RANGE)
         self.mass = self.view(vector.new_full((1, 1), 1 / n_rows))
         self.cells = Cells(self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1)))
+        self.rows: Values = None
         # Of the steps of an epoch: their number, and sums of their means.
         self.forget()
+
+    def rows_of(self, x: Tensor) -> Values:
+        """The batch x, stored as the other arrays are."""
+        if self.rows is None:
+            self.rows = self.view(self.arithmetic.new(x, *x.shape))
+        self.rows[...] = self.view(x)
+        return self.rows
 
     def forget(self) -> None:
         """Begin an epoch."""
@@ -114,13 +122,14 @@ class DenseStep:
         self.density, self.largest_product = model.likelihood, model.largest_product
         self.workspaces: dict[int, _Workspace] = {}
         self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
-        self.reads_seen = _gradient_of_seen(self.density, torch) is not None
+        # Rows with input noise can only be read so where the noise is added to what the encoder sees.
+        self.reads_seen = reads_seen(self.density, objective)
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
         self.pure = model.likelihood.states_gradient and is_perceptron(model.encoder) and is_perceptron(model.decoder)
 
     def prepared(self, rows: Walk) -> Walk:
         """The rows as this step reads them: where the gradient needs no more, what the encoder sees in place of x."""
-        return prepared(self.density, rows)
+        return prepared(self.density, rows) if self.reads_seen else rows
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
         """Set `grad`."""
@@ -214,9 +223,14 @@ class DenseStep:
 
     def _encode(self, work: _Workspace, rows: Rows) -> Values:
         """Run the encoder; return the rows as the gradient reads them."""
-        seen = rows.x if self.reads_seen else self.density.encode_input(rows.x)
+        if not self.reads_seen:
+            self._see(work, self.density.encode_input(rows.x), rows.mask)
+            return work.view(rows.x)
+        seen = rows.x[:, : self.density.n_inputs]
         self._see(work, seen, rows.mask)
-        return work.seen if seen is rows.x and rows.mask is None else work.view(rows.x)
+        if rows.mask is not None:
+            return work.view(rows.x)
+        return work.seen if rows.x.shape == seen.shape else work.rows_of(rows.x)
 
     def _see(self, work: _Workspace, seen: Tensor, mask: Tensor | None) -> None:
         """Show the encoder the rows."""
@@ -227,7 +241,8 @@ class DenseStep:
         """The likelihood's gradient for such arrays, and its value, not yet summed over rows and columns."""
         xp = arithmetic.xp
         if xp not in self.gradients:
-            self.gradients[xp] = _gradient_of_seen(self.density, xp) or _gradient_of_x(self.density, arithmetic)
+            stated = self.density.stated_gradient_of_seen(xp) if self.reads_seen else None
+            self.gradients[xp] = stated or _gradient_of_x(self.density, arithmetic)
         return self.gradients[xp]
 
     def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, Cells]:
@@ -278,19 +293,17 @@ def _total(cells: Values) -> Tensor:
     return torch.as_tensor(cells.sum((-2, -1)))
 
 
+def reads_seen(density: Density, objective: Objective) -> bool:
+    """Whether a step can do with what the encoder sees in place of x."""
+    stated = density.stated_gradient_of_seen(torch) is not None
+    return stated and (density.smooths_seen or not objective.input_noise)
+
+
 def prepared(density: Density, rows: Walk) -> Walk:
-    """The rows with what the encoder sees in place of x, where the gradient needs no more and it is not x itself."""
-    same = type(density).encode_input is Density.encode_input
-    return rows if same or _gradient_of_seen(density, torch) is None else rows.mapped(density.encode_input)
-
-
-def _gradient_of_seen(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]] | None:
-    """The density's own, unless a subclass states another gradient and not this form of it."""
-    stated = [vars(kind) for kind in type(density).__mro__]
-    of_seen, of_x = (
-        next(depth for depth, own in enumerate(stated) if name in own) for name in ("gradient_of_seen", "nll_gradient")
-    )
-    return density.gradient_of_seen(xp) if of_seen <= of_x else None
+    """The rows with the density's `step_input` in place of x, where it is not x itself."""
+    kind = type(density)
+    same = kind.encode_input is Density.encode_input and kind.step_input is Density.step_input
+    return rows if same else rows.mapped(density.step_input)
 
 
 def _spread(work: _Workspace) -> tuple[Values, Values]:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
 from ..data import Array, Scale, Walk
-from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, column_sums, refuse
+from ._base import (
+    Cells,
+    Centred,
+    Density,
+    LowerBound,
+    Natural,
+    NLLGradient,
+    Unscaled,
+    above,
+    at_most,
+    below,
+    blocked,
+    column_sums,
+    refuse,
+)
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -89,7 +105,10 @@ def check_counts(X: Array, names: Sequence[str], name: str) -> None:
 
 
 class _CountDensity(Centred):
-    """What the two share: the decoder's log mean, what the encoder sees, and the linear start."""
+    """What the two share: the decoder's log mean, what the encoder sees, and the linear start.
+
+    A step in numpy is in double precision: differences of large numbers keep their digits there, and need no series.
+    """
 
     most_swing = 1.0
     log_mean: Tensor
@@ -121,6 +140,24 @@ class _CountDensity(Centred):
         """The outputs' gradient, from that of the log mean."""
         return below(outputs, self.most_log_mean, grad)
 
+    def step_input(self, x: Tensor) -> Tensor:
+        """What the encoder sees, the counts, and what Stirling's formula leaves of log x!."""
+        rest = torch.where(x > 0, log_factorial_rest(torch.where(x > 0, x, 1.0)), 0.0)
+        return torch.cat([self.encode_input(x), x, rest], dim=-1)
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
+        if xp is torch:
+            return lambda outputs, rows, cells: self._gradient_of_counts(outputs, rows.chunk(3, dim=-1)[1], cells)
+        return self._numpy_gradient()
+
+    def _gradient_of_counts(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        nll, grad = self.nll_gradient(outputs, x, cells)
+        return nll[..., None, None], grad
+
+    @abstractmethod
+    def _numpy_gradient(self) -> NLLGradient:
+        """`gradient_of_seen(numpy)`."""
+
     def link(self) -> tuple[Array, Array]:
         """Of log(1 + x), as in Poisson columns."""
         return log1p_moments(np.exp(self.log_mean.double().numpy()))
@@ -128,6 +165,13 @@ class _CountDensity(Centred):
     def bias(self, square: Array) -> Array:
         """E[exp(w z)] = exp(w^2 / 2)."""
         return self.log_mean.double().numpy() - 0.5 * square
+
+
+def counts_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the step's rows, x in double precision and log x!: two (N, D)."""
+    n_features = rows.shape[-1] // 3
+    x = rows[:, n_features : 2 * n_features].astype(np.float64)
+    return x, x * np.log(x + (x == 0)) - x + rows[:, 2 * n_features :]
 
 
 def log_factorial_rest(x: Tensor) -> Tensor:
@@ -152,6 +196,12 @@ def log_rising_slope(x: Tensor, r: Tensor) -> Tensor:
     b = x + large
     stirling = -(1 / b - 1 / large) / 2 - (b**-2 - large**-2) / 12 + (b**-4 - large**-4) / 120
     return torch.where(r < LARGE, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
+
+
+def held_back(slope: np.ndarray, outputs: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """The slope over outputs that `at_most` bounds, in their place."""
+    np.multiply(slope, (outputs <= most) | (slope > 0), out=outputs, casting="same_kind")
+    return outputs
 
 
 def log1p_moments(mean: Array) -> tuple[Array, Array]:
@@ -181,6 +231,19 @@ class _PoissonDensity(_CountDensity, Natural):
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         nll, grad = super().nll_gradient(outputs, x, cells)
         return nll, self.outputs_gradient(outputs, grad)
+
+    def _numpy_gradient(self) -> NLLGradient:
+        most = self.most_log_mean.numpy()
+
+        def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+            x, log_factorial = counts_of(rows)
+            log_rate = np.minimum(outputs, most, dtype=np.float64)
+            rate = np.exp(log_rate)
+            nll = cells.mass * (rate - x * log_rate + log_factorial)
+            slope = cells.mass * (rate - x)
+            return nll, held_back(slope, outputs, most)
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)
@@ -221,6 +284,31 @@ class _NegativeBinomialDensity(_CountDensity):
         assert dispersion.grad is not None
         dispersion.grad.copy_(above(dispersion, low, grad))
         return nll, self.outputs_gradient(outputs, slope)
+
+    def _numpy_gradient(self) -> NLLGradient:
+        """-log p = (x + r) softplus(t) - x t - log Gamma(x + r) / Gamma(r) + log x!."""
+        assert self.log_dispersion.grad is not None
+        most, grad, dispersion = (
+            values.numpy() for values in (self.most_log_mean, self.log_dispersion.grad, self.log_dispersion.detach())
+        )
+        low, high = self._bounds().numpy()
+
+        def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+            x, log_factorial = counts_of(rows)
+            log_r = -np.clip(dispersion, low, high).astype(np.float64)
+            r = np.exp(log_r)
+            t = np.minimum(outputs, most) - log_r
+            total, growth = x + r, np.exp(t)
+            softplus = np.log1p(growth)
+            rising = special.gammaln(total) - special.gammaln(r)
+            nll = cells.mass * (total * softplus - x * t - rising + log_factorial)
+            slope = cells.mass * (total * (growth / (1 + growth)) - x)
+            by_log_r = cells.mass * r * (special.psi(total) - special.psi(r) - softplus) + slope
+            grad[...] = by_log_r.sum(-2)
+            grad[blocked(dispersion, low, grad) | blocked(-dispersion, -high, -grad)] = 0.0
+            return nll, held_back(slope, outputs, most)
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         r = self._log_r().exp()
