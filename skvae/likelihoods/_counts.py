@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
+from .._torch import namespace
 from ..data import Array, Scale, Walk
 from ._base import (
     Cells,
@@ -145,18 +145,10 @@ class _CountDensity(Centred):
         rest = torch.where(x > 0, log_factorial_rest(torch.where(x > 0, x, 1.0)), 0.0)
         return torch.cat([self.encode_input(x), x, rest], dim=-1)
 
-    def gradient_of_seen(self, xp: Any) -> NLLGradient:
-        if xp is torch:
-            return lambda outputs, rows, cells: self._gradient_of_counts(outputs, rows.chunk(3, dim=-1)[1], cells)
-        return self._numpy_gradient()
-
-    def _gradient_of_counts(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        nll, grad = self.nll_gradient(outputs, x, cells)
+    def torch_gradient(self, outputs: Tensor, rows: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """`gradient_of_seen` of tensors: `nll_gradient` of the counts among `rows`."""
+        nll, grad = self.nll_gradient(outputs, rows.chunk(3, dim=-1)[1], cells)
         return nll[..., None, None], grad
-
-    @abstractmethod
-    def _numpy_gradient(self) -> NLLGradient:
-        """`gradient_of_seen(numpy)`."""
 
     def link(self) -> tuple[Array, Array]:
         """Of log(1 + x), as in Poisson columns."""
@@ -183,19 +175,41 @@ def log_factorial_rest(x: Tensor) -> Tensor:
 
 def log_rising(x: Tensor, r: Tensor) -> Tensor:
     """log Gamma(x + r) / Gamma(r) = log r (r + 1) ... (r + x - 1)."""
-    a, large = x + r, r.clamp_min(LARGE)
-    b = x + large
-    stirling = (1 / b - 1 / large) / 12 - (b**-3 - large**-3) / 360
-    series = (large - 0.5) * torch.log1p(x / large) + x * b.log() - x + stirling
-    return torch.where(r < LARGE, torch.lgamma(a) - torch.lgamma(r), series)
+    series = stirling_rising(x, r.clamp_min(LARGE))
+    return torch.where(r < LARGE, torch.lgamma(x + r) - torch.lgamma(r), series)
 
 
 def log_rising_slope(x: Tensor, r: Tensor) -> Tensor:
     """Its derivative by r, psi(x + r) - psi(r)."""
-    a, large = x + r, r.clamp_min(LARGE)
-    b = x + large
-    stirling = -(1 / b - 1 / large) / 2 - (b**-2 - large**-2) / 12 + (b**-4 - large**-4) / 120
-    return torch.where(r < LARGE, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
+    series = stirling_rising_slope(x, r.clamp_min(LARGE))
+    return torch.where(r < LARGE, torch.digamma(x + r) - torch.digamma(r), series)
+
+
+def stirling_rising(x: Any, r: Any) -> Any:
+    """`log_rising` by Stirling's series for r from `LARGE` on: tensors or numpy arrays."""
+    xp, a = namespace(x), x + r
+    i, j = 1 / a, 1 / r
+    rest = i * (1 / 12 - i * i / 360) - j * (1 / 12 - j * j / 360)
+    return (r - 0.5) * xp.log1p(x * j) + x * (xp.log(a) - 1) + rest
+
+
+def stirling_rising_slope(x: Any, r: Any) -> Any:
+    """Its derivative by r."""
+    i, j = 1 / (x + r), 1 / r
+    square, own_square = i * i, j * j
+    rest = own_square * (1 / 12 - own_square / 120) - square * (1 / 12 - square / 120)
+    return namespace(x).log1p(x * j) + 0.5 * (j - i) + rest
+
+
+def numpy_rising(x: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`log_rising` and its slope for x (N, D) and r (D,) in double precision."""
+    a = x + r
+    value, slope = special.gammaln(a) - special.gammaln(r), special.psi(a) - special.psi(r)
+    large = r >= LARGE
+    if large.any():
+        x, r = x[:, large], r[large]
+        value[:, large], slope[:, large] = stirling_rising(x, r), stirling_rising_slope(x, r)
+    return value, slope
 
 
 def held_back(slope: np.ndarray, outputs: np.ndarray, most: np.ndarray) -> np.ndarray:
@@ -232,7 +246,9 @@ class _PoissonDensity(_CountDensity, Natural):
         nll, grad = super().nll_gradient(outputs, x, cells)
         return nll, self.outputs_gradient(outputs, grad)
 
-    def _numpy_gradient(self) -> NLLGradient:
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
+        if xp is torch:
+            return self.torch_gradient
         most = self.most_log_mean.numpy()
 
         def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
@@ -285,8 +301,10 @@ class _NegativeBinomialDensity(_CountDensity):
         dispersion.grad.copy_(above(dispersion, low, grad))
         return nll, self.outputs_gradient(outputs, slope)
 
-    def _numpy_gradient(self) -> NLLGradient:
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
         """-log p = (x + r) softplus(t) - x t - log Gamma(x + r) / Gamma(r) + log x!."""
+        if xp is torch:
+            return self.torch_gradient
         assert self.log_dispersion.grad is not None
         most, grad, dispersion = (
             values.numpy() for values in (self.most_log_mean, self.log_dispersion.grad, self.log_dispersion.detach())
@@ -300,10 +318,10 @@ class _NegativeBinomialDensity(_CountDensity):
             t = np.minimum(outputs, most) - log_r
             total, growth = x + r, np.exp(t)
             softplus = np.log1p(growth)
-            rising = special.gammaln(total) - special.gammaln(r)
+            rising, rising_slope = numpy_rising(x, r)
             nll = cells.mass * (total * softplus - x * t - rising + log_factorial)
             slope = cells.mass * (total * (growth / (1 + growth)) - x)
-            by_log_r = cells.mass * r * (special.psi(total) - special.psi(r) - softplus) + slope
+            by_log_r = cells.mass * r * (rising_slope - softplus) + slope
             grad[...] = by_log_r.sum(-2)
             grad[blocked(dispersion, low, grad) | blocked(-dispersion, -high, -grad)] = 0.0
             return nll, held_back(slope, outputs, most)
