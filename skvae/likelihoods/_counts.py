@@ -39,7 +39,7 @@ SUMMED_MEAN = 60.0
 # takes small steps, and comes down from there sooner than up from nothing.
 DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
 # From here on quotients of Gamma functions are differences of large numbers, and Stirling's series has their digits.
-LARGE = 50.0
+LARGE, LARGE_IN_DOUBLE = 50.0, 1000.0
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -205,10 +205,10 @@ def numpy_rising(x: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`log_rising` and its slope for x (N, D) and r (D,) in double precision."""
     a = x + r
     value, slope = special.gammaln(a) - special.gammaln(r), special.psi(a) - special.psi(r)
-    large = r >= LARGE
-    if large.any():
-        x, r = x[:, large], r[large]
-        value[:, large], slope[:, large] = stirling_rising(x, r), stirling_rising_slope(x, r)
+    large = np.flatnonzero(r >= LARGE_IN_DOUBLE)
+    if len(large):  # arrays are stored column by column: columns are picked as rows of the transpose
+        x, r = x.T[large], r[large, None]
+        value.T[large], slope.T[large] = stirling_rising(x, r), stirling_rising_slope(x, r)
     return value, slope
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from .._linear import Covariance
 from .._torch import namespace
 from ..data import Array, Moments, Rows, Scale
-from ._base import Cells, Density, Likelihood, as_arrays
+from ._base import Cells, Density, Likelihood, NLLGradient, as_arrays
 from ._gaussian import FeatureNoise, standardised
 
 __all__ = ["Laplace", "StudentT"]
@@ -116,7 +115,7 @@ class _LocationScale(FeatureNoise):
         mean, log_var = self.split(outputs)
         return -self.energy((x - mean) * torch.exp(-0.5 * log_var)) - 0.5 * log_var - self.log_scale
 
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
         log_noise, bound, log_scale = as_arrays(xp, self.log_noise.detach(), self.bound(), self.log_scale)
         set_noise_gradient = self.noise_gradient_setter(xp)
 
