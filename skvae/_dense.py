@@ -124,6 +124,7 @@ class DenseStep:
         self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
         # Rows with input noise can only be read so where the noise is added to what the encoder sees.
         self.reads_seen = reads_seen(self.density, objective)
+        self.reads_more = self.density.n_step_inputs() > self.density.n_inputs
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
         self.pure = model.likelihood.states_gradient and is_perceptron(model.encoder) and is_perceptron(model.decoder)
 
@@ -226,11 +227,10 @@ class DenseStep:
         if not self.reads_seen:
             self._see(work, self.density.encode_input(rows.x), rows.mask)
             return work.view(rows.x)
-        seen = rows.x[:, : self.density.n_inputs]
-        self._see(work, seen, rows.mask)
+        self._see(work, rows.x[:, : self.density.n_inputs] if self.reads_more else rows.x, rows.mask)
         if rows.mask is not None:
             return work.view(rows.x)
-        return work.seen if rows.x.shape == seen.shape else work.rows_of(rows.x)
+        return work.rows_of(rows.x) if self.reads_more else work.seen
 
     def _see(self, work: _Workspace, seen: Tensor, mask: Tensor | None) -> None:
         """Show the encoder the rows."""

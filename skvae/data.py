@@ -110,11 +110,15 @@ class Scale(NamedTuple):
 
     def to_model(self, X: Array) -> Array:
         """Data units to model units, in float64; a value too far out for float64 becomes infinite."""
-        if not self.shift.any() and (self.scale == 1).all():  # as for shares and counts: a sixth of the time
+        if self.is_identity():  # a sixth of the time
             return X.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             x = np.subtract(X, self.shift, dtype=np.float64)
             return np.divide(x, self.scale, out=x)
+
+    def is_identity(self) -> bool:
+        """Whether the units are the same, as for shares and counts."""
+        return not self.shift.any() and bool((self.scale == 1).all())
 
     def to_data(self, x: Array) -> Array:
         """Model units to data units, in float64."""
@@ -485,10 +489,11 @@ def _joined(parts: list[Rows]) -> Rows:
 
 def to_rows(X: Array, scale: Scale, weight: Array | None = None, y: Array | None = None, dtype=torch.float32) -> Rows:
     """Rows in model units from a float64 table in data units, where NaN marks a missing cell."""
-    x = scale.to_model(X)
-    missing = np.isnan(x)
+    # float32 numbers that stay as they are need no detour through float64.
+    x = X.copy() if X.dtype == np.float32 and scale.is_identity() else scale.to_model(X)
     mask = None
-    if missing.any():
+    if x.size and np.isnan(x.min()):
+        missing = np.isnan(x)
         x[missing] = 0.0
         mask = _tensor(~missing, dtype)
     return Rows(

@@ -33,6 +33,7 @@ __all__ = [
     "blocked",
     "column_sums",
     "refuse",
+    "weighed",
 ]
 
 
@@ -200,6 +201,11 @@ class Density(nn.Module, ABC):
         behind it whatever else `gradient_of_seen` wants to know of x.
         """
         return self.encode_input(x)
+
+    def n_step_inputs(self) -> int:
+        """How many numbers `step_input` makes of a row."""
+        device = next((buffer.device for buffer in self.buffers()), None)
+        return self.step_input(torch.zeros(1, self.n_features, device=device)).shape[-1]
 
     def gradient_of_seen(self, xp: Any) -> NLLGradient | None:
         """`nll_gradient` with `step_input(x)` in place of x; None where it needs x itself.
@@ -405,6 +411,15 @@ class LowerBound(torch.autograd.Function):
 def as_arrays(xp: Any, *tensors: Any) -> list[Any]:
     """The tensors themselves for torch, numpy arrays of the same memory for numpy."""
     return list(tensors) if xp is torch else [tensor.numpy() for tensor in tensors]
+
+
+def weighed(values: Any, mass: Any) -> Any:
+    """Values, (N, D), times what their cells count: to be summed. Tensors are wide here, and are summed by row first
+    where a row's cells count alike.
+    """
+    if isinstance(values, Tensor) and mass.shape[-1] == 1:
+        return mass * values.sum(-1, keepdim=True)
+    return mass * values
 
 
 def blocked(value: Any, bound: Any, grad: Any) -> Any:

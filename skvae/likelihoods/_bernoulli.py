@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .._torch import namespace
+from .._torch import fast_log
 from ..data import Array, Scale
-from ._base import Cells, Density, Natural, NLLGradient, Unscaled, as_arrays, refuse
+from ._base import Cells, Density, Natural, NLLGradient, Unscaled, as_arrays, refuse, weighed
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
 
@@ -56,16 +56,22 @@ class _UnitInterval(Natural):
 
     @abstractmethod
     def even(self, size: Any) -> tuple[Any, Any]:
-        """f and its slope at logits of 0 and above, tensors or numpy arrays."""
+        """f and its slope at logits of 0 and above, tensors or numpy arrays, which may be overwritten."""
 
     def gradient_of_seen(self, xp: Any) -> NLLGradient:
-        offset, unit = as_arrays(xp, 0.5 - self.column_mean, self.pooled_std)
+        offset, unit = as_arrays(xp, self.column_mean - 0.5, self.pooled_std)
 
         def nll_gradient(outputs: Any, rows: Any, cells: Cells) -> tuple[Any, Any]:
-            tilt = offset - unit * rows  # 1/2 - x
+            # In place: a wide table's arrays cost more to make than to fill.
+            lean = unit * rows
+            lean += offset  # x - 1/2
             value, slope = self.even(abs(outputs))
-            nll = cells.mass * (value + outputs * tilt)
-            return nll, cells.mass * (xp.copysign(slope, outputs) + tilt)
+            slope = xp.copysign(slope, outputs)
+            slope -= lean
+            slope *= cells.mass
+            lean *= outputs
+            value -= lean
+            return weighed(value, cells.mass), slope
 
         return nll_gradient
 
@@ -81,10 +87,13 @@ class _BernoulliDensity(_UnitInterval):
         return x * outputs - softplus(outputs)
 
     def even(self, size: Any) -> tuple[Any, Any]:
-        """log(2 cosh(logit / 2)), from one exponential."""
-        xp = namespace(size)
-        total = 1 + xp.exp(-size)
-        return 0.5 * size + xp.log(total), 1 / total - 0.5
+        """log(2 cosh(logit / 2)) and a probability less 1/2, from one exponential."""
+        tensor = isinstance(size, Tensor)
+        p = size.sigmoid() if tensor else 1 / (1 + np.exp(-size))
+        size *= 0.5
+        size -= fast_log(p) if tensor else np.log(p)
+        p -= 0.5
+        return size, p
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()

@@ -305,8 +305,7 @@ class _MixedDensity(Density):
 
     def _pieces(self) -> list[tuple[slice, slice, slice | None, slice]]:
         """Of each member: its outputs, its inputs among the step's rows, what else is its own there, its columns."""
-        blank = torch.zeros(1, self.n_features, device=self.order.device).split(self.n_each["columns"], dim=-1)
-        more = [m.step_input(x).shape[-1] - m.n_inputs for m, x in zip(self.members, blank, strict=True)]
+        more = [member.n_step_inputs() - member.n_inputs for member in self.members]
         ends = [np.cumsum([0, *sizes]) for sizes in (*self.n_each.values(), more)]
         columns, params, inputs, others = ([slice(*pair) for pair in pairwise(end)] for end in ends)
         first = self.n_inputs
