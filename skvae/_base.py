@@ -32,7 +32,8 @@ from .likelihoods import LIKELIHOODS, Density, Likelihood, described
 from .model import VAE
 from .networks import ACTIVATIONS, MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
-from .scores import latent_kl
+from .priors import PRIORS, PriorSpec
+from .scores import latent_information
 from .training import DivergedError, Epoch, Plan, Report, held_out_mean, train
 
 __all__ = ["BaseVAE", "Begun", "forget", "most_latents"]
@@ -79,6 +80,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         "n_components": [StrOptions({"auto"}), Count()],
         "likelihood": [StrOptions(set(LIKELIHOODS)), Likelihood],
         "objective": [StrOptions(set(OBJECTIVES)), Objective],
+        "prior": [StrOptions(set(PRIORS)), PriorSpec],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS)), callable],
         "encoder": [None, Network, nn.Module, callable],
@@ -112,7 +114,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             Training rows; NaN marks a missing cell.
         y : array-like, default=None
-            Ignored, unless the objective says it `uses_target`.
+            Ignored, unless the objective has a `target`.
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight 2 counts as two rows. Only ratios matter; rows of weight 0 are dropped.
 
@@ -161,7 +163,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             A chunk of rows; NaN marks a missing cell.
         y : array-like, default=None
-            Ignored, unless the objective says it `uses_target`.
+            Ignored, unless the objective has a `target`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, relative to each other.
 
@@ -186,7 +188,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
                     model, rows = begun.model, begun.split.rows
                 else:
                     self._check_same_parts()
-                    model, rows = _state.rebuild(self, torch.float32), as_table(table, self._scale(), weight, target)
+                    model, rows = _state.rebuild(self, torch.float32), self._table(table, self._scale(), weight, target)
                 done, before = (0, None) if first else (self.n_iter_, self._solver_state)
                 rng = make_generator(self._seed + done, device)
                 with self._products(model, len(rows)):
@@ -238,12 +240,18 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         parts = {
             "likelihood": clone(named(self.likelihood, LIKELIHOODS)),
             "objective": clone(named(self.objective, OBJECTIVES)),
+            "prior": clone(named(self.prior, PRIORS)),
             "encoder": _network(self.encoder, plain),
             "decoder": _network(self.decoder, plain),
         }
         for part in parts.values():
             part._validate_params()
+        self._check_parts(parts)
         return parts
+
+    def _check_parts(self, parts: dict[str, Any]) -> None:
+        """Raise ValueError where an estimator cannot do with these parts."""
+        return
 
     def _check_same_parts(self) -> None:
         """partial_fit cannot follow a change of what the model is built from."""
@@ -264,11 +272,17 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         self.likelihood_ = described(likelihood, self._schema)
         moments = self._moments(X, weight)
         scale = likelihood.scale(moments)
-        rows = as_table(X, scale, weight, target)
+        rows = self._table(X, scale, weight, target)
         training, held_out = self._hold_out(rows, make_generator(self._seed)) if hold_out else (rows, None)
         density = likelihood.build(X.shape[1], scale)
         density.fit(rows)
         return Split(moments, scale, density, rows, training, held_out, self._covariance(density, training))
+
+    def _table(self, X: Array, scale: Scale, weight: Array | None, target: Array | None) -> Rows | Table:
+        """A table in the model's units, its target too where that is rows."""
+        if target is not None and self._parts["objective"].target == "row":
+            target = scale.to_model(target)
+        return as_table(X, scale, weight, target)
 
     def _moments(self, X: Array, weight: Array | None) -> Moments:
         """What sets the columns' scale."""
@@ -424,16 +438,16 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
     def _publish(self, model: VAE, rows: Rows | Table, report: Report, continued: bool = False) -> None:
         """Set the fitted attributes."""
         some = rows.thinned(DIAGNOSTIC_ROWS)
-        kl, mu = latent_kl(model, some)
-        information = some.mean(kl).double().numpy()
-        spread = some.mean((mu - some.mean(mu)).square())
+        found = latent_information(model, some)
+        information, spread, mu = found[0].double().numpy(), found[1].numpy(), found[2]
         if not continued:
             self._order = np.argsort(-information, kind="stable")
             self.n_iter_ = 0
             self.history_: dict[str, list[float]] = {}
-        self.latent_information_ = information[self._order]
-        self.active_components_ = (spread.numpy() > ACTIVE_VARIANCE)[self._order]
-        variance = model.likelihood.variance(model.params(mu, some.x))
+        if model.has_posterior:
+            self.latent_information_ = information[self._order]
+            self.active_components_ = (spread > ACTIVE_VARIANCE)[self._order]
+        variance = model.likelihood.variance(model.params(mu, some.x)) if model.is_density else None
         if variance is not None:
             with np.errstate(over="ignore"):
                 noise = some.mean(variance).double().numpy() * self.scale_**2

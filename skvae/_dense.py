@@ -1,7 +1,9 @@
-"""One training step without an autograd graph: the numbers of the ELBO's own call, in a third of the time.
+"""One training step without an autograd graph of the networks: the numbers of the objective's own call, in less time.
 
-Encoder and decoder are perceptrons that find their own way back, and the likelihood states its gradient. Between the
-matrix products stand some forty small operations, for which numpy takes a third of torch's time: on the CPU, where
+Encoder and decoder are perceptrons that find their own way back. Between them stand the slopes of the loss over what
+they emitted: stated by objective, prior and likelihood, as the ELBO's are, or autograd's of the objective's `terms`,
+through a graph of that formula alone. Where all is stated, a step takes a third of autograd's time. Between the matrix
+products stand some forty small operations, for which numpy takes a third of torch's time: on the CPU, where
 layers are small, they are numpy's, on the same memory. They are written in what both spell alike.
 
 Shape letters: B rows, S draws, D features, J latents, P parameters.
@@ -9,33 +11,42 @@ Shape letters: B rows, S draws, D features, J latents, P parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._perceptron import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
 from ._torch import make_generator, namespace, repays_a_thread
 from .data import Rows, Walk
 from .likelihoods import Cells, Density
-from .model import LOG_VAR_RANGE, VAE
-from .objectives import ELBO, Objective
-from .priors import StandardNormal, log_normal
+from .model import LOG_VAR_RANGE, VAE, Emitted
+from .objectives import Objective, OnePass, Slopes
+from .priors import Prior
 
 __all__ = ["JUDGED_ROWS", "DenseStep", "prepared", "understands"]
 
 # Rows that are judged at once; tables of up to this many numbers keep the draws they are judged by.
 JUDGED_ROWS, JUDGED_NUMBERS = 4096, 500_000
 
+# Parameters, with what is to be added to their gradients.
+Gradients = list[tuple[nn.Parameter, Tensor]]
+
 
 def understands(model: VAE, objective: Objective) -> bool:
-    """Whether `DenseStep` can take the place of autograd: the ELBO, and at least one built-in perceptron."""
+    """Whether `DenseStep` can take the place of autograd: one pass, one player, and a built-in perceptron."""
     return (
-        type(objective) is ELBO
+        isinstance(objective, OnePass)
+        and type(objective).__call__ is OnePass.__call__
+        and type(objective).players is Objective.players
+        and not objective.reads_hidden
+        and objective.code == "identity"
         and type(model) is VAE
-        and type(model.prior) is StandardNormal
+        and not model.prior.reads_encoder
         and (is_perceptron(model.encoder) or is_perceptron(model.decoder))
         and _own_parameters(model)
     )
@@ -43,7 +54,7 @@ def understands(model: VAE, objective: Objective) -> bool:
 
 def _own_parameters(model: VAE) -> bool:
     """Whether no two parts share a parameter: every part sets its gradients, none adds to another's."""
-    parts = [list(part.parameters()) for part in (model.encoder, model.decoder, model.likelihood)]
+    parts = [list(part.parameters()) for part in model.children()]
     return sum(map(len, parts)) == len(list(model.parameters()))
 
 
@@ -58,22 +69,27 @@ class _Workspace:
             if is_perceptron(network)
             else Opaque(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
-                (model.encoder, model.likelihood.n_inputs, 2 * model.prior.n_components, n_rows),
+                (model.encoder, model.likelihood.n_inputs, model.n_encoded, n_rows),
                 (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
             )
         )
         n_components = model.prior.n_components
-        self.grad_head = arithmetic.new(vector, n_rows, 2 * n_components)
+        self.grad_head = arithmetic.new(vector, n_rows, model.n_encoded)
         self.seen, self.z = self.view(self.encoder.input), self.view(self.decoder.input)
         self.eps = self.view(arithmetic.new(vector, n_draws * n_rows, n_components))
-        self.mu, self.raw_log_var = map(self.view, self.encoder.output.chunk(2, dim=-1))
-        self.grad_mu, self.grad_log_var = map(self.view, self.grad_head.chunk(2, dim=-1))
+        heads, grads = (t.split(n_components, dim=-1) for t in (self.encoder.output, self.grad_head))
+        self.mu, self.grad_mu = self.view(heads[0]), self.view(grads[0])
+        if model.has_posterior:
+            self.raw_log_var, self.grad_log_var = self.view(heads[1]), self.view(grads[1])
         # As arrays: a Python number is converted anew at every product.
         self.low, self.high = (self.view(vector.new_tensor(bound)) for bound in LOG_VAR_RANGE)
         self.mass = self.view(vector.new_full((1, 1), 1 / n_rows))
         self.cells = Cells(self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1)))
-        self.rows: Values = None
-        # Of the steps of an epoch: their number, and sums of their means.
+        self.rows: Values = None  # see `rows_of`
+        self.at: At | None = None  # made at the first step
+        self.std: Values = None  # sigma(x), and sigma(x) * eps
+        self.std_eps: Values = None
+        # Of the steps of an epoch: their number, and sums of the objective's shares.
         self.forget()
 
     def rows_of(self, x: Tensor) -> Values:
@@ -86,23 +102,39 @@ class _Workspace:
     def forget(self) -> None:
         """Begin an epoch."""
         self.n_steps = 0
-        self.nll: Values = 0.0
-        self.kl: Values = 0.0
-        self.uncharged: Tensor | float = 0.0
+        self.sums: dict[str, Values] = {}
 
 
-class _Forward(NamedTuple):
-    """What going forward leaves for going back: shares of the loss, cell by cell, and slopes."""
+class At:
+    """What an objective's `gradient` is told beside what the networks emitted; one for each workspace.
 
-    work: _Workspace
-    nll: Values
-    grad_outputs: Values
-    kl: Values
-    log_var: Values
-    noise: Values
-    charge: Values
-    slope_mu: Values
-    slope_log_var: Values
+    Attributes
+    ----------
+    xp : module
+        numpy or torch: which of the two the arrays are of.
+    prior : Prior
+    x : array of shape (S B, D or n_inputs)
+        The rows as the likelihood's gradient reads them, once a draw.
+    std : array of shape (B, J) or None
+        Standard deviations of q(z|x).
+    mass : array of shape (1 or B, 1)
+        What a row counts, a share of 1.
+    cells : Cells
+        What a cell counts.
+    """
+
+    x: Values
+    std: Values
+    mass: Values
+    cells: Cells
+
+    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: Callable[..., tuple[Values, Values]]):
+        self.xp, self.prior, self._nll = xp, prior, nll
+        self.repeat, self.sum_draws = partial(_repeat, n_draws=n_draws), partial(_sum_draws, n_draws=n_draws)
+
+    def nll_gradient(self, outputs: Values) -> tuple[Values, Values]:
+        """The shares of -log p(x|z), cell by cell, and its slope over the outputs, (S B, n_params)."""
+        return self._nll(outputs, self.x, self.cells)
 
 
 class DenseStep:
@@ -112,74 +144,163 @@ class DenseStep:
     ----------
     model : VAE
         Its parameters are views into `vector`.
-    objective : ELBO
+    objective : OnePass
     vector, grad : Tensors of shape (P,)
     """
 
-    def __init__(self, model: VAE, objective: ELBO, vector: Tensor, grad: Tensor):
+    def __init__(self, model: VAE, objective: OnePass, vector: Tensor, grad: Tensor):
         self.model, self.objective, self.vector, self.grad = model, objective, vector, grad
-        self.n_draws, self.n_components, self.prior = objective.n_draws, model.prior.n_components, model.prior
+        self.n_draws, self.n_components = objective.n_draws, model.prior.n_components
         self.density, self.largest_product = model.likelihood, model.largest_product
         self.workspaces: dict[int, _Workspace] = {}
         self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
-        # Rows with input noise can only be read so where the noise is added to what the encoder sees.
-        self.reads_seen = reads_seen(self.density, objective)
-        self.reads_more = self.density.n_step_inputs() > self.density.n_inputs
+        networks = model.encoder, model.decoder
+        self.in_networks = [p for network in networks for p in network.parameters() if p.requires_grad]
+        mine = set(map(id, self.in_networks))
+        self.elsewhere = [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
+        self.states_gradient = _states_gradient(model, objective)
+        # `terms` read x itself, and so do views in data units; others may add noise to what the encoder sees.
+        self.reads_seen = (
+            self.states_gradient
+            and not objective.in_data_units
+            and (self.density.smooths_seen or not objective.changes_rows)
+            and self.density.stated_gradient_of_seen(torch) is not None
+        )
+        # Whether the gradient reads more of a row than the encoder.
+        self.reads_more = self.reads_seen and self.density.n_step_inputs() > self.density.n_inputs
+        self.units = model.units._replace(smooth=torch.add) if self.reads_seen else model.units
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
-        self.pure = model.likelihood.states_gradient and is_perceptron(model.encoder) and is_perceptron(model.decoder)
+        self.pure = self.states_gradient and model.likelihood.states_gradient and all(map(is_perceptron, networks))
+        # Whether `judge` can take the place of the objective's monitor.
+        self.judges = self.pure and type(objective).monitor is OnePass.monitor
 
     def prepared(self, rows: Walk) -> Walk:
         """The rows as this step reads them: where the gradient needs no more, what the encoder sees in place of x."""
         return prepared(self.density, rows) if self.reads_seen else rows
 
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Any = None) -> None:
         """Set `grad`."""
-        self.gradient(*self._draw(batch, rng), self.objective.beta_at(epoch))
+        views, eps = self._draw(batch, rng)
+        self.gradient(views, eps, epoch, rng)
 
-    def gradient(self, batch: Rows, eps: Tensor, beta: float) -> None:
-        """The same for given draws eps (S B, J): all rows' first draws, then all rows' second ones.
+    def gradient(
+        self, views: tuple[Rows, Rows], eps: Tensor | None, epoch: float, rng: torch.Generator | None = None
+    ) -> None:
+        """The same for given views of a batch and draws eps (S B, J): all rows' first draws, then all second ones.
 
         Gradients must be off.
         """
-        n_draws, seen = self.n_draws, self._forward(batch, eps, beta)
-        work, charge, noise = seen.work, seen.charge, seen.noise
+        work, emitted = self._emit(views[0], eps)
+        slopes, others = self._slopes(work, emitted, views, epoch, rng)
         xp = work.xp
-        grad_z = work.view(work.decoder.backward(work.tensor(seen.grad_outputs)))
-        if self.objective.kl == "analytic":
-            xp.add(_sum_draws(grad_z, n_draws), charge * seen.slope_mu, out=work.grad_mu)
+        grad_z = work.view(work.decoder.backward(work.tensor(slopes.outputs)))
+        if slopes.z is not None:
+            grad_z = grad_z + slopes.z
+        flow = _sum_draws(grad_z, self.n_draws)
+        if slopes.mu is None:
+            work.grad_mu[...] = flow
         else:
-            grad_z = grad_z - _repeat(charge / n_draws, n_draws) * self.prior.log_prob_gradient(work.z)
-            work.grad_mu[...] = _sum_draws(grad_z, n_draws)
-        grad_log_var = charge * seen.slope_log_var + 0.5 * _sum_draws(noise * grad_z, n_draws)
-        # The clamp's own gradient: nothing outside the range.
-        xp.multiply(grad_log_var, work.raw_log_var == seen.log_var, out=work.grad_log_var)
+            xp.add(flow, slopes.mu, out=work.grad_mu)
+        if eps is not None:
+            grad_log_var = 0.5 * _sum_draws(work.std_eps * grad_z, self.n_draws)
+            if slopes.log_var is not None:
+                grad_log_var = slopes.log_var + grad_log_var
+            # The clamp's own gradient: nothing outside the range.
+            xp.multiply(grad_log_var, work.raw_log_var == emitted.log_var, out=work.grad_log_var)
         work.encoder.backward(work.grad_head)
-        self._count(work, seen.nll, seen.kl, beta)
+        for parameter, grad in others:
+            assert parameter.grad is not None
+            parameter.grad.add_(grad)
+        self._count(work, slopes.shares, epoch)
 
-    def _forward(self, batch: Rows, eps: Tensor, beta: float) -> _Forward:
-        """What a batch shows of the loss, before anything goes back through the networks."""
-        n_draws = self.n_draws
-        work = self._workspace(len(batch))
+    def _emit(self, seen: Rows, eps: Tensor | None) -> tuple[_Workspace, Emitted]:
+        """Run both networks."""
+        work = self._workspace(len(seen))
         xp, mu = work.xp, work.mu
-        mass, cells = self._weights(work, batch)
-        x = self._encode(work, batch)
-        log_var, std = _spread(work)
+        shown = self._shown(seen.x)
+        work.seen[...] = work.view(shown if seen.mask is None else shown * self.density.per_input(seen.mask))
+        work.encoder.forward()
+        if eps is None:
+            work.z[...] = mu
+            return work, Emitted(mu, None, None, work.z, work.view(work.decoder.forward()))
+        log_var = xp.minimum(xp.maximum(work.raw_log_var, work.low), work.high)
+        work.std = xp.exp(0.5 * log_var)
         work.eps[...] = work.view(eps)
-        noise = _repeat(std, n_draws) * work.eps
-        xp.add(_repeat(mu, n_draws), noise, out=work.z)
-        nll, grad_outputs = self._nll_gradient(work.arithmetic)(
-            work.view(work.decoder.forward()), _repeat(x, n_draws), cells
-        )
-        if self.objective.kl == "analytic":
-            kl, slope_mu, slope_log_var = self.prior.kl_gradient(mu, log_var, std)
-            kl = mass * kl
-        else:
-            draws = log_normal(work.eps, _repeat(log_var, n_draws)) - self.prior.log_prob(work.z)
-            kl = mass / n_draws * _sum_draws(draws, n_draws)
-            slope_mu, slope_log_var = None, -0.5
-        charge = self._charge(kl, mass if beta == 1 else beta * mass)
-        charge = charge if slope_mu is not None else xp.broadcast_to(charge, log_var.shape)
-        return _Forward(work, nll, grad_outputs, kl, log_var, noise, charge, slope_mu, slope_log_var)
+        work.std_eps = _repeat(work.std, self.n_draws) * work.eps
+        xp.add(_repeat(mu, self.n_draws), work.std_eps, out=work.z)
+        return work, Emitted(mu, log_var, work.eps, work.z, work.view(work.decoder.forward()))
+
+    def _shown(self, x: Tensor) -> Tensor:
+        """What the encoder sees of the rows as this step reads them."""
+        if not self.reads_seen:
+            return self.density.encode_input(x)
+        return x[:, : self.density.n_inputs] if self.reads_more else x
+
+    def _slopes(
+        self,
+        work: _Workspace,
+        emitted: Emitted,
+        views: tuple[Rows, Rows],
+        epoch: float,
+        rng: torch.Generator | None,
+    ) -> tuple[Slopes, Gradients]:
+        """The slopes over what was emitted, and gradients that reach the networks' parameters in another way."""
+        if self.states_gradient:
+            slopes = self.objective.gradient(emitted, self._at(work, *views), epoch)
+            assert slopes is not None
+            return slopes, []
+        return self._by_autograd(work, emitted, views[1], epoch, rng)
+
+    def _at(self, work: _Workspace, seen: Rows, compared: Rows) -> At:
+        """What the objective is told of the batch."""
+        if work.at is None:
+            work.at = At(work.xp, self.model.prior, self.n_draws, self._nll_gradient(work.arithmetic))
+        at = work.at
+        at.x = _repeat(self._read(work, seen, compared), self.n_draws)
+        at.std = work.std
+        at.mass, at.cells = self._weights(work, compared)
+        return at
+
+    def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
+        """The rows as the likelihood's gradient reads them: what lies in the workspace already, where it is the same."""
+        same = compared.x is seen.x and seen.mask is None and (self.reads_seen or _sees_x(self.density))
+        if not same:
+            return work.view(compared.x)
+        return work.rows_of(compared.x) if self.reads_more else work.seen
+
+    def _by_autograd(
+        self, work: _Workspace, emitted: Emitted, batch: Rows, epoch: float, rng: Any
+    ) -> tuple[Slopes, Gradients]:
+        """The slopes of the objective's own `terms`."""
+        values = (None if v is None else work.tensor(v).detach() for v in emitted[:5])
+        mu, log_var, eps, z, outputs = values
+        leaves: list[Any] = [outputs, z] if log_var is None else [outputs, z, mu, log_var]
+        with torch.enable_grad():
+            for leaf in leaves:
+                leaf.requires_grad_()
+            emitted = Emitted(z if log_var is None else mu, log_var, eps, z, outputs)
+            terms = self.objective.terms(emitted, batch, self.model, rng, epoch)
+            means = {name: batch.mean(term) for name, term in terms.items()}
+            wanted = [*leaves, *self.elsewhere, *self.in_networks]
+            grads = torch.autograd.grad(means["loss"], wanted, allow_unused=True)
+        own, rest = grads[: len(leaves)], grads[len(leaves) :]
+        for parameter, grad in zip(self.elsewhere, rest, strict=False):
+            assert parameter.grad is not None
+            parameter.grad.copy_(torch.zeros_like(parameter) if grad is None else grad)
+        others = zip(self.in_networks, rest[len(self.elsewhere) :], strict=True)
+        shares = {name: work.view(mean.detach().reshape(1, 1)) for name, mean in means.items()}
+        filled = [torch.zeros_like(v) if g is None else g for v, g in zip(leaves, own, strict=True)]
+        return Slopes(shares, *map(work.view, filled)), [(p, g) for p, g in others if g is not None]
+
+    def _count(self, work: _Workspace, shares: dict[str, Values], epoch: float) -> None:
+        """Add the batch's shares, cell by cell, to the epoch's sums."""
+        self.epoch = epoch
+        work.n_steps += 1
+        for name, share in shares.items():
+            if name in work.sums:
+                work.sums[name] += share
+            else:
+                work.sums[name] = share + 0.0  # a copy
 
     def judge(self, rows: Rows, seed: int) -> Callable[[], float]:
         """A function that returns the objective's monitored mean over `rows`, at the weights of the moment.
@@ -193,49 +314,35 @@ class DenseStep:
         def mean() -> float:
             with torch.inference_mode(), np.errstate(all="ignore"):
                 blocks = self._drawn(rows, seed) if kept is None else kept
-                return sum(len(block) * self._bound(block, eps) for block, eps in blocks) / mass
+                return sum(len(views[1]) * self._bound(views, eps) for views, eps in blocks) / mass
 
         return mean
 
-    def _drawn(self, rows: Rows, seed: int) -> Iterator[tuple[Rows, Tensor]]:
+    def _drawn(self, rows: Rows, seed: int) -> Iterator[tuple[tuple[Rows, Rows], Tensor | None]]:
         """Blocks of rows, and draws of the latents' noise for each."""
         rng = make_generator(seed, rows.device)
         for block in rows.blocks(JUDGED_ROWS):
             yield self._draw(block, rng)
 
-    def _draw(self, batch: Rows, rng: torch.Generator) -> tuple[Rows, Tensor]:
-        """The batch with input noise, and eps (S B, J)."""
-        batch = self.objective.smoothed(torch.add if self.reads_seen else self.density.smooth, batch, rng)
-        x = batch.x
+    def _draw(self, batch: Rows, rng: torch.Generator) -> tuple[tuple[Rows, Rows], Tensor | None]:
+        """The batch as the objective shows it, and eps (S B, J), which a code lacks."""
+        views = self.objective.views(self.units, batch, rng)
+        if not self.model.has_posterior:
+            return views, None
+        x = views[0].x
         shape = (self.n_draws * x.shape[0], self.n_components)
-        return batch, torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
+        return views, torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
 
-    def _bound(self, batch: Rows, eps: Tensor) -> float:
+    def _bound(self, views: tuple[Rows, Rows], eps: Tensor | None) -> float:
         """The mean over the batch's rows, weighted where they are, of what `objective.monitor` says of each."""
-        beta = self.objective.beta
-        seen = self._forward(batch, eps, beta)
-        nll, kl = (torch.as_tensor(values).double() for values in (seen.nll, seen.kl))
-        return -float(nll.sum() + beta * (kl.sum() + self.objective.uncharged(kl.sum(-2))))
+        slopes, _ = self._slopes(*self._emit(views[0], eps), views, math.inf, None)
+        totals = {name: torch.as_tensor(share).double().sum() for name, share in slopes.shares.items()}
+        return -float(self.objective.summed(totals, math.inf)["loss"])
 
     def _arithmetic(self, n_rows: int) -> Arithmetic:
         """numpy, or torch where its threads, its device or autograd are wanted."""
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
-
-    def _encode(self, work: _Workspace, rows: Rows) -> Values:
-        """Run the encoder; return the rows as the gradient reads them."""
-        if not self.reads_seen:
-            self._see(work, self.density.encode_input(rows.x), rows.mask)
-            return work.view(rows.x)
-        self._see(work, rows.x[:, : self.density.n_inputs] if self.reads_more else rows.x, rows.mask)
-        if rows.mask is not None:
-            return work.view(rows.x)
-        return work.rows_of(rows.x) if self.reads_more else work.seen
-
-    def _see(self, work: _Workspace, seen: Tensor, mask: Tensor | None) -> None:
-        """Show the encoder the rows."""
-        work.seen[...] = work.view(seen if mask is None else seen * self.density.per_input(mask))
-        work.encoder.forward()
 
     def _nll_gradient(self, arithmetic: Arithmetic) -> Callable[..., tuple[Values, Values]]:
         """The likelihood's gradient for such arrays, and its value, not yet summed over rows and columns."""
@@ -255,30 +362,17 @@ class DenseStep:
         cells = work.view(cells)
         return mass, Cells(_repeat(cells, self.n_draws), self.n_draws * cells.sum(-2)[..., None, :])
 
-    def _charge(self, kl: Values, weight: Values) -> Values:
-        """What a nat of KL costs, a row and latent: nothing within the free bits."""
-        return weight * (kl.sum(-2) > self.objective.free_bits)[..., None, :] if self.objective.free_bits else weight
-
-    def _count(self, work: _Workspace, nll: Values, kl: Values, beta: float) -> None:
-        """Add the batch's means, cell by cell, to the epoch's sums."""
-        self.beta = beta
-        work.n_steps += 1
-        work.nll += nll
-        work.kl += kl
-        if self.objective.free_bits:
-            work.uncharged += self.objective.uncharged(torch.as_tensor(kl).sum(-2))
-
     def take_means(self) -> dict[str, Tensor]:
         """The terms' means over the rows of all steps since the last call."""
         used = [work for work in self.workspaces.values() if work.n_steps]
         n_rows = sum(work.n_steps * work.n_rows for work in used)
-        nll, kl, uncharged = (
-            torch.stack([work.n_rows * of(work) for work in used]).sum(0) / n_rows
-            for of in (lambda w: _total(w.nll), lambda w: _total(w.kl), lambda w: torch.as_tensor(w.uncharged))
-        )
+        totals = {
+            name: torch.stack([work.n_rows * _total(work.sums[name]) for work in used]).sum(0) / n_rows
+            for name in used[0].sums
+        }
         for work in used:
             work.forget()
-        return {"loss": nll + self.beta * (kl + uncharged), "reconstruction": -nll, "kl": kl}
+        return self.objective.summed(totals, self.epoch) if self.states_gradient else totals
 
     def _workspace(self, n_rows: int) -> _Workspace:
         if n_rows not in self.workspaces:
@@ -293,24 +387,33 @@ def _total(cells: Values) -> Tensor:
     return torch.as_tensor(cells.sum((-2, -1)))
 
 
-def reads_seen(density: Density, objective: Objective) -> bool:
-    """Whether a step can do with what the encoder sees in place of x."""
-    stated = density.stated_gradient_of_seen(torch) is not None
-    return stated and (density.smooths_seen or not objective.input_noise)
-
-
 def prepared(density: Density, rows: Walk) -> Walk:
     """The rows with the density's `step_input` in place of x, where it is not x itself."""
-    kind = type(density)
-    same = kind.encode_input is Density.encode_input and kind.step_input is Density.step_input
+    same = _sees_x(density) and type(density).step_input is Density.step_input
     return rows if same else rows.mapped(density.step_input)
 
 
-def _spread(work: _Workspace) -> tuple[Values, Values]:
-    """Log variance and standard deviation of q(z|x); its mean is `work.mu`."""
-    xp = work.xp
-    log_var = xp.minimum(xp.maximum(work.raw_log_var, work.low), work.high)
-    return log_var, xp.exp(0.5 * log_var)
+def _sees_x(density: Density) -> bool:
+    """Whether the encoder sees x as it is."""
+    return type(density).encode_input is Density.encode_input
+
+
+def _states_gradient(model: VAE, objective: OnePass) -> bool:
+    """Whether objective and prior state all slopes.
+
+    A subclass that changes the formula, and not its gradient, is not asked for the gradient. Extra modules could only
+    have theirs from autograd.
+    """
+    depth = {
+        name: next(i for i, kind in enumerate(type(objective).__mro__) if name in vars(kind))
+        for name in ("gradient", "summed", "terms", "views")
+    }
+    return (
+        type(objective).gradient is not OnePass.gradient
+        and max(depth["gradient"], depth["summed"]) <= min(depth["terms"], depth["views"])
+        and model.prior.states_gradient
+        and not any(p.requires_grad for p in model.extras.parameters())
+    )
 
 
 def _gradient_of_x(density: Density, arithmetic: Arithmetic) -> Callable[..., tuple[Values, Values]]:

@@ -117,8 +117,8 @@ class Door(ABC):
         """What there is to train on."""
         X = self._check_rows(X, reset=reset)
         target = None
-        if named(self.objective, OBJECTIVES).uses_target:
-            target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        if kind := named(self.objective, OBJECTIVES).target:
+            target = self._check_target(y, kind)
             check_consistent_length(X, target)
         weight = None
         if sample_weight is not None:
@@ -131,6 +131,17 @@ class Door(ABC):
             label = self._column_labels(X)[int(empty.argmax())]
             raise ValueError(f"{label} holds no value in {len(X)} rows; drop it before fitting.")
         return X, target, weight
+
+    def _check_target(self, y: Any, kind: str) -> Array:
+        """y as numbers: rows like those of X, in data units, or labels."""
+        if y is None:
+            raise ValueError(f"objective={self.objective!r} is trained towards y; give fit a y.")
+        if kind == "label":
+            return check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        rows = np.array(self._check_rows(y)[:], dtype=np.float64)
+        if np.isnan(rows).any():
+            raise ValueError(f"y holds NaN, but objective={self.objective!r} compares every row with all of its y.")
+        return rows
 
 
 def _cells(X: Any) -> Any:

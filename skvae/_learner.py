@@ -199,7 +199,10 @@ def _fault_of_rows(rows: Any, n_features: int) -> str | None:
 
 
 def _mean_and_std(model: VAE, rows: Rows) -> torch.Tensor:
-    """Of the latents given each row: (N, 2, J)."""
+    """Of the latents given each row: (N, 2, J). 1 stands for a code's spread, which no criterion asks for."""
+    if not model.has_posterior:
+        code = model.encode_mean(rows.x, rows.mask)
+        return torch.stack([code, torch.ones_like(code)], dim=1)
     if rows.mask is not None:
         q = posterior(model, rows)
         return torch.stack([q.mean, q.std], dim=1)

@@ -25,9 +25,9 @@ from ._torch import build_seeded, make_generator, torch_scope
 from .data import Scale
 from .likelihoods import Likelihood, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
-from .networks import AutoregressiveDecoder, Network, Supplied
+from .networks import Network, Supplied
 from .objectives import Objective
-from .priors import StandardNormal
+from .priors import PriorSpec
 
 __all__ = [
     "Blueprint",
@@ -81,6 +81,7 @@ class Blueprint:
     n_components: int
     likelihood: Likelihood
     objective: Objective
+    prior: PriorSpec
     encoder: Network
     decoder: Network
     scale: Scale
@@ -92,19 +93,22 @@ class Blueprint:
         """
         density = self.likelihood.build(self.n_features, self.scale)
         dims = Dims(self.n_features, self.n_components, density.n_params)
+        n_encoded = (2 if "posterior" in self.objective.offers else 1) * self.n_components
 
         def networks() -> nn.Module:
             return nn.ModuleDict(
                 {
-                    "encoder": self.encoder.build_encoder(density.n_inputs, 2 * self.n_components),
+                    "encoder": self.encoder.build_encoder(density.n_inputs, n_encoded),
                     "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
                     "extras": nn.ModuleDict(self.objective.modules(dims)),
+                    "prior": self.objective.prior(self.prior, self.n_components, density),
                 }
             )
 
         parts = build_seeded(networks, rng)
-        kind = AutoregressiveVAE if isinstance(parts["decoder"], AutoregressiveDecoder) else VAE
-        return kind(likelihood=density, prior=StandardNormal(self.n_components), **parts)
+        kind = AutoregressiveVAE if getattr(parts["decoder"], "reads_x", False) else VAE
+        objective = self.objective
+        return kind(likelihood=density, offers=objective.offers, code=objective.code, scale=self.scale, **parts)
 
 
 def pack(model: VAE) -> dict[str, np.ndarray]:
@@ -121,7 +125,8 @@ def rebuild(estimator: Any, dtype: torch.dtype) -> VAE:
     """The fitted model with its saved weights, on the CPU; to be called in a `torch_scope`."""
     model = blueprint_of(estimator).build(make_generator(0))
     model.load_state_dict({name: torch.tensor(value) for name, value in estimator._weights.items()})
-    return model.to(dtype)
+    model.to(dtype).check_widths()  # which measures what rows cost, too
+    return model
 
 
 def module_of(estimator: Any, device: torch.device) -> VAE:
@@ -204,7 +209,13 @@ def _fault(state: dict[str, Any]) -> str | None:
     weights, parts = state["_weights"], state.get("_parts")
     if not isinstance(weights, dict):
         return "_weights is no dict"
-    kinds = {"likelihood": Likelihood, "objective": Objective, "encoder": Network, "decoder": Network}
+    kinds = {
+        "likelihood": Likelihood,
+        "objective": Objective,
+        "prior": PriorSpec,
+        "encoder": Network,
+        "decoder": Network,
+    }
     if not isinstance(parts, dict) or parts.keys() != kinds.keys():
         return f"_parts are not {sorted(kinds)}"
     for key, kind in kinds.items():

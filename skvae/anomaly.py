@@ -20,6 +20,7 @@ from .criteria import (
     CRITERIA,
     DRAWN,
     MOST_SIMILAR,
+    NEEDS,
     View,
     contributions,
     explained,
@@ -82,6 +83,9 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
     objective : {"smoothed", "elbo", "iwae"} or Objective, default="smoothed"
         What training minimises. "smoothed": `ELBO(input_noise=0.05)`.
+    prior : {"normal", "mixture"} or PriorSpec, default="normal"
+        p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
+        is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
@@ -172,6 +176,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         support_fraction=None,
         likelihood="johnson_su",
         objective="smoothed",
+        prior="normal",
         hidden_layer_sizes=(100,),
         activation="relu",
         encoder=None,
@@ -195,6 +200,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.support_fraction = support_fraction
         self.likelihood = likelihood
         self.objective = objective
+        self.prior = prior
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.encoder = encoder
@@ -211,6 +217,16 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.random_state = random_state
         self.verbose = verbose
         self.device = device
+
+    def _check_parts(self, parts: dict[str, Any]) -> None:
+        """A criterion must be one that the objective can answer."""
+        needs = NEEDS.get(self.criterion, frozenset()) if isinstance(self.criterion, str) else frozenset()
+        lacking = " and a ".join(sorted(needs - parts["objective"].offers))
+        if lacking:
+            raise ValueError(
+                f"criterion={self.criterion!r} needs an objective that offers a {lacking}, which "
+                f"objective={self.objective!r} does not; use criterion='reconstruction', or another objective."
+            )
 
     def score_samples(self, X):
         """How normal every row is, by the criterion; higher is more normal.

@@ -23,6 +23,7 @@ __all__ = [
     "COMPLETIONS",
     "CRITERIA",
     "DRAWN",
+    "NEEDS",
     "Criterion",
     "View",
     "contributions",
@@ -89,8 +90,10 @@ def reconstruction_probability(model: VAE, rows: Rows, view: View) -> Tensor:
 
 def elbo(model: VAE, rows: Rows, view: View) -> Tensor:
     """E_q[log p(x_d|z)], and -KL(q(z|x) || p(z)) for the latents."""
-    log_prob, _, weight = _drawn(model, rows, view.rule)
-    return _with_latents((weight * log_prob).sum(0), -model.prior.kl(*model.encode(rows.x)).sum(-1))
+    log_prob, log_ratio, weight = _drawn(model, rows, view.rule)
+    kl = model.prior.kl(*model.encode(rows.x))
+    latents = (weight[..., 0] * log_ratio).sum(0) if kl is None else -kl.sum(-1)
+    return _with_latents((weight * log_prob).sum(0), latents)
 
 
 def log_likelihood(model: VAE, rows: Rows, view: View) -> Tensor:
@@ -134,6 +137,13 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
+# What the objective must offer for each; the others ask for nothing.
+NEEDS: dict[str, frozenset[str]] = {
+    "latent": frozenset({"posterior"}),
+    **dict.fromkeys(
+        ("aggregated", "elbo", "log_likelihood", "reconstruction_probability"), frozenset({"posterior", "density"})
+    ),
+}
 # Those that average over draws of z.
 DRAWN = {"elbo", "log_likelihood", "reconstruction_probability"}
 
@@ -151,7 +161,7 @@ def _drawn(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x_d|z), (S, N, D), log p(z) - log q(z|x), (S, N), and the points' weights, (S, 1, 1)."""
     mu, log_var = model.encode(rows.x)
     z = mu + torch.exp(0.5 * log_var) * rule.eps
-    log_ratio = model.prior.log_prob(z).sum(-1) - log_normal(rule.eps, log_var).sum(-1)
+    log_ratio = model.prior.log_prob(z) - log_normal(rule.eps, log_var).sum(-1)
     return model.log_prob(z, rows.x), log_ratio, rule.log_weight.exp()[..., None]
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "SomeColumns",
     "Stream",
     "Table",
+    "Units",
     "Walk",
     "as_table",
     "column_moments",
@@ -124,6 +125,35 @@ class Scale(NamedTuple):
         """Model units to data units, in float64."""
         with np.errstate(over="ignore", invalid="ignore"):
             return x * self.scale + self.shift
+
+
+class Units(NamedTuple):
+    """What an objective's views may do to the x of a batch.
+
+    Attributes
+    ----------
+    smooth : callable
+        `smooth(x, noise)`: x with noise added as the likelihood allows.
+    scale : Scale
+        The map between data units and the model's.
+    """
+
+    smooth: Callable[[Tensor, Tensor], Tensor]
+    scale: Scale
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Model units to data units, in float64 where the device has it."""
+        return x * _like(self.scale.scale, x) + _like(self.scale.shift, x)
+
+    def to_model(self, x: Tensor) -> Tensor:
+        """Data units to model units."""
+        return (x - _like(self.scale.shift, x)) / _like(self.scale.scale, x)
+
+
+def _like(values: Array, x: Tensor) -> Tensor:
+    """`values` where x lies, in float64 unless the device lacks it."""
+    dtype = torch.float32 if x.device.type == "mps" else torch.float64
+    return torch.as_tensor(values, dtype=dtype, device=x.device)
 
 
 def column_moments(X: Array, weight: Array | None = None) -> Moments:
@@ -248,7 +278,7 @@ class Rows(Walk):
     weight : Tensor of shape (N,) or None
         Sample weights of mean 1; None when all are equal.
     y : Tensor of shape (N, ...) or None
-        Targets, for objectives with `uses_target`.
+        Targets, for objectives with a `target`.
     """
 
     x: Tensor

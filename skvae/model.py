@@ -7,20 +7,25 @@ Shape letters: S draws, N rows, D features, J latents. x is in the model's units
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .data import Rows, Scale, Units
 from .likelihoods import Density, LinearStart
-from .networks import LinearPath
-from .priors import StandardNormal, log_normal
+from .networks import ACTIVATIONS, LinearPath
+from .priors import Prior, log_normal
 
-__all__ = ["VAE", "AutoregressiveVAE", "Dims"]
+__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted"]
 
 # Log variances of q(z|x) are kept where float32 can square and exponentiate them.
 LOG_VAR_RANGE = (-30.0, 20.0)
+CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
 
 
 class Dims(NamedTuple):
@@ -31,18 +36,55 @@ class Dims(NamedTuple):
     n_params: int
 
 
+class Emitted(NamedTuple):
+    """What the networks said of a batch of B rows: all rows' first draws, then all rows' second ones.
+
+    Attributes
+    ----------
+    mu, log_var : arrays of shape (B, J)
+        Of q(z|x); the code, and None, where the encoder emits a code.
+    eps : array of shape (S B, J) or None
+        The draws: z = mu + sigma eps.
+    z : array of shape (S B, J)
+    outputs : array of shape (S B, n_params)
+        The decoder's.
+    hidden : sequence of Tensors of shape (B, units)
+        The encoder's activations, where the objective `reads_hidden`.
+    """
+
+    mu: Any
+    log_var: Any
+    eps: Any
+    z: Any
+    outputs: Any
+    hidden: Sequence[Tensor] = ()
+
+
+class Cost(NamedTuple):
+    """What a row costs: multiply-adds of the networks' largest product, and numbers in their widest array."""
+
+    product: int
+    width: int
+
+
 class VAE(nn.Module):
     """Encoder q(z|x) = N(mu(x), diag sigma^2(x)), prior p(z), decoder p(x|z) (Kingma & Welling 2013).
 
     Parameters
     ----------
-    encoder : nn.Module, (N, n_inputs) -> (N, 2 J)
-        From what the likelihood shows it of a row to means, then log variances.
+    encoder : nn.Module, (N, n_inputs) -> (N, 2 J) or (N, J)
+        From what the likelihood shows it of a row to means, then log variances; to a code without a "posterior".
     decoder : nn.Module, (N, J) -> (N, n_params)
     likelihood : Density
-    prior : StandardNormal
+    prior : Prior
     extras : nn.ModuleDict
         Modules an objective adds (discriminators, say): trained and saved with the model.
+    offers : frozenset of {"posterior", "prior", "density"}, default=all of them
+        What training gives a meaning, see `Objective`.
+    code : str, default="identity"
+        The activation of a code, a name in `ACTIVATIONS`.
+    scale : Scale or None, default=None
+        The map between data units and the model's; None: they are the same.
     """
 
     def __init__(
@@ -50,8 +92,11 @@ class VAE(nn.Module):
         encoder: nn.Module,
         decoder: nn.Module,
         likelihood: Density,
-        prior: StandardNormal,
+        prior: Prior,
         extras: nn.ModuleDict,
+        offers: frozenset[str] = frozenset({"posterior", "prior", "density"}),
+        code: str = "identity",
+        scale: Scale | None = None,
     ):
         super().__init__()
         self.encoder = encoder
@@ -59,17 +104,96 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.prior = prior
         self.extras = extras
+        self.code = ACTIVATIONS[code]()
+        self.is_density = "density" in offers
+        self.has_posterior = "posterior" in offers
+        self._scale = scale or Scale(np.zeros(likelihood.n_features), np.ones(likelihood.n_features))
+        self._cost: Cost | None = None
+        prior.bind(self.encode_seen)
 
-    def encode(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of q(z|x): two (N, J). A missing cell shows the encoder its column's mean."""
-        mu, log_var = self.encoder(self._seen(x, mask)).chunk(2, dim=-1)
+    @property
+    def units(self) -> Units:
+        """What an objective's views may do to the x of a batch."""
+        return Units(self.likelihood.smooth, self._scale)
+
+    @property
+    def n_encoded(self) -> int:
+        """How many numbers the encoder emits for a row."""
+        return (2 if self.has_posterior else 1) * self.prior.n_components
+
+    def encode(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Mean and log variance of q(z|x), two (N, J), or a code and None.
+
+        A missing cell shows the encoder its column's mean.
+        """
+        return self.encode_seen(self._seen(x, mask))
+
+    def encode_seen(self, seen: Tensor) -> tuple[Tensor, Any]:
+        """`encode` of what the encoder sees of rows, (N, n_inputs)."""
+        outputs = self.encoder(seen)
+        if not self.has_posterior:
+            return self.code(outputs), None
+        mu, log_var = outputs.chunk(2, dim=-1)
         return mu, log_var.clamp(*LOG_VAR_RANGE)
 
     def encode_mean(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean of q(z|x) alone, (N, J)."""
-        if type(self.encoder) is LinearPath:
+        """Mean of q(z|x) alone, or a code: (N, J)."""
+        if type(self.encoder) is LinearPath and self.has_posterior:
             return self.encoder.leading(self._seen(x, mask), self.prior.n_components)
         return self.encode(x, mask)[0]
+
+    def emit(
+        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+    ) -> Emitted:
+        """One pass: the encoder, draws of z, the decoder.
+
+        The encoder sees the first rows; a decoder that reads x, the second ones.
+        """
+        shown = self._seen(seen.x, seen.mask)
+        hidden = self._hidden(shown) if reads_hidden else ()
+        mu, log_var = self.encode_seen(shown)
+        if log_var is None:
+            return Emitted(mu, None, None, mu, self.params(mu, compared.x), hidden)
+        eps = torch.randn(n_draws, *mu.shape, generator=rng, dtype=mu.dtype, device=mu.device)
+        z = mu + torch.exp(0.5 * log_var) * eps
+        outputs = self.params(z, compared.x)
+        return Emitted(mu, log_var, eps.flatten(0, 1), z.flatten(0, 1), outputs.flatten(0, 1), hidden)
+
+    def _hidden(self, seen: Tensor) -> list[Tensor]:
+        if not isinstance(self.encoder, LinearPath):
+            raise TypeError(
+                "The objective reads the encoder's activations, which only a skvae.networks.LinearPath shows; "
+                f"the encoder is a {type(self.encoder).__name__}."
+            )
+        return self.encoder.hidden(seen)
+
+    def reconstruction(self, outputs: Tensor, batch: Rows) -> Tensor:
+        """E_q[log p(x|z)] over the present cells, in nats of data units: (B,) for outputs (S B, n_params)."""
+        return self._over_draws(self.likelihood.log_prob, outputs, batch)
+
+    def squared_error(self, outputs: Tensor, batch: Rows) -> Tensor:
+        """E_q of the likelihood's squared `error` over the present cells: (B,) for outputs (S B, n_params)."""
+        return self._over_draws(self.likelihood.error, outputs, batch)
+
+    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Rows) -> Tensor:
+        """`cells` of every draw, summed over present features and averaged over draws: (B,)."""
+        found = cells(outputs.unflatten(0, (-1, len(batch))), batch.x)
+        return (found if batch.mask is None else found * batch.mask).sum(-1).mean(0)
+
+    def kl(self, emitted: Emitted, analytic: bool = True) -> Tensor:
+        """KL(q(z|x) || p(z)) in nats: (B, K).
+
+        K = J where the prior has it latent by latent, in closed form unless not `analytic`; else K = 1, averaged over
+        the draws.
+        """
+        closed = self.prior.kl(emitted.mu, emitted.log_var) if analytic else None
+        if closed is not None:
+            return closed
+        eps, z = (values.unflatten(0, (-1, len(emitted.mu))) for values in (emitted.eps, emitted.z))
+        log_q, log_p = log_normal(eps, emitted.log_var), self.prior.log_prob_per_latent(z)
+        if log_p is None:
+            return (log_q.sum(-1) - self.prior.log_prob(z)).mean(0)[:, None]
+        return (log_q - log_p).mean(0)
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """What the encoder sees."""
@@ -95,7 +219,7 @@ class VAE(nn.Module):
 
     def log_joint(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
-        return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z).sum(-1)
+        return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
     def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
         """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J): (S, N)."""
@@ -105,30 +229,37 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def check_widths(self) -> None:
-        """Raise ValueError where a network does not take or give the widths the model needs."""
-        n_inputs, n_components = self.likelihood.n_inputs, self.prior.n_components
+        """Raise ValueError where a network does not take or give the widths the model needs; measure what rows cost."""
         self.eval()
-        seen, x, z = (torch.zeros(2, n) for n in (n_inputs, self.likelihood.n_features, n_components))
-        for name, call, n_in, n_out in (
-            ("encoder", lambda: self.encoder(seen.float()), n_inputs, 2 * n_components),
-            ("decoder", lambda: self.params(z.float(), x.float()), n_components, self.likelihood.n_params),
-        ):
-            rule = f"The {name} must turn {n_in} columns into {n_out}"
-            try:
-                width = call().shape[-1]
-            except RuntimeError as error:
-                raise ValueError(f"{rule}; on two rows it failed: {error}") from error
-            if width != n_out:
-                raise ValueError(f"{rule}; it gave {width}.")
+        own = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros((), dtype=torch.float32))
+        n_components, likelihood = self.prior.n_components, self.likelihood
+        seen, x, z = (own.new_zeros(2, n) for n in (likelihood.n_inputs, likelihood.n_features, n_components))
+        found: list[Cost] = []
+        with _measured(self.encoder, found), _measured(self.decoder, found):
+            _check_width("encoder", lambda: self.encoder(seen), likelihood.n_inputs, self.n_encoded)
+            _check_width("decoder", lambda: self.params(z, x), n_components, likelihood.n_params)
+        found += [Cost(p.numel(), p.shape[0]) for p in self.extras.parameters() if p.dim() > 1]
+        self._cost = Cost(max((c.product for c in found), default=1), max((c.width for c in found), default=1))
+
+    @property
+    def cost(self) -> Cost:
+        """What a row costs, measured by running two rows through both networks; extra modules count by their shapes."""
+        if self._cost is None:
+            training = self.training
+            self.check_widths()
+            self.train(training)
+        assert self._cost is not None
+        return self._cost
 
     def largest_product(self, n_rows: int) -> int:
-        """Multiply-adds of the widest layer on a batch of `n_rows`."""
-        return n_rows * max((p.numel() for p in self.parameters() if p.dim() > 1), default=1)
+        """Multiply-adds of the largest product on a batch of `n_rows`."""
+        return n_rows * self.cost.product
 
     @property
     def has_linear_path(self) -> bool:
         """Whether both networks can be set to a linear map."""
-        return isinstance(self.encoder, LinearPath) and isinstance(self.decoder, LinearPath)
+        networks = self.encoder, self.decoder
+        return all(isinstance(network, LinearPath) for network in networks) and isinstance(self.code, nn.Identity)
 
     @torch.no_grad()
     def start_at(self, start: LinearStart, rng: torch.Generator) -> None:
@@ -149,9 +280,10 @@ class VAE(nn.Module):
         assert isinstance(self.encoder, LinearPath)
         assert isinstance(self.decoder, LinearPath)
         self.decoder.start_at(decoder, torch.as_tensor(start.decoder_bias))
-        self.encoder.start_at(
-            torch.cat([encoder.T, torch.zeros_like(encoder.T)]), torch.cat([torch.zeros_like(log_var), log_var])
-        )
+        weight, bias = encoder.T, torch.zeros_like(log_var)
+        if self.has_posterior:
+            weight, bias = torch.cat([weight, torch.zeros_like(weight)]), torch.cat([bias, log_var])
+        self.encoder.start_at(weight, bias)
 
 
 class AutoregressiveVAE(VAE):
@@ -161,9 +293,14 @@ class AutoregressiveVAE(VAE):
     read in a gap is unknown.
     """
 
+    def emit(
+        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+    ) -> Emitted:
+        _refuse_gaps(compared.mask)
+        return super().emit(seen, compared, rng, n_draws, reads_hidden)
+
     def log_prob(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is not None and bool((mask == 0).any()):
-            raise ValueError("An autoregressive decoder needs complete rows; X has missing cells. Fill them first.")
+        _refuse_gaps(mask)
         return super().log_prob(z, x)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
@@ -186,3 +323,47 @@ class AutoregressiveVAE(VAE):
         for feature in range(n_features):
             x[..., feature] = choose(self.params(z, x))[..., feature]
         return x
+
+
+def _refuse_gaps(mask: Tensor | None) -> None:
+    if mask is not None and bool((mask == 0).any()):
+        raise ValueError("An autoregressive decoder needs complete rows; X has missing cells. Fill them first.")
+
+
+def _check_width(name: str, call: Callable[[], Tensor], n_in: int, n_out: int) -> None:
+    """Raise ValueError where a network fails on two rows, or gives another width."""
+    rule = f"The {name} must turn {n_in} columns into {n_out}"
+    try:
+        width = call().shape[-1]
+    except RuntimeError as error:
+        raise ValueError(f"{rule}; on two rows it failed: {error}") from error
+    if width != n_out:
+        raise ValueError(f"{rule}; it gave {width}.")
+
+
+@contextmanager
+def _measured(network: nn.Module, found: list[Cost]) -> Iterator[None]:
+    """A scope in which every layer that two rows go through adds its cost to `found`."""
+
+    def note(layer: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+        if isinstance(outputs, Tensor):
+            found.append(Cost(_multiply_adds(layer, inputs[0], outputs) // 2, outputs.numel() // 2))
+
+    layers = [m for m in network.modules() if not list(m.children()) or list(m.parameters(recurse=False))]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _multiply_adds(layer: nn.Module, inputs: Any, outputs: Tensor) -> int:
+    """Of a layer on two rows: its weights, once for every place that they are applied to."""
+    weights = sum(p.numel() for p in layer.parameters(recurse=False) if p.dim() > 1)
+    if isinstance(layer, nn.Linear):
+        return weights * (outputs.numel() // outputs.shape[-1])
+    if isinstance(layer, CONVOLUTIONS):
+        places = inputs if layer.transposed else outputs
+        return weights * len(places) * math.prod(places.shape[2:])
+    return 2 * weights

@@ -62,6 +62,9 @@ class VAETransformerCV(VAETransformer):
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
     objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
         What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
+    prior : {"normal", "mixture"} or PriorSpec, default="normal"
+        p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
+        is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
@@ -153,6 +156,7 @@ class VAETransformerCV(VAETransformer):
         n_jobs=None,
         likelihood="gaussian",
         objective="elbo",
+        prior="normal",
         hidden_layer_sizes=(100,),
         activation="relu",
         encoder=None,
@@ -174,6 +178,7 @@ class VAETransformerCV(VAETransformer):
             n_components,
             likelihood=likelihood,
             objective=objective,
+            prior=prior,
             hidden_layer_sizes=hidden_layer_sizes,
             activation=activation,
             encoder=encoder,

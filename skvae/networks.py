@@ -68,6 +68,15 @@ class LinearPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) if self.body is None else self.linear(x) + self.body(x)
 
+    def hidden(self, x: Tensor) -> list[Tensor]:
+        """What comes out of each activation of the body: (N, units) each."""
+        found = []
+        for layer in list(self.body or [])[:-1]:
+            x = layer(x)
+            if not list(layer.parameters()):
+                found.append(x)
+        return found
+
     def leading(self, x: Tensor, n_outputs: int) -> Tensor:
         """The first `n_outputs` columns of `forward`, without the work for the others."""
         outputs = _leading_outputs(self.linear, x, n_outputs)
@@ -92,6 +101,8 @@ class AutoregressiveDecoder(nn.Module, ABC):
 
     Its model evaluates p(x|z) in one pass, and draws or averages x feature by feature: D passes, slow by nature.
     """
+
+    reads_x: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, z: Tensor, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What training minimises: one small class per loss.
 
-An `Objective` holds hyperparameters only and offers five hooks: `modules`, `start`, the call, `players` and `monitor`.
+An `Objective` holds hyperparameters only. Most are `OnePass`: a formula of what the networks emitted for a batch, its
+`terms`. Others write the call, and may have several `players` with a `Turn` each.
 Reconstruction and KL are sums over features and latents and means over rows; any other weight is the user's `beta`.
 """
 
@@ -12,18 +13,58 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from ._params import Count, Part
-from .data import Rows
-from .model import VAE, Dims
-from .priors import log_normal
+from .data import Rows, Units
+from .likelihoods import Density
+from .model import VAE, Dims, Emitted
+from .priors import Prior, PriorSpec, log_normal
 
-__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Objective"]
+__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Emitted", "Objective", "OnePass", "Slopes", "Turn"]
+
+
+class Slopes(NamedTuple):
+    """The slopes of a batch's mean loss over what the networks emitted.
+
+    Attributes
+    ----------
+    shares : dict of str to array of shape (1 or B, 1 or K)
+        What the terms' means are made of, each to be summed over both axes; see `OnePass.summed`.
+    outputs : array of shape (S B, n_params)
+    z : array of shape (S B, J) or None
+        Beside what flows through the outputs; None: nothing.
+    mu, log_var : arrays of shape (B, J) or None
+        Beside what flows through z; None: nothing.
+    """
+
+    shares: dict[str, Any]
+    outputs: Any
+    z: Any = None
+    mu: Any = None
+    log_var: Any = None
+
+
+class Turn(NamedTuple):
+    """One player's move in every step: its own forward pass, then one step of its own optimiser.
+
+    Attributes
+    ----------
+    parameters : list of nn.Parameter
+        What it moves.
+    terms : callable
+        `terms(model, batch, rng, epoch)`: named terms, each (N,) or a scalar, all of them logged.
+    loss : str
+        The term that it lowers.
+    """
+
+    parameters: list[nn.Parameter]
+    terms: Callable[[VAE, Rows, torch.Generator, float], dict[str, Tensor]]
+    loss: str = "loss"
 
 
 class Objective(Part, ABC):
@@ -31,16 +72,22 @@ class Objective(Part, ABC):
 
     Attributes
     ----------
-    density : bool
-        Whether the fitted model is a density of x: only then do `score_samples` and `score` exist.
-    uses_target : bool
-        Whether batches carry the y given to `fit`.
+    offers : frozenset of {"posterior", "prior", "density"}
+        What training gives a meaning, and so which methods the estimators have. "posterior": q(z|x) has a spread;
+        without it the encoder emits a code, J numbers a row. "prior": p(z) is where codes lie, so that `sample` makes
+        sense. "density": p(x) is a likelihood, in nats.
+    target : {None, "row", "label"}
+        What `fit`'s y is, which batches then carry: nothing, rows like those of X in the model's units, or numbers as
+        they come, NaN where unknown.
+    code : str
+        The activation of a code, a name in `skvae.networks.ACTIVATIONS`.
     input_noise : float
         Variance of the noise that training adds to the rows; training starts at the linear model of noisy rows.
     """
 
-    density: ClassVar[bool] = False
-    uses_target: ClassVar[bool] = False
+    offers: ClassVar[frozenset[str]] = frozenset()
+    target: str | None = None
+    code: str = "identity"
     input_noise: float = 0.0
 
     @property
@@ -53,8 +100,15 @@ class Objective(Part, ABC):
         """Epochs before the loss takes its final form; early stopping is patient until then."""
         return 0
 
+    def prior(self, prior: PriorSpec, n_components: int, density: Density) -> Prior:
+        """The model's p(z): the one that the estimator's `prior` asks for, unless the objective needs its own."""
+        return prior.build(n_components, density)
+
     def modules(self, dims: Dims) -> dict[str, nn.Module]:
-        """Extra modules (discriminators, centres), trained and saved with the model as `model.extras`."""
+        """Extra modules (discriminators, centres), trained and saved with the model as `model.extras`.
+
+        One without a parameter that has a gradient stays in evaluation mode.
+        """
         return {}
 
     def start(self, model: VAE, rows: Rows, rng: torch.Generator) -> None:
@@ -62,28 +116,86 @@ class Objective(Part, ABC):
         return
 
     @abstractmethod
-    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
+    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         """Named terms, each (N,) or a scalar. All are logged, the players' are minimised, "loss" is `loss_curve_`."""
 
-    def players(self, model: VAE) -> list[tuple[list[nn.Parameter], str]]:
-        """Disjoint groups of parameters and the term each one minimises.
+    def players(self, model: VAE) -> list[Turn]:
+        """Who moves in a step, one after the other, each after a forward pass of its own.
 
-        Parameters in no group stay as they started, the likelihood's noise among them.
+        Their groups of parameters are disjoint; parameters in no group stay as they started, the likelihood's noise
+        among them.
         """
-        return [([p for p in model.parameters() if p.requires_grad], "loss")]
+        return [Turn([p for p in model.parameters() if p.requires_grad], self)]
 
     # What early stopping watches: monitor(model, batch, rng) -> (N,), higher is better, at the loss' final form. It is
     # called with gradients off (an objective that needs them opens torch.enable_grad()). None: nothing to watch.
     monitor = None
 
 
-class ELBO(Objective):
+class OnePass(Objective):
+    """An objective that is a function of one pass through both networks. Write `terms`.
+
+    Attributes
+    ----------
+    n_draws : int
+        S, draws of z a row and step.
+    reads_hidden : bool
+        Whether `terms` reads `emitted.hidden`, the encoder's activations.
+    in_data_units : bool
+        Whether `views` calls `units.to_data`.
+    """
+
+    n_draws: int = 1
+    reads_hidden: bool = False
+    in_data_units: bool = False
+
+    def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
+        """What the encoder sees of a batch, and what the decoder's outputs are compared with."""
+        return batch, batch
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether `views` makes other rows of a batch's."""
+        return type(self).views is not OnePass.views
+
+    @abstractmethod
+    def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+        """The formula: named terms, each (B,) or a scalar, of what the networks emitted; "loss" is minimised.
+
+        `batch` is what the outputs are compared with. An infinite epoch asks for the loss' final form.
+        """
+
+    def gradient(self, emitted: Emitted, at: Any, epoch: float) -> Slopes | None:
+        """The slopes of the mean of "loss" over a batch, without a graph; None: `terms` is asked, by autograd.
+
+        It must agree with `terms`. Arrays are numpy's or torch's. `at` has `xp`, which of the two;
+        `nll_gradient(outputs)`, the likelihood's -log p(x|z) and its slope; `prior`; `std`, (B, J); `mass`, what a row
+        counts; and `repeat` and `sum_draws`, between (B, K) and (S B, K).
+        """
+        return None
+
+    def summed(self, shares: dict[str, Any], epoch: float) -> dict[str, Any]:
+        """The means of `terms` over a batch, from the sums of `gradient`'s shares."""
+        return shares
+
+    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+        seen, compared = self.views(model.units, batch, rng)
+        emitted = model.emit(seen, compared, rng, self.n_draws, self.reads_hidden)
+        return self.terms(emitted, compared, model, rng, epoch)
+
+    def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
+        """Minus the loss in its final form: (N,)."""
+        return (-self(model, batch, rng, math.inf)["loss"]).expand(len(batch))
+
+
+class ELBO(OnePass):
     """The evidence lower bound (Kingma & Welling 2013): maximise E_q[log p(x|z)] - beta KL(q(z|x) || p(z)).
 
     Parameters
     ----------
     kl : {"analytic", "sampled"}, default="analytic"
-        The KL in closed form (the paper's estimator B), or averaged over the draws (estimator A).
+        The KL in closed form (the paper's estimator B), or averaged over the draws (estimator A), as it always is where
+        the prior allows no closed form.
     n_draws : int, default=1
         Draws of z a row and step; 1 is enough for batches of about 100 rows.
     beta : float, default=1.0
@@ -92,7 +204,8 @@ class ELBO(Objective):
     warmup : int, default=0
         Epochs over which beta rises linearly from 0 to its value.
     free_bits : float, default=0.0
-        Nats a latent, averaged over the batch, that the KL leaves unpenalised (Kingma et al. 2016, section C.8).
+        Nats a latent, averaged over the batch, that the KL leaves unpenalised (Kingma et al. 2016, section C.8). With a
+        prior whose KL has no closed form, nats of all latents together: it is then one number a row.
     input_noise : float, default=0.0
         Variance of the Gaussian noise that is added to the rows of every batch, anew in each, as a share of a column's
         variance. The model then learns the table smoothed by that much: repeated values and narrow gaps
@@ -109,7 +222,7 @@ class ELBO(Objective):
 
     __module__ = "skvae"
 
-    density = True
+    offers = frozenset({"posterior", "prior", "density"})
 
     _parameter_constraints: ClassVar[dict] = {
         "kl": [StrOptions({"analytic", "sampled"})],
@@ -136,44 +249,67 @@ class ELBO(Objective):
     def ramp(self) -> int:
         return self.warmup
 
-    def terms(self, model: VAE, batch: Rows, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """E_q[log p(x|z)], (N,), and the KL of each latent, (N, J), in nats."""
-        batch = self.smoothed(model.likelihood.smooth, batch, rng)
-        mu, log_var = model.encode(batch.x, batch.mask)
-        eps = torch.randn(self.n_draws, *mu.shape, generator=rng, dtype=mu.dtype, device=mu.device)
-        z = mu + torch.exp(0.5 * log_var) * eps
-        reconstruction = model.log_prob(z, batch.x, batch.mask).sum(-1).mean(0)
-        if self.kl == "analytic":
-            return reconstruction, model.prior.kl(mu, log_var)
-        return reconstruction, (log_normal(eps, log_var) - model.prior.log_prob(z)).mean(0)
+    @property
+    def changes_rows(self) -> bool:
+        return bool(self.input_noise) or type(self).views is not ELBO.views
 
-    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
-        beta = self.beta_at(epoch)
-        reconstruction, kl = self.terms(model, batch, rng)
-        loss = beta * kl.sum(-1) - reconstruction
-        if self.free_bits:
-            loss = batch.mean(loss) + beta * self.uncharged(batch.mean(kl))
-        return {"loss": loss, "reconstruction": reconstruction, "kl": kl.sum(-1)}
-
-    def smoothed(self, add: Callable[[Tensor, Tensor], Tensor], batch: Rows, rng: torch.Generator) -> Rows:
-        """The batch with input noise, which `add` adds to x."""
+    def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
+        """The batch with input noise, twice."""
         if not self.input_noise:
-            return batch
+            return batch, batch
         x = batch.x
         noise = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        return replace(batch, x=add(x, noise.mul_(math.sqrt(self.input_noise))))
+        noisy = replace(batch, x=units.smooth(x, noise.mul_(math.sqrt(self.input_noise))))
+        return noisy, noisy
 
-    def beta_at(self, epoch: int) -> float:
+    def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+        """beta KL(q(z|x) || p(z)) - E_q[log p(x|z)], the KL_j of a batch counting as free_bits where it is less."""
+        reconstruction = model.reconstruction(emitted.outputs, batch)
+        kl = model.kl(emitted, analytic=self.kl == "analytic")
+        uncharged = self.uncharged(batch.mean(kl)) if self.free_bits else 0.0
+        kl = kl.sum(-1)
+        loss = self._loss(reconstruction, kl, uncharged, epoch)
+        # Free bits are a property of the batch.
+        return {"loss": batch.mean(loss) if self.free_bits else loss, "reconstruction": reconstruction, "kl": kl}
+
+    def gradient(self, emitted: Emitted, at: Any, epoch: float) -> Slopes:
+        beta, mass = self.beta_at(epoch), at.mass
+        nll, outputs = at.nll_gradient(emitted.outputs)
+        weight = mass if beta == 1 else beta * mass
+        if self.kl == "analytic":
+            kl, slope_mu, slope_log_var = at.prior.kl_gradient(emitted.mu, emitted.log_var, at.std)
+            kl = mass * kl
+            charge = self._charge(kl, weight)
+            return Slopes(self._shares(nll, kl), outputs, None, charge * slope_mu, charge * slope_log_var)
+        draws = log_normal(emitted.eps, at.repeat(emitted.log_var)) - at.prior.log_prob_per_latent(emitted.z)
+        kl = mass / self.n_draws * at.sum_draws(draws)
+        charge = at.xp.broadcast_to(self._charge(kl, weight), emitted.log_var.shape)
+        slope_z = -at.repeat(charge / self.n_draws) * at.prior.log_prob_gradient(emitted.z)
+        return Slopes(self._shares(nll, kl), outputs, slope_z, None, -0.5 * charge)
+
+    def summed(self, shares: dict[str, Any], epoch: float) -> dict[str, Any]:
+        nll, kl, uncharged = shares["nll"], shares["kl"], shares.get("uncharged", 0.0)
+        return {"loss": self._loss(-nll, kl, uncharged, epoch), "reconstruction": -nll, "kl": kl}
+
+    def beta_at(self, epoch: float) -> float:
         """The KL's weight in `epoch`."""
         return self.beta * min(1.0, epoch / self.warmup) if self.warmup else self.beta
 
-    def uncharged(self, kl: Tensor) -> Tensor | float:
-        """What free bits add to a batch's mean KL of each latent, (..., J): sum_j max(free_bits - KL_j, 0)."""
-        return (self.free_bits - kl).clamp_min(0.0).sum(-1) if self.free_bits else 0.0
+    def uncharged(self, kl: Tensor) -> Tensor:
+        """What free bits add to a batch's mean KL, (..., K): sum_k max(free_bits - KL_k, 0)."""
+        return (self.free_bits - kl).clamp_min(0.0).sum(-1)
 
-    def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
-        reconstruction, kl = self.terms(model, batch, rng)
-        return reconstruction - self.beta * (kl.sum(-1) + self.uncharged(batch.mean(kl)))
+    def _loss(self, reconstruction: Tensor, kl: Tensor, uncharged: Any, epoch: float) -> Tensor:
+        return self.beta_at(epoch) * (kl + uncharged) - reconstruction
+
+    def _shares(self, nll: Any, kl: Any) -> dict[str, Any]:
+        if not self.free_bits:
+            return {"nll": nll, "kl": kl}
+        return {"nll": nll, "kl": kl, "uncharged": self.uncharged(torch.as_tensor(kl).sum(-2))[None, None]}
+
+    def _charge(self, kl: Any, weight: Any) -> Any:
+        """What a nat of KL costs, a row and latent: nothing within the free bits."""
+        return weight * (kl.sum(-2) > self.free_bits)[None, :] if self.free_bits else weight
 
 
 class IWAE(Objective):
@@ -197,7 +333,7 @@ class IWAE(Objective):
 
     __module__ = "skvae"
 
-    density = True
+    offers = frozenset({"posterior", "prior", "density"})
 
     _parameter_constraints: ClassVar[dict] = {"n_draws": [Count()]}
 
@@ -214,7 +350,7 @@ class IWAE(Objective):
         eps = torch.randn(shape, generator=rng, dtype=batch.x.dtype, device=batch.x.device)
         return torch.logsumexp(model.log_weights(batch.x, eps, batch.mask), dim=0) - math.log(self.n_draws)
 
-    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: int) -> dict[str, Tensor]:
+    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         return {"loss": -self.bound(model, batch, rng)}
 
     def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]

@@ -1,17 +1,38 @@
-"""p(z): what the latents look like before any data is seen."""
+"""p(z): what the latents look like before any data is seen.
+
+A `PriorSpec` holds hyperparameters; the `Prior` that it builds is a module of the model, whose parameters, if any, are
+trained with the decoder's.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LOG_2PI", "AggregatedPosterior", "StandardNormal", "log_normal"]
+from ._params import Count, Part
+
+__all__ = [
+    "LOG_2PI",
+    "PRIORS",
+    "AggregatedPosterior",
+    "Mixture",
+    "MixturePrior",
+    "Normal",
+    "Prior",
+    "PriorSpec",
+    "StandardNormal",
+    "log_normal",
+]
 
 LOG_2PI = math.log(2 * math.pi)
+# Log variances of a mixture's modes are kept within plus and minus this; modes start so far from the origin.
+MODE_LOG_VAR, MODE_SPREAD = 7.0, 1.5
 
 
 def log_normal(eps: Any, log_var: Any = 0.0) -> Any:
@@ -22,7 +43,63 @@ def log_normal(eps: Any, log_var: Any = 0.0) -> Any:
     return -0.5 * (LOG_2PI + log_var + eps * eps)
 
 
-class StandardNormal(nn.Module):
+class Prior(nn.Module, ABC):
+    """p(z) over J latents. Write `sample`, and `log_prob` unless p(z) can only be drawn from; the rest is optional.
+
+    Parameters
+    ----------
+    n_components : int
+        J, the number of latents.
+
+    Attributes
+    ----------
+    least_curvature : float
+        What -log p(z) curves by at least, or a small positive number where it is not log-concave: the posterior of a
+        row with gaps is never taken to be wider.
+    reads_encoder : bool
+        Whether `log_prob` calls the encoder that `bind` hands over.
+    states_gradient : bool
+        Whether `log_prob_gradient` and `kl_gradient` are there.
+    """
+
+    least_curvature: ClassVar[float] = 1e-3
+    reads_encoder: ClassVar[bool] = False
+    states_gradient: ClassVar[bool] = False
+
+    def __init__(self, n_components: int):
+        super().__init__()
+        self.n_components = n_components
+
+    def bind(self, encode: Callable[[Tensor], tuple[Tensor, Any]]) -> None:
+        """Receive the encoder: from what it sees, (N, n_inputs), to means and log variances, (N, J) each."""
+        return
+
+    @abstractmethod
+    def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw (n_samples, J) latents."""
+
+    def log_prob(self, z: Any) -> Any:
+        """log p(z) in nats, of all latents together: (...,) for (..., J)."""
+        raise NotImplementedError(f"{type(self).__name__} can be drawn from, but has no density.")
+
+    def log_prob_per_latent(self, z: Any) -> Any:
+        """log p(z_j) in nats where the latents are independent, of the array's own kind: (..., J). None elsewhere."""
+        return None
+
+    def log_prob_gradient(self, z: Any) -> Any:
+        """d log p(z) / dz without a graph, for arrays of any kind: (..., J)."""
+        return None
+
+    def kl(self, mu: Tensor, log_var: Tensor) -> Tensor | None:
+        """KL(N(mu, sigma^2) || p) in nats, one a latent, (..., J), where it has a closed form; None elsewhere."""
+        return None
+
+    def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> Any:
+        """KL, d KL / d mu and d KL / d log_var without a graph: three (..., J), of the arrays' own kind."""
+        return None
+
+
+class StandardNormal(Prior):
     """p(z) = N(0, I).
 
     Parameters
@@ -31,33 +108,68 @@ class StandardNormal(nn.Module):
         J, the number of latents.
     """
 
-    def __init__(self, n_components: int):
-        super().__init__()
-        self.n_components = n_components
+    least_curvature = 1.0
+    states_gradient = True
+
+    def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(n_samples, self.n_components, generator=rng, dtype=dtype, device=rng.device)
 
     def log_prob(self, z: Any) -> Any:
-        """log p(z_j) in nats, one a latent: (..., J), of the array's own kind."""
+        return log_normal(z).sum(-1)
+
+    def log_prob_per_latent(self, z: Any) -> Any:
         return log_normal(z)
 
     def log_prob_gradient(self, z: Any) -> Any:
-        """d log p(z) / dz: (..., J), of the array's own kind."""
+        """-z."""
         return -z
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor:
-        """KL(N(mu, sigma^2) || p) in nats, one a latent (Kingma & Welling 2013, appendix B): (..., J).
-
-        1/2 (mu^2 + sigma^2 - 1 - log sigma^2)
-        """
+        """1/2 (mu^2 + sigma^2 - 1 - log sigma^2), one a latent (Kingma & Welling 2013, appendix B)."""
         return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
     def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> tuple[Any, Any, Any]:
-        """KL, d KL / d mu = mu and d KL / d log_var = (sigma^2 - 1) / 2: three (..., J), of the arrays' own kind."""
+        """KL, d KL / d mu = mu and d KL / d log_var = (sigma^2 - 1) / 2."""
         slope = 0.5 * (std * std) - 0.5
         return 0.5 * (mu * mu - log_var) + slope, mu, slope
 
+
+class MixturePrior(Prior):
+    """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), all of it learnt with the model (Jiang et al. 2017).
+
+    Parameters
+    ----------
+    n_components : int
+        J, the number of latents.
+    n_modes : int
+        K, the number of Gaussians.
+    """
+
+    least_curvature = math.exp(-MODE_LOG_VAR)
+
+    def __init__(self, n_components: int, n_modes: int):
+        super().__init__(n_components)
+        shape = n_modes, n_components
+        self.mean = nn.Parameter(MODE_SPREAD * torch.randn(shape, dtype=torch.float32))
+        self.log_var = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
+        self.logit = nn.Parameter(torch.zeros(n_modes, dtype=torch.float32))
+
+    def _log_var(self) -> Tensor:
+        return self.log_var.clamp(-MODE_LOG_VAR, MODE_LOG_VAR)
+
+    def log_terms(self, z: Tensor) -> Tensor:
+        """log w_k + log N(z; mu_k, sigma_k^2): (..., K) for latents (..., J)."""
+        log_var = self._log_var()
+        eps = (z[..., None, :] - self.mean) * torch.exp(-0.5 * log_var)
+        return log_normal(eps, log_var).sum(-1) + torch.log_softmax(self.logit, dim=0)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.logsumexp(self.log_terms(z), dim=-1)
+
     def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Draw (n_samples, J) latents."""
-        return torch.randn(n_samples, self.n_components, generator=rng, dtype=dtype, device=rng.device)
+        mode = torch.multinomial(torch.softmax(self.logit, dim=0), n_samples, replacement=True, generator=rng)
+        eps = torch.randn(n_samples, self.n_components, generator=rng, dtype=dtype, device=rng.device)
+        return (self.mean[mode] + torch.exp(0.5 * self._log_var()[mode]) * eps).to(dtype)
 
 
 def _log_sum(terms: Tensor) -> Tensor:
@@ -169,3 +281,51 @@ class AggregatedPosterior(_Codes):
             return float(self._log_sum_of_others(terms, some).mean())
 
         return self._replace(var=self.var * max(WIDTHS, key=others_find_likely))
+
+
+class PriorSpec(Part, ABC):
+    """Hyperparameters of a p(z)."""
+
+    @abstractmethod
+    def build(self, n_components: int, density: Any) -> Prior:
+        """The module for `n_components` latents; `density` (the likelihood's) knows how much the encoder sees."""
+
+
+class Normal(PriorSpec):
+    """p(z) = N(0, I)."""
+
+    def build(self, n_components: int, density: Any) -> Prior:
+        return StandardNormal(n_components)
+
+
+class Mixture(PriorSpec):
+    """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), with weights, means and variances learnt with the model.
+
+    Rows that form groups need not be squeezed into one Gaussian (Jiang et al. 2017, variational deep embedding; Tomczak
+    & Welling 2018 compare it as MoG). The KL has no closed form and is averaged over the objective's draws.
+
+    Parameters
+    ----------
+    n_modes : int, default=10
+        K, the number of Gaussians.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skvae import VAETransformer
+    >>> from skvae.priors import Mixture
+    >>> vae = VAETransformer(2, prior=Mixture(3), max_iter=20, random_state=0).fit(load_iris().data)
+    >>> vae.sample(5, random_state=0).shape
+    (5, 4)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {"n_modes": [Count()]}
+
+    def __init__(self, n_modes=10):
+        self.n_modes = n_modes
+
+    def build(self, n_components: int, density: Any) -> Prior:
+        return MixturePrior(n_components, self.n_modes)
+
+
+PRIORS: dict[str, Callable[[], PriorSpec]] = {"normal": Normal, "mixture": Mixture}

@@ -19,9 +19,10 @@ __all__ = [
     "Posterior",
     "Rule",
     "block_rows",
+    "completed",
     "conditional_draws",
     "conditional_mean",
-    "latent_kl",
+    "latent_information",
     "log_likelihood",
     "normal_rule",
     "posterior",
@@ -35,6 +36,8 @@ BLOCK_NUMBERS = 250_000
 FEWEST_NODES, MOST_NODES = 5, 128
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
 NEWTON_STEPS, NEWTON_TOLERANCE = 8, 1e-9
+# Reconstructions that fill a gap of a model without a density, at most; less than this, and a row has settled.
+FILLING_STEPS, FILLING_TOLERANCE = 30, 1e-4
 # The largest precision of a latent given a row.
 MOST_CURVATURE = 1e12
 
@@ -121,14 +124,16 @@ class Posterior(NamedTuple):
 def posterior(model: VAE, rows: Rows) -> Posterior:
     """The encoder's q(z|x); for a row with gaps, Laplace's approximation to p(z | the present cells).
 
+    A model without a density has no such posterior: it shows the encoder its columns' means in the gaps.
+
     The encoder was trained on rows as they come and cannot know how much less a row with gaps says of z: its q would be
     off-centre and too narrow. Newton's steps on log p(x_present, z) ask the decoder instead, and are exact where it is
     linear.
     """
     mu, log_var = model.encode(rows.x, rows.mask)
-    factor = torch.diag_embed(torch.exp(0.5 * log_var))
+    factor = torch.diag_embed(torch.zeros_like(mu) if log_var is None else torch.exp(0.5 * log_var))
     gaps = _rows_with_gaps(rows)
-    if len(gaps):
+    if len(gaps) and model.is_density:
         mean, gap_factor = _laplace(model, rows.take(gaps), mu[gaps])
         mu, factor = mu.index_copy(0, gaps, mean), factor.index_copy(0, gaps, gap_factor)
     return Posterior(mu, factor)
@@ -138,7 +143,9 @@ def posterior_mean(model: VAE, rows: Rows) -> Tensor:
     """`posterior`'s mean alone: (N, J)."""
     mu = model.encode_mean(rows.x, rows.mask)
     gaps = _rows_with_gaps(rows)
-    return mu.index_copy(0, gaps, _laplace(model, rows.take(gaps), mu[gaps]).mean) if len(gaps) else mu
+    if not (len(gaps) and model.is_density):
+        return mu
+    return mu.index_copy(0, gaps, _laplace(model, rows.take(gaps), mu[gaps]).mean)
 
 
 def _rows_with_gaps(rows: Rows) -> Tensor:
@@ -173,10 +180,10 @@ def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Ten
         (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
         columns = [torch.autograd.grad(s.sum(), z, retain_graph=True)[0] for s in slope.unbind(dim=1)]
     curvature = -torch.stack(columns, dim=1).nan_to_num().clamp(-1e150, 1e150)
-    # The prior alone curves by 1; less than that is where the likelihood is not log-concave. The upper bound is for
+    # Less than the prior alone curves by is where the likelihood is not log-concave. The upper bound is for
     # rows so far out that no number stands for them: they get a likelihood of -inf, not an error.
     values, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
-    half = vectors / values.clamp(1.0, MOST_CURVATURE).sqrt()[:, None]
+    half = vectors / values.clamp(model.prior.least_curvature, MOST_CURVATURE).sqrt()[:, None]
     step = (half @ (half.mT @ slope.detach().nan_to_num()[..., None]))[..., 0]
     factor = torch.linalg.qr(half.mT).R.mT
     signs = torch.where(factor.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
@@ -227,10 +234,39 @@ def conditional_draws(model: VAE, rows: Rows, n_points: int, n_draws: int, rng: 
     return model.sample(kept, rng)
 
 
-def latent_kl(model: VAE, rows: Rows) -> tuple[Tensor, Tensor]:
-    """KL(q(z_j|x) || p(z_j)) in nats, and the posterior mean: two (N, J)."""
+def completed(model: VAE, rows: Rows) -> Tensor:
+    """x with its gaps filled by the reconstruction, in model units: (N, D) (AutoRec, Sedhain et al. 2015).
+
+    For models without a density. Each row is reconstructed again with what filled its gaps, until that settles.
+    """
+    assert rows.mask is not None
+    present = rows.mask > 0
+    filled = torch.where(present, rows.x, model.mean(model.encode_mean(rows.x, rows.mask)))
+    moving = ~present.all(dim=1)
+    for _ in range(FILLING_STEPS):
+        if not moving.any():
+            break
+        new = torch.where(present, rows.x, model.mean(model.encode_mean(filled)))
+        change = (new - filled).abs().amax(dim=1)
+        filled = torch.where(moving[:, None], new, filled)
+        moving &= change > FILLING_TOLERANCE
+    return filled
+
+
+def latent_information(model: VAE, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """What each latent tells of a row, in nats, and the variance of its mean over rows, (J,); the means, (N, J).
+
+    Its mean KL to the prior where that has one number a latent; else what a Gaussian channel carries,
+    1/2 log(1 + Var[mu] / E[sigma^2]). For codes without a spread it is the variance alone, for want of nats.
+    """
     mu, log_var = model.encode(rows.x, rows.mask)
-    return model.prior.kl(mu, log_var), mu
+    spread = rows.mean((mu - rows.mean(mu)).square())
+    if log_var is None:
+        return spread, spread, mu
+    kl = model.prior.kl(mu, log_var)
+    if kl is not None:
+        return rows.mean(kl), spread, mu
+    return 0.5 * torch.log1p(spread / rows.mean(log_var.exp())), spread, mu
 
 
 def block_rows(model: VAE, n_draws: int, widest: int = 1, factors: bool = True) -> int:
@@ -238,5 +274,5 @@ def block_rows(model: VAE, n_draws: int, widest: int = 1, factors: bool = True) 
 
     `factors` says whether posteriors are asked for, whose factor is a matrix a row.
     """
-    widest = max([widest, model.likelihood.n_params, *(p.shape[0] for p in model.parameters() if p.dim() > 1)])
+    widest = max(widest, model.likelihood.n_params, model.cost.width)
     return max(1, BLOCK_NUMBERS // max(widest * n_draws, model.prior.n_components**2 if factors else 1))

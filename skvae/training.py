@@ -17,7 +17,7 @@ from ._solvers import Adam, Solver
 from ._torch import make_generator
 from .data import Rows, Table, Walk
 from .model import VAE
-from .objectives import Objective
+from .objectives import Objective, Turn
 
 __all__ = [
     "DivergedError",
@@ -54,8 +54,8 @@ class Step(Protocol):
         """The rows in the form that the step reads, made once."""
         ...
 
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
-        """Set the gradient of every parameter that some player moves."""
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Player) -> None:
+        """Set the gradient of every parameter that this player moves."""
 
     def take_means(self) -> dict[str, Tensor]:
         """The terms' means over the rows of all steps since the last call."""
@@ -120,8 +120,9 @@ class Player:
     average is one operation, however many layers there are.
     """
 
-    def __init__(self, parameters: list[nn.Parameter], term: str, solver: Solver):
-        self.parameters, self.term = parameters, term
+    def __init__(self, turn: Turn, solver: Solver):
+        parameters = turn.parameters
+        self.parameters, self.turn = parameters, turn
         self.vector = nn.Parameter(torch.cat([_in_memory(p.detach()).reshape(-1) for p in parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
         self.average = self.vector.detach().clone()
@@ -137,14 +138,14 @@ class Player:
         pieces = vector.split([p.numel() for p in self.parameters])
         return [_like(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
 
-    def backward(self, loss: Tensor, only: bool, retain: bool) -> None:
+    def backward(self, loss: Tensor, only: bool) -> None:
         """Set the gradients of this player's parameters, and of nobody else's."""
         assert self.vector.grad is not None
         self.vector.grad.zero_()
         if only:
             loss.backward()
             return
-        grads = torch.autograd.grad(loss, self.parameters, retain_graph=retain, allow_unused=True)
+        grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, grad in zip(self.parameters, grads, strict=True):
             if grad is not None and parameter.grad is not None:
                 parameter.grad.copy_(grad)
@@ -198,13 +199,13 @@ def _like(piece: Tensor, value: Tensor) -> Tensor:
 
 def make_players(model: VAE, objective: Objective, solver: Solver) -> list[Player]:
     """One `Player` a group; groups must not share parameters, or two optimisers would pull at one weight."""
-    groups = [(parameters, term) for parameters, term in objective.players(model) if parameters]
-    everyone = [id(p) for parameters, _ in groups for p in parameters]
+    turns = [turn for turn in objective.players(model) if turn.parameters]
+    everyone = [id(p) for turn in turns for p in turn.parameters]
     if len(everyone) != len(set(everyone)):
         raise ValueError(
             f"{type(objective).__name__}.players gives one parameter to two players; groups must be disjoint."
         )
-    return [Player(parameters, term, solver) for parameters, term in groups]
+    return [Player(turn, solver) for turn in turns]
 
 
 def train(
@@ -272,26 +273,25 @@ class AutogradStep:
 
     pure = False
 
-    def __init__(self, model: VAE, objective: Objective, players: list[Player]):
-        self.model, self.objective, self.players = model, objective, players
-        self.sums: dict[str, Tensor] = {}
-        self.n_rows = 0
+    def __init__(self, model: VAE, players: list[Player]):
+        self.model, self.players = model, players
+        # Of every term: its sum over rows, and their number.
+        self.sums: dict[str, tuple[Tensor | float, int]] = {}
 
     def prepared(self, rows: Walk) -> Walk:
         return rows
 
     @torch.enable_grad()
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int) -> None:
-        terms = {k: batch.mean(term) for k, term in self.objective(self.model, batch, rng, epoch).items()}
-        for i, player in enumerate(self.players):
-            player.backward(terms[player.term], only=len(self.players) == 1, retain=i < len(self.players) - 1)
-        self.n_rows += len(batch)
+    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Player) -> None:
+        terms = {k: batch.mean(term) for k, term in player.turn.terms(self.model, batch, rng, epoch).items()}
+        player.backward(terms[player.turn.loss], only=len(self.players) == 1)
         for name, term in terms.items():
-            self.sums[name] = self.sums.get(name, 0.0) + len(batch) * term.detach()
+            total, n_rows = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + len(batch) * term.detach(), n_rows + len(batch)
 
     def take_means(self) -> dict[str, Tensor]:
-        means = {name: total / self.n_rows for name, total in self.sums.items()}
-        self.sums, self.n_rows = {}, 0
+        means = {name: torch.as_tensor(total) / n_rows for name, (total, n_rows) in self.sums.items()}
+        self.sums = {}
         return means
 
 
@@ -301,7 +301,7 @@ def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
         (player,) = players
         assert player.vector.grad is not None
         return _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
-    return AutogradStep(model, objective, players)
+    return AutogradStep(model, players)
 
 
 def _one_epoch(
@@ -309,19 +309,27 @@ def _one_epoch(
 ) -> tuple[dict[str, float], int]:
     """Take one step a batch; return the mean of every term over the rows, and the number of steps so far."""
     if not step.pure:  # the others have no module that asks
-        model.train()
+        _wake(model)
     # A solver of the user's may keep tensors that it wants to use with autograd later.
     pure = step.pure and all(type(player.solver) is Adam for player in players)
     # A step too large shows in the loss: numpy is to be as silent about it as torch.
     with torch.inference_mode() if pure else torch.no_grad(), np.errstate(all="ignore"):
         for batch in batches:
-            step(batch, rng, number)
             done += 1
             for player in players:
+                step(batch, rng, number, player)
                 player.step(average_weight(done))
     if not step.pure:
         model.eval()
     return {name: float(mean) for name, mean in step.take_means().items()}, done
+
+
+def _wake(model: VAE) -> None:
+    """Put the model into training mode, but for an objective's frozen modules."""
+    model.train()
+    for extra in model.extras.values():
+        if not any(p.requires_grad for p in extra.parameters()):
+            extra.eval()
 
 
 def average_weight(step: int) -> float:
@@ -352,7 +360,7 @@ def held_out_mean(
 
 def _judge(step: Step, model: VAE, objective: Objective, rows: Rows, seed: int) -> Callable[[], float]:
     """`held_out_mean` at the weights of the moment, by the step's own networks where it knows them all."""
-    if not (isinstance(step, _dense.DenseStep) and step.pure):
+    if not (isinstance(step, _dense.DenseStep) and step.judges):
         return partial(held_out_mean, model, objective, rows, seed)
     mean = step.judge(_repeated(rows, HELD_OUT_REPEATS), seed)
     return lambda: _finite_or_worst(mean())

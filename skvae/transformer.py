@@ -21,17 +21,37 @@ from ._torch import make_generator, torch_scope
 from .data import Array, Rows
 from .model import VAE
 from .objectives import OBJECTIVES
-from .scores import block_rows, conditional_draws, conditional_mean, log_likelihood, posterior, posterior_mean
+from .scores import (
+    block_rows,
+    completed,
+    conditional_draws,
+    conditional_mean,
+    log_likelihood,
+    posterior,
+    posterior_mean,
+)
 
 __all__ = ["VAETransformer"]
 
 
-def _has_density(estimator: Any) -> bool:
-    """Whether the objective makes the model a density; without one there is no score."""
-    objective = estimator._parts["objective"] if estimator.__sklearn_is_fitted__() else estimator.objective
-    if getattr(named(objective, OBJECTIVES), "density", True):
-        return True
-    raise AttributeError(f"objective={objective!r} trains no density of X, so there is no likelihood to score.")
+# What is missing where an objective does not offer something, and what to use instead.
+LACKS = {
+    "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X",
+    "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that does, such as ELBO",
+    "posterior": "trains codes without a spread; use transform(X) for the codes",
+}
+
+
+def _offers(what: str) -> Callable[[Any], bool]:
+    """Whether training gives something a meaning; the AttributeError names what is missing and what to use instead."""
+
+    def check(estimator: Any) -> bool:
+        objective = estimator._parts["objective"] if estimator.__sklearn_is_fitted__() else estimator.objective
+        if what in getattr(named(objective, OBJECTIVES), "offers", {what}):
+            return True
+        raise AttributeError(f"objective={objective!r} {LACKS[what]}.")
+
+    return check
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
@@ -56,6 +76,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
     objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
         What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
+    prior : {"normal", "mixture"} or PriorSpec, default="normal"
+        p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
+        is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
@@ -161,6 +184,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         *,
         likelihood="gaussian",
         objective="elbo",
+        prior="normal",
         hidden_layer_sizes=(100,),
         activation="relu",
         encoder=None,
@@ -181,6 +205,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.n_components = n_components
         self.likelihood = likelihood
         self.objective = objective
+        self.prior = prior
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.encoder = encoder
@@ -199,9 +224,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.device = device
 
     def transform(self, X):
-        """Posterior mean of the latents, most informative first.
+        """Posterior mean of the latents, most informative first; codes under an objective without a posterior.
 
-        The encoder's; for a row with gaps the most likely latents given its other cells, found with the decoder.
+        The encoder's; for a row with gaps the most likely latents given its other cells, found with the decoder. Under
+        an objective without a density the encoder sees column means in the gaps.
 
         Parameters
         ----------
@@ -216,8 +242,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         X = self._check_rows(X)
         return self._codes(X, posterior_mean)
 
+    @available_if(_offers("posterior"))
     def posterior(self, X):
         """Mean and standard deviation of q(z|x), most informative latent first.
+
+        Absent where the objective offers no posterior.
 
         Parameters
         ----------
@@ -279,7 +308,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
-        the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories.
+        the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories. Under an
+        objective without a density the gaps take the reconstruction, of which another is made with what filled them,
+        until that settles (AutoRec, Sedhain et al. 2015); there are no draws then.
 
         Parameters
         ----------
@@ -318,6 +349,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def _fillings(self, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
         """Conditional means, (N, 1, D), or draws, (N, n_draws, D), of rows in model units."""
+        objective = self._parts["objective"]
+        if "density" not in objective.offers:
+            if n_draws is not None:
+                raise ValueError(f"objective={objective!r} trains no density to draw from; use n_draws=None.")
+            return self._by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
         if n_draws is None:
             rule = self._rule()
             return self._by_blocks(X, lambda model, block: conditional_mean(model, block, rule)[:, None], self.n_draws)
@@ -330,8 +366,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         # One thread: draws come from a generator, in order.
         return self._by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
+    @available_if(_offers("prior"))
     def sample(self, n_samples=1, random_state=None):
         """Draw new rows: z from p(z), then x from p(x|z).
+
+        Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
+        Absent where the objective offers no prior.
 
         Parameters
         ----------
@@ -354,16 +394,21 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         rng = make_generator(seed, self._inference_device())
         with torch_scope(rng.device, grad=False):
             z = model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
-        return self._schema.decoded(self._decode(z[:, self._order], lambda model, z: model.sample(z, rng)), drawn=True)
 
-    @available_if(_has_density)
+        def rows(model: VAE, z: Tensor) -> Tensor:
+            return model.sample(z, rng) if model.is_density else model.mean(z)
+
+        return self._schema.decoded(self._decode(z[:, self._order], rows), drawn=True)
+
+    @available_if(_offers("density"))
     def score_samples(self, X):
         """Log-likelihood of every row, in nats and in the units of X.
 
         The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
         Gauss-Hermite quadrature around q(z|x), with more quasi-random draws, where it is a lower bound that tightens
         with `n_draws` (Burda et al. 2016, eq. 8). The points are fixed by the fit and shared by all rows, so a row's
-        score depends on nothing else. With missing cells it is the likelihood of the present ones.
+        score depends on nothing else. With missing cells it is the likelihood of the present ones. Absent where the
+        objective offers no density.
 
         Parameters
         ----------
@@ -379,7 +424,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         rule = self._rule()
         return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
 
-    @available_if(_has_density)
+    @available_if(_offers("density"))
     def score(self, X, y=None):
         """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
 

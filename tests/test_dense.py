@@ -34,6 +34,8 @@ from skvae.data import Rows, Scale, Table, to_rows
 from skvae.likelihoods import Cells, Density
 from skvae.likelihoods._gaussian import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
+from skvae.objectives import OnePass
+from skvae.priors import Mixture, Normal
 from skvae.training import AutogradStep, held_out_mean, make_players, make_step
 
 D, J = 5, 3
@@ -82,11 +84,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def make_model(likelihood, objective, encoder, decoder=None):
+def make_model(likelihood, objective, encoder, decoder=None, prior=None):
     """A float64 model with weights anywhere, some noises below their floor and some codes out of range."""
     scale = Scale(np.zeros(D), np.exp(np.arange(D) / 3))
-    model = Blueprint(D, J, likelihood, objective, encoder, decoder or encoder, scale).build(seeded(1))
-    model = model.to(torch.float64)
+    blueprint = Blueprint(D, J, likelihood, objective, prior or Normal(), encoder, decoder or encoder, scale)
+    model = blueprint.build(seeded(1)).to(torch.float64)
     rng = seeded(2)
     for parameter in model.parameters():
         parameter.data.normal_(generator=rng).mul_(0.5)
@@ -116,8 +118,8 @@ def make_rows(n_rows, missing=False, weighted=False):
 def assert_same_step(model, objective, rows, epoch=2):
     """As autograd's, with numpy between the products and with torch."""
     (player,) = make_players(model, objective, lambda parameters: None)
-    reference = AutogradStep(model, objective, [player])
-    reference(rows, seeded(5), epoch)
+    reference = AutogradStep(model, [player])
+    reference(rows, seeded(5), epoch, player)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
     for size in (0, SINGLE_THREAD_PRODUCT):
         engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
@@ -150,6 +152,49 @@ def test_every_objective_gives_autograds_gradient(name, likelihood, missing, wei
     model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"))
     for n_rows in (1, 2, 33):
         assert_same_step(model, objective, make_rows(n_rows, missing, weighted))
+
+
+class SquaredError(OnePass):
+    """A plain autoencoder, with a pull of its code towards what the prior draws."""
+
+    def terms(self, emitted, batch, model, rng, epoch):
+        drawn = model.prior.sample(len(batch), rng, emitted.z.dtype)
+        pull = (emitted.z.mean(0) - drawn.mean(0)).square().sum()
+        return {"loss": model.squared_error(emitted.outputs, batch) + pull, "pull": pull}
+
+
+class Headed(ELBO):
+    """A module of its own on the posterior mean, a second look at the encoder, and no stated gradient."""
+
+    def modules(self, dims):
+        return {"head": nn.Linear(dims.n_components, 2)}
+
+    def terms(self, emitted, batch, model, rng, epoch):
+        terms = super().terms(emitted, batch, model, rng, epoch)
+        seen_again = model.encode_mean(batch.x, batch.mask)
+        extra = model.extras["head"](emitted.mu).square().sum(-1) + (emitted.z[: len(batch)] * seen_again).sum(-1)
+        return {**terms, "loss": terms["loss"] + epoch * extra, "extra": extra}
+
+
+ONE_PASS = {
+    "code": (SquaredError(), Normal()),
+    "head": (Headed(n_draws=2, input_noise=0.1), Normal()),
+    "mixture": (ELBO(n_draws=2, beta=0.7), Mixture(3)),
+    "code, mixture": (SquaredError(), Mixture(3)),
+    "free bits, mixture": (ELBO(free_bits=5.0), Mixture(3)),
+}
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("likelihood", ["feature", "johnson_su", "mixed", "categorical"])
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_an_objective_or_prior_without_a_gradient_gives_autograds(name, likelihood, missing):
+    objective, prior = ONE_PASS[name]
+    if name == "head" and likelihood == "categorical":
+        objective = Headed(n_draws=2)
+    model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"), prior=prior)
+    assert _dense.understands(model, objective)
+    assert_same_step(model, objective, make_rows(9, missing, weighted=True))
 
 
 def test_codes_beyond_the_range_pass_no_gradient():
@@ -263,14 +308,14 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
 def test_an_epoch_of_uneven_batches_has_the_same_means():
     model = make_model(Gaussian(), ELBO(), MLP((6,)))
     (player,) = make_players(model, ELBO(), lambda parameters: None)
-    steps = [AutogradStep(model, ELBO(), [player]), make_step(model, ELBO(), [player])]
+    steps = [AutogradStep(model, [player]), make_step(model, ELBO(), [player])]
     rows = make_rows(33, weighted=True)
     means = []
     for step in steps:
         rng = seeded(3)
         with torch.no_grad():
             for batch in step.prepared(rows).batches(10, rng):
-                step(batch, rng, 1)
+                step(batch, rng, 1, player)
         means.append(step.take_means())
     for name, value in means[0].items():
         torch.testing.assert_close(means[1][name], value)
@@ -286,6 +331,9 @@ def chosen(objective, encoder, decoder=None):
 
 class OwnELBO(ELBO):
     """A user's variation: nobody knows its gradient."""
+
+    def __call__(self, model, batch, rng, epoch):
+        return super().__call__(model, batch, rng, epoch)
 
 
 @pytest.mark.parametrize(

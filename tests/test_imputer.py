@@ -104,7 +104,7 @@ def expected_given(vae, row):
     present = torch.tensor(~np.isnan(row))
     x = torch.tensor(scale.to_model(np.nan_to_num(row, nan=1.0)))
     with torch.no_grad():
-        log_weight = (model.log_prob(z, x[None]) * present).sum(-1) + model.prior.log_prob(z).sum(-1)
+        log_weight = (model.log_prob(z, x[None]) * present).sum(-1) + model.prior.log_prob(z)
         expected = torch.softmax(log_weight, 0) @ model.likelihood.expected(model.params(z))
     return expected[:3].numpy(), scale.to_data(np.r_[np.nan, expected[3:].numpy()])
 

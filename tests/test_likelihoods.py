@@ -1048,6 +1048,36 @@ def test_a_log_mean_beyond_any_count_comes_back(name):
     torch.testing.assert_close(default, stated)
 
 
+@every_member
+def test_error_is_a_squared_distance_with_a_slope_for_every_output(name):
+    density, _, rows = density_of(name, table(name))
+    outputs = outputs_for(density, 1, len(rows))[0].requires_grad_()
+    error = density.error(outputs, rows.x)
+    assert error.shape == rows.x.shape
+    assert bool((error >= 0).all())
+    (slope,) = torch.autograd.grad(error.sum(), outputs)
+    assert bool(slope.isfinite().all())
+    assert float(slope.abs().max()) > 0
+
+
+def test_error_of_categories_is_that_of_their_probabilities():
+    density, _, rows = density_of("categorical", table("categorical"))
+    outputs = outputs_for(density, 1, len(rows))[0]
+    parts = density.expected(outputs).split([*SIZES], dim=-1)
+    expected = [
+        (p - torch.nn.functional.one_hot(x.long(), p.shape[-1])).square().sum(-1)
+        for p, x in zip(parts, rows.x.unbind(-1), strict=True)
+    ]
+    torch.testing.assert_close(density.error(outputs, rows.x), torch.stack(expected, dim=-1))
+
+
+def test_error_of_counts_is_that_of_their_logarithms():
+    density, _, rows = density_of("poisson", table("poisson"))
+    outputs = outputs_for(density, 1, len(rows))[0]
+    expected = (torch.log1p(density.mean(outputs)) - torch.log1p(rows.x)) / density.pooled_std
+    torch.testing.assert_close(density.error(outputs, rows.x), expected.square())
+
+
 def test_baseline_of_johnson_su_is_the_density_of_its_linear_model():
     """Gaussian in y, times the Jacobian of the columns."""
     X = heavy_tailed()

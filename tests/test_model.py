@@ -7,14 +7,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Normal
+from torch.nn.utils import skip_init
 
-from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer
+from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
 from skvae._state import Blueprint
 from skvae.data import Scale, to_rows
 from skvae.likelihoods import LinearStart
-from skvae.model import LOG_VAR_RANGE, Dims
+from skvae.model import LOG_VAR_RANGE, Cost, Dims
 
 D, J = 5, 2
 MEMBERS = {
@@ -153,7 +155,11 @@ def start_of(n_latents, seed=0):
 def fresh(n_components, sizes=(6,)):
     network = MLP(sizes)
     scale = Scale(np.zeros(D), np.ones(D))
-    return Blueprint(D, n_components, Gaussian(), ELBO(), network, network, scale).build(seeded()).double()
+    return (
+        Blueprint(D, n_components, Gaussian(), ELBO(), priors.Normal(), network, network, scale)
+        .build(seeded())
+        .double()
+    )
 
 
 @pytest.mark.parametrize("sizes", [(), (6,), (4, 3)])
@@ -213,7 +219,7 @@ class Counting(ELBO):
 def test_objectives_are_told_the_sizes(likelihood, n_params):
     objective, network = Counting(), MLP(())
     scale = Scale(np.zeros(D), np.ones(D))
-    model = Blueprint(D, J, likelihood, objective, network, network, scale).build(seeded())
+    model = Blueprint(D, J, likelihood, objective, priors.Normal(), network, network, scale).build(seeded())
     assert objective.asked == Dims(D, J, n_params)
     assert model.decoder.linear.out_features == n_params
     assert model.encoder.linear.out_features == 2 * J
@@ -222,10 +228,23 @@ def test_objectives_are_told_the_sizes(likelihood, n_params):
 def test_without_a_generator_networks_have_shapes_and_no_memory():
     scale = Scale(np.zeros(D), np.ones(D))
     network = MLP((10**6,))
-    model = Blueprint(D, J, Gaussian(), ELBO(), network, network, scale).build(None)
+    model = Blueprint(D, J, Gaussian(), ELBO(), priors.Normal(), network, network, scale).build(None)
     assert {p.device.type for p in model.encoder.parameters()} == {"meta"}
     assert model.encoder.body[0].weight.shape == (10**6, D)
 
 
 def test_largest_product_is_the_widest_layers():
     assert fresh(J, (50, 40)).largest_product(10) == 10 * 50 * 40
+
+
+def test_cost_counts_every_place_that_a_convolution_looks_at():
+    model = fresh(J)
+    conv, linear = skip_init(nn.Conv1d, 1, 7, 3, padding=1), skip_init(nn.Linear, 7 * D, 2 * J)
+    model.encoder = nn.Sequential(nn.Unflatten(1, (1, D)), conv, nn.Flatten(), linear).double()
+    model.check_widths()
+    assert model.cost == Cost(max(7 * 3 * D, 7 * D * 2 * J), 7 * D)
+
+
+def test_cost_of_a_rebuilt_model_is_that_of_the_trained_one():
+    vae = VAETransformer(2, hidden_layer_sizes=(9,), max_iter=1, random_state=0).fit(np.eye(12)[:, :D])
+    assert vae.module_.cost == Cost(9 * max(D, 4), max(9, D))

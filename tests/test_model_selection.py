@@ -640,7 +640,7 @@ def test_the_target_of_an_objective_is_split_with_the_rows(table):
 class Supervised(ELBO):
     """The first latent is pulled towards the target."""
 
-    uses_target = True
+    target = "label"
 
     def __call__(self, model, batch, rng, epoch):
         terms = super().__call__(model, batch, rng, epoch)

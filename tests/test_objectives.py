@@ -80,14 +80,15 @@ def test_hooks_have_their_types(name):
     model, _ = model_and_rows()
     before = copy.deepcopy(model.state_dict())
     assert isinstance(objective, Objective)
-    assert objective.density
-    assert not objective.uses_target
+    assert objective.offers == {"posterior", "prior", "density"}
+    assert objective.target is None
     assert objective.modules(Dims(D, J, D)) == {}
     assert objective.start(model, model_and_rows()[1], seeded()) is None
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    [(parameters, term)] = objective.players(model)
-    assert {id(p) for p in parameters} == {id(p) for p in model.parameters()}
-    assert term == "loss"
+    [turn] = objective.players(model)
+    assert {id(p) for p in turn.parameters} == {id(p) for p in model.parameters()}
+    assert turn.terms is objective
+    assert turn.loss == "loss"
     assert callable(objective.monitor)
     assert objective.ramp == getattr(objective, "warmup", 0)
 
@@ -96,9 +97,9 @@ def test_hooks_have_their_types(name):
 def test_frozen_parameters_are_left_to_no_player(name):
     model, _ = model_and_rows()
     model.decoder.requires_grad_(False)
-    [(parameters, _)] = VARIANTS[name].players(model)
+    [turn] = VARIANTS[name].players(model)
     frozen = {id(p) for p in model.decoder.parameters()}
-    assert not frozen & {id(p) for p in parameters}
+    assert not frozen & {id(p) for p in turn.parameters}
 
 
 @every_variant
@@ -186,7 +187,7 @@ def test_monitor_of_the_iwae_is_its_bound():
 def test_more_draws_average_the_reconstruction():
     model, rows = model_and_rows()
     with torch.no_grad():
-        many, _ = ELBO(n_draws=3).terms(model, rows, seeded())
+        many = ELBO(n_draws=3)(model, rows, seeded(), 1)["reconstruction"]
         rng = seeded()
         eps = torch.randn(3, N, J, generator=rng, dtype=torch.float64)
         mu, log_var = model.encode(rows.x)
@@ -216,7 +217,8 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
 def test_input_noise_has_the_variance_it_is_given():
     model, _ = model_and_rows()
     rows = Rows(torch.zeros(40_000, D, dtype=torch.float64))
-    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood.smooth, rows, seeded())
+    noisy, compared = ELBO(input_noise=0.3).views(model.units, rows, seeded())
+    assert compared is noisy
     np.testing.assert_allclose(noisy.x.var(0).numpy(), 0.3, rtol=0.05)
     assert float(noisy.x.mean(0).abs().max()) < 5 * math.sqrt(0.3 / 40_000)
     assert float(rows.x.abs().max()) == 0
@@ -225,13 +227,14 @@ def test_input_noise_has_the_variance_it_is_given():
 def test_without_input_noise_rows_and_draws_are_as_ever():
     model, rows = model_and_rows()
     rng = seeded()
-    assert ELBO().smoothed(model.likelihood.smooth, rows, rng) is rows
+    assert all(view is rows for view in ELBO().views(model.units, rows, rng))
     assert torch.equal(rng.get_state(), seeded().get_state())
 
 
 def test_input_noise_leaves_the_batchs_weights_and_targets():
     model, rows = model_and_rows(missing=True, weight=np.linspace(0.5, 1.5, N))
-    noisy = ELBO(input_noise=0.3).smoothed(model.likelihood.smooth, rows, seeded())
+    noisy, compared = ELBO(input_noise=0.3).views(model.units, rows, seeded())
+    assert compared is noisy
     assert noisy.mask is rows.mask
     assert noisy.weight is rows.weight
 
@@ -287,7 +290,8 @@ def test_free_bits_equal_a_hand_computation(weight):
         model.encoder.linear.weight[J + 1] = 0
         model.encoder.body[-1].weight[1] = 0
         model.encoder.body[-1].weight[J + 1] = 0
-        reconstruction, kl = ELBO().terms(model, rows, seeded())
+        emitted = model.emit(rows, rows, seeded())
+        reconstruction, kl = model.reconstruction(emitted.outputs, rows), model.kl(emitted)
     mean = np.average(kl.numpy(), axis=0, weights=weight)
     expected_reconstruction = np.average(reconstruction.numpy(), weights=weight)
     bits = float(mean.mean())

@@ -1,4 +1,4 @@
-"""The contracts of objectives and networks, proved by four extensions written outside skvae (`probes.py`)."""
+"""The contracts of objectives, priors and networks, proved by extensions written outside skvae (`probes.py`)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from probes import VAEGAN, Contractive, PixelCNN, PlainELBO
+from probes import VAEGAN, Adversarial, Autoencoder, Contractive, Groups, PixelCNN, PlainELBO, Sparse
+from scipy.linalg import subspace_angles
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 import skvae
-from skvae import ELBO, VAETransformer
+from skvae import ELBO, Gaussian, VAEAnomalyDetector, VAETransformer
 from skvae._torch import build_seeded
+from skvae.criteria import CRITERIA
 from skvae.data import Rows
 from skvae.model import AutoregressiveVAE, Dims
-from skvae.objectives import Objective
+from skvae.objectives import Objective, OnePass
+from skvae.priors import Mixture, Prior, PriorSpec, log_normal
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -29,9 +33,17 @@ PROBES = {
     "contractive": {"objective": Contractive(0.5)},
     "vaegan": {"objective": VAEGAN(width=16)},
     "pixelcnn": {"decoder": PixelCNN(), "likelihood": "bernoulli"},
+    "autoencoder": {"objective": Autoencoder()},
+    "sparse": {"objective": Sparse()},
+    "adversarial": {"objective": Adversarial()},
+    "groups": {"prior": Groups()},
+    "mixture": {"prior": Mixture(4)},
 }
-DENSITIES = {"elbo", "pixelcnn"}
-WATCHED = {"elbo", "contractive", "pixelcnn"}
+DENSITIES = {"elbo", "pixelcnn", "groups", "mixture"}
+POSTERIORS = DENSITIES | {"vaegan"}
+PRIORS = POSTERIORS | {"adversarial"}
+WATCHED = set(PROBES) - {"vaegan"}
+WITH_EXTRAS = {"vaegan", "adversarial"}
 every_probe = pytest.mark.parametrize("name", PROBES)
 
 
@@ -67,6 +79,14 @@ def model_in_training(name):
     return model, Rows(torch.tensor(x))
 
 
+def terms_of(name, model, batch):
+    """Every player's terms."""
+    found = {}
+    for turn in objective_of(name).players(model):
+        found |= turn.terms(model, batch, seeded(), 1)
+    return found
+
+
 # The contract
 
 
@@ -80,25 +100,27 @@ def test_training_lowers_the_loss(name):
 @every_probe
 def test_terms_are_a_number_or_one_a_row_and_hold_the_loss(name):
     model, batch = model_in_training(name)
-    terms = objective_of(name)(model, batch, seeded(), 1)
-    assert "loss" in terms
-    assert all(term.shape in [(), (20,)] and bool(term.isfinite().all()) for term in terms.values())
-    assert all(minimised in terms for _, minimised in objective_of(name).players(model))
+    first, *_ = turns = objective_of(name).players(model)
+    assert "loss" in first.terms(model, batch, seeded(), 1)
+    for turn in turns:
+        terms = turn.terms(model, batch, seeded(), 1)
+        assert turn.loss in terms
+        assert all(term.shape in [(), (20,)] and bool(term.isfinite().all()) for term in terms.values())
 
 
 @every_probe
 def test_history_holds_every_term(name):
     model, batch = model_in_training(name)
-    assert fitted(name).history_.keys() == objective_of(name)(model, batch, seeded(), 1).keys()
+    assert fitted(name).history_.keys() == terms_of(name, model, batch).keys()
 
 
 @every_probe
 def test_players_are_disjoint_and_together_train_all_the_loss_depends_on(name):
     model, _ = model_in_training(name)
-    groups = [parameters for parameters, _ in objective_of(name).players(model)]
+    groups = [turn.parameters for turn in objective_of(name).players(model)]
     found = [id(p) for group in groups for p in group]
     expected = dict(model.named_parameters())
-    if name == "vaegan":  # its reconstruction error has no noise
+    if name in WITH_EXTRAS:  # their errors have no noise
         expected = {k: v for k, v in expected.items() if not k.startswith("likelihood")}
     assert len(found) == len(set(found))
     assert set(found) == {id(p) for p in expected.values()}
@@ -107,9 +129,9 @@ def test_players_are_disjoint_and_together_train_all_the_loss_depends_on(name):
 @every_probe
 def test_every_player_has_a_gradient(name):
     model, batch = model_in_training(name)
-    terms = objective_of(name)(model, batch, seeded(), 1)
-    for parameters, term in objective_of(name).players(model):
-        grads = torch.autograd.grad(terms[term].mean(), parameters, retain_graph=True, allow_unused=True)
+    for turn in objective_of(name).players(model):
+        loss = turn.terms(model, batch, seeded(), 1)[turn.loss].mean()
+        grads = torch.autograd.grad(loss, turn.parameters, allow_unused=True)
         assert max(float(g.abs().max()) for g in grads if g is not None) > 0
 
 
@@ -119,7 +141,7 @@ def test_extra_modules_are_those_of_the_hook(name):
     extras = build_seeded(lambda: nn.ModuleDict(objective.modules(Dims(64, 3, 64))), seeded())
     saved = {k.removeprefix("extras."): v.shape for k, v in fitted(name)._weights.items() if k.startswith("extras.")}
     assert saved == {k: tuple(v.shape) for k, v in extras.state_dict().items()}
-    assert bool(saved) == (name == "vaegan")
+    assert bool(saved) == (name in WITH_EXTRAS)
 
 
 @every_probe
@@ -145,15 +167,49 @@ def test_early_stopping_cannot_be_forced_where_there_is_nothing_to_watch():
         estimator("vaegan", early_stopping=True).fit(digits("vaegan"))
 
 
+METHODS = {
+    "transform": set(PROBES),
+    "inverse_transform": set(PROBES),
+    "reconstruct": set(PROBES),
+    "impute": set(PROBES),
+    "posterior": POSTERIORS,
+    "sample": PRIORS,
+    "score": DENSITIES,
+    "score_samples": DENSITIES,
+}
+
+
 @every_probe
-def test_score_exists_where_the_model_is_a_density(name):
-    for method in ("score", "score_samples"):
-        assert hasattr(estimator(name), method) == (name in DENSITIES)
-        assert hasattr(fitted(name), method) == (name in DENSITIES)
-    if name in DENSITIES:
-        scores = fitted(name).score_samples(digits(name, 30))
-        assert scores.shape == (30,)
-        assert np.isfinite(scores).all()
+def test_methods_are_those_that_the_objective_offers(name):
+    for method, having in METHODS.items():
+        for vae in (estimator(name), fitted(name)):
+            assert hasattr(vae, method) == (name in having), method
+    for attribute in ("latent_information_", "active_components_"):
+        assert hasattr(fitted(name), attribute) == (name in POSTERIORS)
+    # A Bernoulli has no noise.
+    assert hasattr(fitted(name), "noise_variance_") == (name in DENSITIES - {"pixelcnn"})
+
+
+ABSENT = {
+    "posterior": r"objective=Autoencoder\(\) trains codes without a spread; use transform",
+    "sample": r"objective=Autoencoder\(\) does not train p\(z\).* use an objective that does",
+    "score": r"objective=Autoencoder\(\) trains no density of X.* compare reconstruct",
+}
+
+
+@pytest.mark.parametrize("method", ABSENT)
+def test_an_absent_method_says_why_and_what_to_use(method):
+    with pytest.raises(AttributeError) as caught:
+        getattr(fitted("autoencoder"), method)
+    with pytest.raises(AttributeError, match=ABSENT[method]):
+        raise caught.value.__cause__
+
+
+@pytest.mark.parametrize("name", sorted(DENSITIES))
+def test_scores_are_finite(name):
+    scores = fitted(name).score_samples(digits(name, 30))
+    assert scores.shape == (30,)
+    assert np.isfinite(scores).all()
 
 
 @every_probe
@@ -168,6 +224,13 @@ def test_codes_and_reconstructions_are_finite_arrays_of_the_right_shape(name):
 
 
 @every_probe
+def test_answers_are_the_same_twice(name):
+    X = digits(name, 30)
+    np.testing.assert_array_equal(fitted(name).transform(X), fitted(name).transform(X))
+    np.testing.assert_array_equal(fitted(name).reconstruct(X), fitted(name).reconstruct(X))
+
+
+@pytest.mark.parametrize("name", sorted(PRIORS))
 def test_samples_lie_in_the_support(name):
     draws = fitted(name).sample(20, random_state=0)
     assert draws.shape == (20, 64)
@@ -182,7 +245,8 @@ def test_pickle_gives_back_the_same_numbers_and_modules(name):
     vae, X = fitted(name), digits(name, 30)
     again = pickle.loads(pickle.dumps(vae))
     np.testing.assert_array_equal(again.transform(X), vae.transform(X))
-    np.testing.assert_array_equal(again.sample(3, random_state=0), vae.sample(3, random_state=0))
+    if name in PRIORS:
+        np.testing.assert_array_equal(again.sample(3, random_state=0), vae.sample(3, random_state=0))
     one, other = vae.module_.state_dict(), again.module_.state_dict()
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -231,6 +295,30 @@ def test_missing_cells_are_accepted_but_by_a_decoder_that_reads_its_own_rows(nam
         return
     vae = estimator(name, max_iter=2).fit(X)
     assert np.isfinite(vae.transform(X)).all()
+    filled = vae.impute(X)
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[~np.isnan(X)], X[~np.isnan(X)])
+    if name not in DENSITIES:
+        with pytest.raises(ValueError, match="trains no density to draw from; use n_draws=None"):
+            vae.impute(X, n_draws=2)
+
+
+@every_probe
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+def test_a_criterion_is_refused_by_name_where_the_objective_cannot_answer_it(name, criterion):
+    needs = {"latent": POSTERIORS}.get(criterion, set(PROBES) if "reconstruction" in criterion else DENSITIES)
+    needs = DENSITIES if criterion == "reconstruction_probability" else needs
+    settings = {"hidden_layer_sizes": (16,), "max_iter": 1, "n_draws": 8, "random_state": 0, **PROBES[name]}
+    detector, X = VAEAnomalyDetector(3, criterion=criterion, **settings), digits(name, 60)
+    if name not in needs:
+        with pytest.raises(ValueError, match=f"criterion='{criterion}' needs an objective that offers a"):
+            detector.fit(X)
+        return
+    if name == "pixelcnn":  # its means take as many passes as it has pixels
+        return
+    scores = detector.fit(X).score_samples(X)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(detector.explain(X[:5]).sum(1), scores[:5] - detector.training_scores_.mean())
 
 
 def mean_error(vae, X, y=None):
@@ -243,6 +331,10 @@ def mean_error(vae, X, y=None):
         ("contractive", "objective__weight", [0.01, 100.0]),
         ("vaegan", "objective__width", [4, 16]),
         ("pixelcnn", "decoder__channels", [2, 4]),
+        ("sparse", "objective__weight", [0.0, 10.0]),
+        ("adversarial", "objective__weight", [0.1, 1000.0]),
+        ("groups", "prior__n_groups", [1, 5]),
+        ("mixture", "prior__n_modes", [1, 5]),
     ],
 )
 def test_hyperparameters_can_be_searched(name, parameter, values):
@@ -259,7 +351,7 @@ def test_skvae_knows_no_probe_by_name():
     folder = Path(skvae.__file__).parent
     for file in ("training.py", "_base.py", "transformer.py"):
         text = (folder / file).read_text().lower()
-        assert not [word for word in ("contractive", "vaegan", "pixelcnn", "plainelbo") if word in text]
+        assert not [word for word in ("contractive", "vaegan", "pixelcnn", "plainelbo", "adversarial") if word in text]
 
 
 # What each is for
@@ -286,7 +378,7 @@ def test_contraction_is_the_squared_norm_of_the_encoders_jacobian():
     model, batch = model_in_training("contractive")
     found = Contractive()(model, batch, seeded(), 1)["contraction"]
     for row, value in zip(batch.x, found, strict=True):
-        jacobian = torch.autograd.functional.jacobian(lambda x: model.encode(x[None])[0][0], row)
+        jacobian = torch.autograd.functional.jacobian(lambda x: model.encode_mean(x[None])[0], row)
         assert value.item() == pytest.approx(jacobian.square().sum().item(), rel=1e-8)
 
 
@@ -353,3 +445,170 @@ def test_score_of_an_autoregressive_model_reads_the_row():
         terms = model.log_prob(torch.zeros(16, 3, dtype=torch.float64), x)
     assert terms[:, 60:].sum(1).exp().sum().item() == pytest.approx(1)
     assert torch.equal(terms[:, :60], terms[:1, :60].expand(16, -1))
+
+
+@pytest.mark.parametrize("init", ["pca", "random"])
+def test_a_linear_autoencoder_spans_the_principal_subspace(init):
+    X = load_digits().data
+    X = X[:, X.std(axis=0) > 0.5][:1000]
+    settings = {"hidden_layer_sizes": (), "max_iter": 150 if init == "pca" else 300, "early_stopping": False}
+    settings |= {"learning_rate_init": 1e-3 if init == "pca" else 3e-3, "likelihood": Gaussian("shared")}
+    vae = VAETransformer(5, objective=Autoencoder(), init=init, random_state=0, **settings).fit(X)
+    pca = PCA(5).fit(X)
+    loadings = vae.module_.decoder.linear.weight.detach().numpy()
+    assert subspace_angles(loadings, pca.components_.T).max() < 2e-3
+    error, least = (np.square(back - X).sum() for back in (vae.reconstruct(X), pca.inverse_transform(pca.transform(X))))
+    assert error / least == pytest.approx(1, abs=1e-5)
+
+
+def test_a_code_has_as_many_numbers_as_latents():
+    assert fitted("autoencoder").module_.encoder.linear.out_features == 3
+    assert fitted("vaegan").module_.encoder.linear.out_features == 6
+
+
+def test_gaps_settle_at_their_own_reconstruction():
+    X = digits("autoencoder").copy()
+    gaps = np.random.default_rng(0).random(X.shape) < 0.1
+    vae = estimator("autoencoder", max_iter=20).fit(X)
+    filled = vae.impute(np.where(gaps, np.nan, X))
+    moved = (vae.reconstruct(filled) - filled)[gaps] / np.broadcast_to(vae.scale_, X.shape)[gaps]
+    assert np.abs(moved).mean() < 1e-3
+    error, plain = (np.square((guess - X)[gaps]).mean() for guess in (filled, np.broadcast_to(X.mean(0), X.shape)))
+    assert error < 0.9 * plain
+
+
+def test_samples_without_a_density_are_means():
+    """The noise of p(x|z) was never trained."""
+    vae, model = fitted("adversarial"), fitted("adversarial").module_
+    seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
+    z = model.prior.sample(5, seeded(seed), torch.float64)
+    with torch.no_grad():
+        expected = model.mean(z).numpy() * vae.scale_ + vae._shift
+    np.testing.assert_allclose(vae.sample(5, random_state=0), expected)
+
+
+def test_a_heavier_penalty_quiets_the_hidden_units():
+    quiet, loud = (
+        estimator("sparse", objective=Sparse(weight), max_iter=20, early_stopping=False).fit(digits("sparse"))
+        for weight in (1.0, 0.0)
+    )
+    assert quiet.history_["activity"][-1] < 0.5 * loud.history_["activity"][-1]
+
+
+def test_the_critic_pulls_codes_towards_the_prior():
+    free, bound = (
+        estimator("adversarial", objective=Adversarial(weight), max_iter=60, early_stopping=False, init="random")
+        .fit(digits("adversarial"))
+        .transform(digits("adversarial"))
+        for weight in (0.0, 30.0)
+    )
+    assert np.abs(bound.std(axis=0) - 1).max() < np.abs(free.std(axis=0) - 1).max()
+
+
+def test_turns_are_taken_one_after_the_other():
+    """The second player's pass sees what the first one's step has changed."""
+    seen = []
+
+    class Watching(Adversarial):
+        def __call__(self, model, batch, rng, epoch):
+            seen.append(model.encoder.linear.weight.detach().clone())
+            return super().__call__(model, batch, rng, epoch)
+
+        def critic(self, model, batch, rng, epoch):
+            seen.append(model.encoder.linear.weight.detach().clone())
+            return super().critic(model, batch, rng, epoch)
+
+        monitor = None
+
+    estimator("adversarial", objective=Watching(), max_iter=1).fit(digits("adversarial", 60))
+    assert len(seen) == 4  # two batches
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[1], seen[2])
+
+
+# Targets, views, and priors that read the encoder
+
+
+class Paired(Autoencoder):
+    """Noisy rows towards clean ones."""
+
+    target = "row"
+
+    def views(self, units, batch, rng):
+        return batch, Rows(batch.y, batch.mask, batch.weight)
+
+
+def test_rows_may_be_trained_towards_others_in_data_units():
+    X = load_digits().data[:300]
+    noisy = X + np.random.default_rng(0).normal(size=X.shape) * 2
+    settings = {"max_iter": 20, "init": "random", "early_stopping": False, "learning_rate_init": 1e-2}
+    paired = estimator("autoencoder", objective=Paired(), **settings).fit(noisy, X)
+    plain = estimator("autoencoder", **settings).fit(noisy)
+    errors = [np.square(vae.reconstruct(noisy) - X).mean() for vae in (paired, plain)]
+    assert errors[0] < errors[1]
+    with pytest.raises(ValueError, match="is trained towards y; give fit a y"):
+        estimator("autoencoder", objective=Paired()).fit(noisy)
+    with pytest.raises(ValueError, match="y holds NaN"):
+        estimator("autoencoder", objective=Paired()).fit(noisy, np.where(X > 15, np.nan, X))
+    with pytest.raises(ValueError, match="features"):
+        estimator("autoencoder", objective=Paired()).fit(noisy, X[:, :5])
+
+
+class Shifted(Autoencoder):
+    """The encoder sees every cell higher by a number of data units."""
+
+    in_data_units = True
+
+    def __init__(self, shift=1.0):
+        self.shift = shift
+
+    def views(self, units, batch, rng):
+        seen = units.to_model(units.to_data(batch.x) + self.shift).to(batch.x.dtype)
+        return Rows(seen, batch.mask, batch.weight), batch
+
+
+def test_views_may_speak_the_datas_units():
+    vae = estimator("autoencoder", objective=Shifted(3.0)).fit(digits("autoencoder"))
+    model, x = vae.module_, torch.zeros(2, 64, dtype=torch.float64)
+    seen, compared = vae.objective.views(model.units, Rows(x), None)
+    np.testing.assert_allclose(seen.x, np.broadcast_to(3.0 / vae.scale_, (2, 64)))
+    assert torch.equal(compared.x, x)
+    assert isinstance(vae.objective, OnePass)
+
+
+class PseudoRows(Prior):
+    """p(z) = 1/K sum_k q(z|u_k), u_k learnt (Tomczak & Welling 2018)."""
+
+    reads_encoder = True
+
+    def __init__(self, n_components, n_inputs, n_rows):
+        super().__init__(n_components)
+        self.seen = nn.Parameter(torch.randn(n_rows, n_inputs))
+
+    def bind(self, encode):
+        self.encode = encode
+
+    def log_prob(self, z):
+        mu, log_var = self.encode(self.seen)
+        terms = log_normal((z[..., None, :] - mu) * torch.exp(-0.5 * log_var), log_var).sum(-1)
+        return torch.logsumexp(terms, -1) - np.log(len(mu))
+
+    def sample(self, n_samples, rng, dtype=torch.float32):
+        mu, log_var = self.encode(self.seen)
+        row = torch.randint(len(mu), (n_samples,), generator=rng)
+        eps = torch.randn(n_samples, self.n_components, generator=rng, dtype=dtype)
+        return (mu[row] + torch.exp(0.5 * log_var[row]) * eps).to(dtype)
+
+
+class Vamp(PriorSpec):
+    def build(self, n_components, density):
+        return PseudoRows(n_components, density.n_inputs, 5)
+
+
+def test_a_prior_may_read_the_encoder():
+    vae = estimator("elbo", objective="elbo", prior=Vamp()).fit(digits("elbo"))
+    again = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(again.sample(3, random_state=0), vae.sample(3, random_state=0))
+    assert again.module_.prior.encode.__self__ is again.module_
+    assert [key for key in vae._weights if key.startswith("prior")] == ["prior.seen"]
+    assert np.isfinite(vae.score(digits("elbo")))

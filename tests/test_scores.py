@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 
 from skvae import Gaussian, VAETransformer
 from skvae.data import Rows, Scale, to_rows
-from skvae.scores import block_rows, conditional_mean, latent_kl, log_likelihood, normal_rule, quasi_normal
+from skvae.scores import block_rows, conditional_mean, latent_information, log_likelihood, normal_rule, quasi_normal
 
 D, J = 5, 2
 
@@ -155,14 +155,15 @@ def test_imputed_cells_are_the_conditional_means_in_data_units():
 # Latents and blocks
 
 
-def test_latent_kl_is_that_of_the_posterior_to_the_prior():
+def test_latent_information_is_the_kl_of_the_posterior_to_the_prior():
     vae = linear_vae()
     rows = rows_of(vae, table())
-    kl, mu = latent_kl(vae.module_, rows)
+    information, spread, mu = latent_information(vae.module_, rows)
     means, log_var = vae.module_.encode(rows.x)
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(means, torch.exp(log_var / 2)), normal(0.0, 1.0))
-    torch.testing.assert_close(kl, expected)
+    torch.testing.assert_close(information, expected.mean(0))
+    torch.testing.assert_close(spread, means.var(0, correction=0))
     assert torch.equal(mu, means)
 
 

@@ -14,7 +14,8 @@ from skvae import ELBO, MLP, Gaussian
 from skvae._solvers import SOLVERS
 from skvae._state import Blueprint
 from skvae.data import Rows, column_moments, to_rows
-from skvae.objectives import Objective
+from skvae.objectives import Objective, Turn
+from skvae.priors import Normal
 from skvae.training import DivergedError, Plan, Player, held_out_mean, make_players, train
 
 ADAM = partial(SOLVERS["adam"], lr=1e-2)
@@ -35,7 +36,9 @@ def model_and_rows(objective=None, n_rows=60, seed=0, weight=None):
     X = rng.normal(size=(n_rows, 2)) @ rng.normal(size=(2, 4)) + 0.3 * rng.normal(size=(n_rows, 4))
     scale = Gaussian().scale(column_moments(X))
     network = MLP((6,), "tanh")
-    model = Blueprint(4, 2, Gaussian(), objective or ELBO(), network, network, scale).build(seeded(seed)).float()
+    model = (
+        Blueprint(4, 2, Gaussian(), objective or ELBO(), Normal(), network, network, scale).build(seeded(seed)).float()
+    )
     return model, to_rows(X, scale, weight)
 
 
@@ -92,7 +95,7 @@ def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=Fa
 def test_parameters_and_gradients_are_views_into_one_vector():
     group = parameters((3, 2), (3,))
     before = [p.detach().clone() for p in group]
-    player = Player(group, "loss", SGD)
+    player = Player(Turn(group, None), SGD)
     assert player.vector.shape == (9,)
     assert all(torch.equal(p, b) for p, b in zip(group, before, strict=True))
     with torch.no_grad():
@@ -103,9 +106,9 @@ def test_parameters_and_gradients_are_views_into_one_vector():
 
 def test_a_step_on_the_vector_is_a_step_on_each_parameter():
     flat, apart = parameters((3, 2), (3,)), parameters((3, 2), (3,))
-    player, solver = Player(flat, "loss", ADAM), torch.optim.Adam(apart, lr=1e-2)
+    player, solver = Player(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
     for _ in range(5):
-        player.backward(sum(p.pow(4).sum() for p in flat), only=True, retain=False)
+        player.backward(sum(p.pow(4).sum() for p in flat), only=True)
         player.step(1.0)
         solver.zero_grad()
         sum(p.pow(4).sum() for p in apart).backward()
@@ -117,7 +120,7 @@ def test_a_step_on_the_vector_is_a_step_on_each_parameter():
 class Shared(Scripted):
     def players(self, model):
         everything = list(model.parameters())
-        return [(everything, "loss"), (everything[:1], "loss")]
+        return [Turn(everything, self), Turn(everything[:1], self)]
 
 
 def test_groups_that_share_a_parameter_are_refused():
@@ -136,7 +139,10 @@ class Opposed(Objective):
         return {"loss": total, "rise": -total}
 
     def players(self, model):
-        return [(list(model.encoder.parameters()), "loss"), (list(model.decoder.parameters()), "rise")]
+        return [
+            Turn(list(model.encoder.parameters()), self),
+            Turn(list(model.decoder.parameters()), self, "rise"),
+        ]
 
 
 def test_players_with_opposed_losses_move_only_their_own_parameters():
@@ -397,6 +403,8 @@ def test_the_same_generator_gives_the_same_model():
 
 class Buffered(Objective):
     """A running count kept in a buffer, as batch normalisation keeps its mean."""
+
+    offers = ELBO.offers
 
     def __init__(self, script=()):
         self.script = list(script)

@@ -235,6 +235,13 @@ class Density(nn.Module, ABC):
     def mean(self, outputs: Tensor) -> Tensor:
         """E[x|z] in model units, the most likely category where x is one: (..., N, D)."""
 
+    def error(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """What stands for the squared error of x given z, one a row and feature: (..., N, D).
+
+        The mean's, in the units that the encoder sees: the columns' standard deviations, log counts.
+        """
+        return (self.encode_input(self.mean(outputs)) - self.encode_input(x)).square()
+
     def expected(self, outputs: Tensor) -> Tensor:
         """What may be averaged over draws of z before it is turned into x by `collapse`: (..., N, n_inputs)."""
         return self.mean(outputs)

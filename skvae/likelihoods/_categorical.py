@@ -155,6 +155,11 @@ class _CategoricalDensity(Centred):
         """The categories' probabilities."""
         return self._mixed(self._softmax(outputs))
 
+    def error(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """sum_k (p_k - [x = k])^2 over a column's categories (Brier 1950)."""
+        squares = (self.expected(outputs) - self.features(x)).square()
+        return torch.zeros_like(squares[..., : self.n_features]).index_add(-1, self.column, squares)
+
     def _softmax(self, outputs: Tensor) -> Tensor:
         return self.side_by_side(torch.softmax(self.padded(outputs), dim=-1))
 

@@ -315,6 +315,10 @@ class _MixedDensity(Density):
     def mean(self, outputs: Tensor) -> Tensor:
         return self._in_place([member.mean(own) for member, own in self._parts("params", outputs)])
 
+    def error(self, outputs: Tensor, x: Tensor) -> Tensor:
+        parts = zip(self._parts("params", outputs), self._columns(x), strict=True)
+        return self._in_place([member.error(own, part) for (member, own), part in parts])
+
     def expected(self, outputs: Tensor) -> Tensor:
         return torch.cat([member.expected(own) for member, own in self._parts("params", outputs)], dim=-1)
 
