@@ -262,7 +262,7 @@ class DenseStep:
         return at
 
     def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
-        """The rows as the likelihood's gradient reads them: what lies in the workspace already, where it is the same."""
+        """The rows as the likelihood's gradient reads them: from the workspace, where the encoder saw the same."""
         same = compared.x is seen.x and seen.mask is None and (self.reads_seen or _sees_x(self.density))
         if not same:
             return work.view(compared.x)
