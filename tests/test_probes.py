@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from functools import cache
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np

@@ -363,10 +363,11 @@ def to_rows(
     dtype: torch.dtype = torch.float32,
 ) -> Rows:
     """Rows in model units from a float64 table in data units, where NaN marks a missing cell."""
-    x = scale.to_model(X)
-    missing = np.isnan(x)
+    # float32 numbers that stay as they are need no detour through float64.
+    x = X.copy() if X.dtype == np.float32 and scale.is_identity() else scale.to_model(X)
     mask = None
-    if missing.any():
+    if x.size and np.isnan(x.min()):
+        missing = np.isnan(x)
         x[missing] = 0.0
         mask = _tensor(~missing, dtype)
     return Rows(

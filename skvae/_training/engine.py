@@ -87,11 +87,19 @@ class _Workspace:
         self.low, self.high = (self.view(vector.new_tensor(bound)) for bound in LOG_VAR_RANGE)
         self.mass = self.view(vector.new_full((1, 1), 1 / n_rows))
         self.cells = Cells(self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1)))
+        self.rows: Values = None  # see `rows_of`
         self.at: At | None = None  # made at the first step
         self.std: Values = None  # sigma(x), and sigma(x) * eps
         self.std_eps: Values = None
         # Of the steps of an epoch: their number, and sums of the objective's shares.
         self.forget()
+
+    def rows_of(self, x: Tensor) -> Values:
+        """The batch x, stored as the other arrays are."""
+        if self.rows is None:
+            self.rows = self.view(self.arithmetic.new(x, *x.shape))
+        self.rows[...] = self.view(x)
+        return self.rows
 
     def forget(self) -> None:
         """Begin an epoch."""
@@ -153,10 +161,15 @@ class DenseStep:
         mine = set(map(id, self.in_networks))
         self.elsewhere = [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
         self.states_gradient = _states_gradient(model, objective)
-        # `terms` read x itself, and so do views in data units.
+        # `terms` read x itself, and so do views in data units; others may add noise to what the encoder sees.
         self.reads_seen = (
-            self.states_gradient and not objective.in_data_units and _gradient_of_seen(self.density, torch) is not None
+            self.states_gradient
+            and not objective.in_data_units
+            and (self.density.smooths_seen or not objective.changes_rows)
+            and self.density.stated_gradient_of_seen(torch) is not None
         )
+        # Whether the gradient reads more of a row than the encoder.
+        self.reads_more = self.reads_seen and self.density.n_step_inputs() > self.density.n_inputs
         self.units = model.units._replace(smooth=torch.add) if self.reads_seen else model.units
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
         self.pure = self.states_gradient and model.likelihood.states_gradient and all(map(is_perceptron, networks))
@@ -206,7 +219,7 @@ class DenseStep:
         """Run both networks."""
         work = self._workspace(len(seen))
         xp, mu = work.xp, work.mu
-        shown = seen.x if self.reads_seen else self.density.encode_input(seen.x)
+        shown = self._shown(seen.x)
         work.seen[...] = work.view(shown if seen.mask is None else shown * self.density.per_input(seen.mask))
         work.encoder.forward()
         if eps is None:
@@ -218,6 +231,12 @@ class DenseStep:
         work.std_eps = _repeat(work.std, self.n_draws) * work.eps
         xp.add(_repeat(mu, self.n_draws), work.std_eps, out=work.z)
         return work, Emitted(mu, log_var, work.eps, work.z, work.view(work.decoder.forward()))
+
+    def _shown(self, x: Tensor) -> Tensor:
+        """What the encoder sees of the rows as this step reads them."""
+        if not self.reads_seen:
+            return self.density.encode_input(x)
+        return x[:, : self.density.n_inputs] if self.reads_more else x
 
     def _slopes(
         self,
@@ -239,11 +258,17 @@ class DenseStep:
         if work.at is None:
             work.at = At(work.xp, self.model.prior, self.n_draws, self._nll_gradient(work.arithmetic))
         at = work.at
-        same = compared.x is seen.x and seen.mask is None and (self.reads_seen or _sees_x(self.density))
-        at.x = _repeat(work.seen if same else work.view(compared.x), self.n_draws)
+        at.x = _repeat(self._read(work, seen, compared), self.n_draws)
         at.std = work.std
         at.mass, at.cells = self._weights(work, compared)
         return at
+
+    def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
+        """The rows as the likelihood's gradient reads them: from the workspace, where the encoder saw the same."""
+        same = compared.x is seen.x and seen.mask is None and (self.reads_seen or _sees_x(self.density))
+        if not same:
+            return work.view(compared.x)
+        return work.rows_of(compared.x) if self.reads_more else work.seen
 
     def _by_autograd(
         self, work: _Workspace, emitted: Emitted, batch: Rows, epoch: float, rng: Any
@@ -325,7 +350,8 @@ class DenseStep:
         """The likelihood's gradient for such arrays, and its value, not yet summed over rows and columns."""
         xp = arithmetic.xp
         if xp not in self.gradients:
-            self.gradients[xp] = _gradient_of_seen(self.density, xp) or _gradient_of_x(self.density, arithmetic)
+            stated = self.density.stated_gradient_of_seen(xp) if self.reads_seen else None
+            self.gradients[xp] = stated or _gradient_of_x(self.density, arithmetic)
         return self.gradients[xp]
 
     def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, Cells]:
@@ -364,8 +390,9 @@ def _total(cells: Values) -> Tensor:
 
 
 def prepared(density: Density, rows: Walk) -> Walk:
-    """The rows with what the encoder sees in place of x, where the gradient needs no more and it is not x itself."""
-    return rows if _sees_x(density) or _gradient_of_seen(density, torch) is None else rows.mapped(density.encode_input)
+    """The rows with the density's `step_input` in place of x, where it is not x itself."""
+    same = _sees_x(density) and type(density).step_input is Density.step_input
+    return rows if same else rows.mapped(density.step_input)
 
 
 def _sees_x(density: Density) -> bool:
@@ -389,15 +416,6 @@ def _states_gradient(model: VAE, objective: OnePass) -> bool:
         and model.prior.states_gradient
         and not any(p.requires_grad for p in model.extras.parameters())
     )
-
-
-def _gradient_of_seen(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]] | None:
-    """The density's own, unless a subclass states another gradient and not this form of it."""
-    stated = [vars(kind) for kind in type(density).__mro__]
-    of_seen, of_x = (
-        next(depth for depth, own in enumerate(stated) if name in own) for name in ("gradient_of_seen", "nll_gradient")
-    )
-    return density.gradient_of_seen(xp) if of_seen <= of_x else None
 
 
 def _gradient_of_x(density: Density, arithmetic: Arithmetic) -> Callable[..., tuple[Values, Values]]:

@@ -24,6 +24,7 @@ __all__ = [
     "Likelihood",
     "LinearStart",
     "LowerBound",
+    "NLLGradient",
     "Natural",
     "Unscaled",
     "above",
@@ -33,6 +34,7 @@ __all__ = [
     "blocked",
     "column_sums",
     "refuse",
+    "weighed",
 ]
 
 
@@ -49,6 +51,10 @@ class Cells(NamedTuple):
 
     mass: Any
     total: Any
+
+
+# From outputs, rows and cells to minus the log-likelihood and its slope over the outputs.
+NLLGradient = Callable[[Any, Any, Cells], tuple[Any, Any]]
 
 
 @dataclass
@@ -134,11 +140,14 @@ class Density(nn.Module, ABC):
     ----------
     takes_noise : bool
         Whether x + noise is in the support, so that `smooth` can add some.
+    smooths_seen : bool
+        Whether `smooth` adds the noise, as it is, to what the encoder sees.
     shared_noise : bool
         Whether `variance` is one number for the whole table.
     """
 
     takes_noise: ClassVar[bool] = True
+    smooths_seen: ClassVar[bool] = True
     shared_noise: ClassVar[bool] = False
 
     def __init__(self, n_features: int, n_params: int, n_inputs: int | None = None):
@@ -205,8 +214,19 @@ class Density(nn.Module, ABC):
             parameter.grad.copy_(grad)
         return nll.detach(), grads[0]
 
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]] | None:
-        """`nll_gradient` with what the encoder sees, `encode_input(x)`, in place of x; None where it needs x itself.
+    def step_input(self, x: Tensor) -> Tensor:
+        """What a step without a graph reads of x, made once for a table: what the encoder sees, (..., n_inputs), and
+        behind it whatever else `gradient_of_seen` wants to know of x.
+        """
+        return self.encode_input(x)
+
+    def n_step_inputs(self) -> int:
+        """How many numbers `step_input` makes of a row."""
+        device = next((buffer.device for buffer in self.buffers()), None)
+        return self.step_input(torch.zeros(1, self.n_features, device=device)).shape[-1]
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient | None:
+        """`nll_gradient` with `step_input(x)` in place of x; None where it needs x itself.
 
         It takes arrays of `xp`, numpy or torch, and computes in this module's own memory, which must not move after
         this call. The first of what it returns is still to be summed over its last two axes, (..., 1 or N, 1 or D).
@@ -214,6 +234,15 @@ class Density(nn.Module, ABC):
         small steps is numpy's.
         """
         return None
+
+    def stated_gradient_of_seen(self, xp: Any) -> NLLGradient | None:
+        """`gradient_of_seen`, unless a subclass states another gradient and not this form of it."""
+        stated = [vars(kind) for kind in type(self).__mro__]
+        of_seen, of_x = (
+            next(depth for depth, own in enumerate(stated) if name in own)
+            for name in ("gradient_of_seen", "nll_gradient")
+        )
+        return self.gradient_of_seen(xp) if of_seen <= of_x else None
 
     @property
     def states_gradient(self) -> bool:
@@ -326,7 +355,7 @@ class Centred(Density):
     Their means are smoothed by `prior_weight` cells of the value `prior_mean`, so that no category is impossible.
     """
 
-    takes_noise = False
+    takes_noise = smooths_seen = False
     column_mean: Tensor
     pooled_std: Tensor
     prior_mean: float | Tensor = 0.0
@@ -407,6 +436,15 @@ class LowerBound(torch.autograd.Function):
 def as_arrays(xp: Any, *tensors: Any) -> list[Any]:
     """The tensors themselves for torch, numpy arrays of the same memory for numpy."""
     return list(tensors) if xp is torch else [tensor.numpy() for tensor in tensors]
+
+
+def weighed(values: Any, mass: Any) -> Any:
+    """Values, (N, D), times what their cells count: to be summed. Tensors are wide here, and are summed by row first
+    where a row's cells count alike.
+    """
+    if isinstance(values, Tensor) and mass.shape[-1] == 1:
+        return mass * values.sum(-1, keepdim=True)
+    return mass * values
 
 
 def blocked(value: Any, bound: Any, grad: Any) -> Any:

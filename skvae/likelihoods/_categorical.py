@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._params import Count
 from .._tables.moments import Array, Scale
-from ._base import Cells, Centred, Density, Unscaled
+from ._base import Cells, Centred, Density, NLLGradient, Unscaled
 
 __all__ = ["Categorical"]
 
@@ -76,6 +76,11 @@ class Categorical(Unscaled):
         return _CategoricalDensity(self.categories(n_features))
 
 
+def _per_logit(values: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """What belongs to each column, (N, D), once for each of its categories. Columns are picked as whole pieces."""
+    return values.T[column].T
+
+
 class _CategoricalDensity(Centred):
     """Logits of all columns stand side by side, (..., sum of K_d); `padded` makes them (..., D, K)."""
 
@@ -129,6 +134,29 @@ class _CategoricalDensity(Centred):
         nll = -(cells.mass * p.log()).sum((-2, -1))
         mass = cells.mass * ((1 - FLOOR) * self._of(x, softmax) / p)
         return nll, (softmax - self.features(x)) * self.per_input(mass)
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
+        """In numpy only: torch's kernels for columns of different sizes want x itself."""
+        if xp is torch:
+            return self._torch_gradient
+        first, column, mean, unit = (v.numpy() for v in (self.first, self.column, self.column_mean, self.pooled_std))
+
+        def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+            own = mean + unit * rows  # 1 for the row's own category, 0 for others
+            growth = np.exp(outputs - _per_logit(np.maximum.reduceat(outputs, first, axis=-1), column))
+            softmax = growth / _per_logit(np.add.reduceat(growth, first, axis=-1), column)
+            chosen = np.add.reduceat(own * softmax, first, axis=-1)
+            p = (1 - FLOOR) * chosen + FLOOR * np.add.reduceat(own * mean, first, axis=-1)
+            mass = cells.mass * ((1 - FLOOR) * chosen / p)
+            return -cells.mass * np.log(p), (softmax - own) * _per_logit(mass, column)
+
+        return nll_gradient
+
+    def _torch_gradient(self, outputs: Tensor, rows: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        own = self.column_mean + self.pooled_std * rows
+        x = self.collapse(own)
+        nll, grad = self.nll_gradient(outputs, x, cells)
+        return nll[..., None, None], grad
 
     def expected(self, outputs: Tensor) -> Tensor:
         """The categories' probabilities."""

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
 from .._tables.batches import Walk
 from .._tables.moments import Array, Scale
-from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, column_sums, refuse
+from .._torch import namespace
+from ._base import (
+    Cells,
+    Centred,
+    Density,
+    LowerBound,
+    Natural,
+    NLLGradient,
+    Unscaled,
+    above,
+    at_most,
+    below,
+    blocked,
+    column_sums,
+    refuse,
+)
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -24,7 +40,7 @@ SUMMED_MEAN = 60.0
 # takes small steps, and comes down from there sooner than up from nothing.
 DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
 # From here on quotients of Gamma functions are differences of large numbers, and Stirling's series has their digits.
-LARGE = 50.0
+LARGE, LARGE_IN_DOUBLE = 50.0, 1000.0
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -98,7 +114,10 @@ def check_counts(X: Array, names: Sequence[str], name: str) -> None:
 
 
 class _CountDensity(Centred):
-    """What the two share: the decoder's log mean, what the encoder sees, and the linear start."""
+    """What the two share: the decoder's log mean, what the encoder sees, and the linear start.
+
+    A step in numpy is in double precision: differences of large numbers keep their digits there, and need no series.
+    """
 
     most_swing = 1.0
     log_mean: Tensor
@@ -130,6 +149,16 @@ class _CountDensity(Centred):
         """The outputs' gradient, from that of the log mean."""
         return below(outputs, self.most_log_mean, grad)
 
+    def step_input(self, x: Tensor) -> Tensor:
+        """What the encoder sees, the counts, and what Stirling's formula leaves of log x!."""
+        rest = torch.where(x > 0, log_factorial_rest(torch.where(x > 0, x, 1.0)), 0.0)
+        return torch.cat([self.encode_input(x), x, rest], dim=-1)
+
+    def torch_gradient(self, outputs: Tensor, rows: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """`gradient_of_seen` of tensors: `nll_gradient` of the counts among `rows`."""
+        nll, grad = self.nll_gradient(outputs, rows.chunk(3, dim=-1)[1], cells)
+        return nll[..., None, None], grad
+
     def link(self) -> tuple[Array, Array]:
         """Of log(1 + x), as in Poisson columns."""
         return log1p_moments(np.exp(self.log_mean.double().numpy()))
@@ -137,6 +166,13 @@ class _CountDensity(Centred):
     def bias(self, square: Array) -> Array:
         """E[exp(w z)] = exp(w^2 / 2)."""
         return self.log_mean.double().numpy() - 0.5 * square
+
+
+def counts_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the step's rows, x in double precision and log x!: two (N, D)."""
+    n_features = rows.shape[-1] // 3
+    x = rows[:, n_features : 2 * n_features].astype(np.float64)
+    return x, x * np.log(x + (x == 0)) - x + rows[:, 2 * n_features :]
 
 
 def log_factorial_rest(x: Tensor) -> Tensor:
@@ -148,19 +184,47 @@ def log_factorial_rest(x: Tensor) -> Tensor:
 
 def log_rising(x: Tensor, r: Tensor) -> Tensor:
     """log Gamma(x + r) / Gamma(r) = log r (r + 1) ... (r + x - 1)."""
-    a, large = x + r, r.clamp_min(LARGE)
-    b = x + large
-    stirling = (1 / b - 1 / large) / 12 - (b**-3 - large**-3) / 360
-    series = (large - 0.5) * torch.log1p(x / large) + x * b.log() - x + stirling
-    return torch.where(r < LARGE, torch.lgamma(a) - torch.lgamma(r), series)
+    series = stirling_rising(x, r.clamp_min(LARGE))
+    return torch.where(r < LARGE, torch.lgamma(x + r) - torch.lgamma(r), series)
 
 
 def log_rising_slope(x: Tensor, r: Tensor) -> Tensor:
     """Its derivative by r, psi(x + r) - psi(r)."""
-    a, large = x + r, r.clamp_min(LARGE)
-    b = x + large
-    stirling = -(1 / b - 1 / large) / 2 - (b**-2 - large**-2) / 12 + (b**-4 - large**-4) / 120
-    return torch.where(r < LARGE, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
+    series = stirling_rising_slope(x, r.clamp_min(LARGE))
+    return torch.where(r < LARGE, torch.digamma(x + r) - torch.digamma(r), series)
+
+
+def stirling_rising(x: Any, r: Any) -> Any:
+    """`log_rising` by Stirling's series for r from `LARGE` on: tensors or numpy arrays."""
+    xp, a = namespace(x), x + r
+    i, j = 1 / a, 1 / r
+    rest = i * (1 / 12 - i * i / 360) - j * (1 / 12 - j * j / 360)
+    return (r - 0.5) * xp.log1p(x * j) + x * (xp.log(a) - 1) + rest
+
+
+def stirling_rising_slope(x: Any, r: Any) -> Any:
+    """Its derivative by r."""
+    i, j = 1 / (x + r), 1 / r
+    square, own_square = i * i, j * j
+    rest = own_square * (1 / 12 - own_square / 120) - square * (1 / 12 - square / 120)
+    return namespace(x).log1p(x * j) + 0.5 * (j - i) + rest
+
+
+def numpy_rising(x: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`log_rising` and its slope for x (N, D) and r (D,) in double precision."""
+    a = x + r
+    value, slope = special.gammaln(a) - special.gammaln(r), special.psi(a) - special.psi(r)
+    large = np.flatnonzero(r >= LARGE_IN_DOUBLE)
+    if len(large):  # arrays are stored column by column: columns are picked as rows of the transpose
+        x, r = x.T[large], r[large, None]
+        value.T[large], slope.T[large] = stirling_rising(x, r), stirling_rising_slope(x, r)
+    return value, slope
+
+
+def held_back(slope: np.ndarray, outputs: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """The slope over outputs that `at_most` bounds, in their place."""
+    np.multiply(slope, (outputs <= most) | (slope > 0), out=outputs, casting="same_kind")
+    return outputs
 
 
 def log1p_moments(mean: Array) -> tuple[Array, Array]:
@@ -190,6 +254,21 @@ class _PoissonDensity(_CountDensity, Natural):
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         nll, grad = super().nll_gradient(outputs, x, cells)
         return nll, self.outputs_gradient(outputs, grad)
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
+        if xp is torch:
+            return self.torch_gradient
+        most = self.most_log_mean.numpy()
+
+        def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+            x, log_factorial = counts_of(rows)
+            log_rate = np.minimum(outputs, most, dtype=np.float64)
+            rate = np.exp(log_rate)
+            nll = cells.mass * (rate - x * log_rate + log_factorial)
+            slope = cells.mass * (rate - x)
+            return nll, held_back(slope, outputs, most)
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)
@@ -230,6 +309,33 @@ class _NegativeBinomialDensity(_CountDensity):
         assert dispersion.grad is not None
         dispersion.grad.copy_(above(dispersion, low, grad))
         return nll, self.outputs_gradient(outputs, slope)
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
+        """-log p = (x + r) softplus(t) - x t - log Gamma(x + r) / Gamma(r) + log x!."""
+        if xp is torch:
+            return self.torch_gradient
+        assert self.log_dispersion.grad is not None
+        most, grad, dispersion = (
+            values.numpy() for values in (self.most_log_mean, self.log_dispersion.grad, self.log_dispersion.detach())
+        )
+        low, high = self._bounds().numpy()
+
+        def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+            x, log_factorial = counts_of(rows)
+            log_r = -np.clip(dispersion, low, high).astype(np.float64)
+            r = np.exp(log_r)
+            t = np.minimum(outputs, most) - log_r
+            total, growth = x + r, np.exp(t)
+            softplus = np.log1p(growth)
+            rising, rising_slope = numpy_rising(x, r)
+            nll = cells.mass * (total * softplus - x * t - rising + log_factorial)
+            slope = cells.mass * (total * (growth / (1 + growth)) - x)
+            by_log_r = cells.mass * r * (rising_slope - softplus) + slope
+            grad[...] = by_log_r.sum(-2)
+            grad[blocked(dispersion, low, grad) | blocked(-dispersion, -high, -grad)] = 0.0
+            return nll, held_back(slope, outputs, most)
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         r = self._log_r().exp()

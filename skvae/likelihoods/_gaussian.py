@@ -17,7 +17,7 @@ from .._linear import Covariance, LinearGaussian, probabilistic_pca
 from .._math import LOG_2PI, log_normal
 from .._tables.batches import Rows, Walk
 from .._tables.moments import Array, Moments, Scale
-from ._base import Cells, Density, Likelihood, LowerBound, above, as_arrays, blocked, column_sums
+from ._base import Cells, Density, Likelihood, LowerBound, NLLGradient, as_arrays, blocked, column_sums
 
 __all__ = ["FeatureNoise", "Gaussian", "GaussianDensity", "SharedNoise", "standardised"]
 
@@ -173,7 +173,7 @@ class _LearntNoise(GaussianDensity):
         nll, gradient = self.gradient_of_seen(torch)(outputs, self.encode_input(x), cells)
         return nll.sum((-2, -1)), gradient
 
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
         log_noise, bound, log_unit = as_arrays(xp, self.log_noise.detach(), self.bound(), self.log_unit)
         unit = None if self.decoder_unit() is None else as_arrays(xp, self.unit)[0]
         set_noise_gradient = self.noise_gradient_setter(xp)
@@ -264,11 +264,21 @@ class _DecoderNoise(GaussianDensity):
         return mean, LowerBound.apply(log_var, self.log_floor)
 
     def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        mean, raw = outputs.chunk(2, dim=-1)
-        log_var = torch.maximum(raw, self.log_floor)
-        residual = mean - x
-        slope = torch.exp(-log_var) * cells.mass * residual
-        squares = residual.mul_(slope)
-        log_norm = torch.add(self.log_unit, log_var, alpha=0.5)
-        nll = torch.add(cells.mass * log_norm, squares, alpha=0.5).sum((-2, -1))
-        return nll, torch.cat([slope, above(raw, self.log_floor, 0.5 * (cells.mass - squares))], dim=-1)
+        nll, gradient = self.gradient_of_seen(torch)(outputs, x, cells)
+        return nll.sum((-2, -1)), gradient
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
+        log_floor, log_unit = as_arrays(xp, self.log_floor, self.log_unit)
+
+        def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
+            mean, raw = outputs[..., : self.n_features], outputs[..., self.n_features :]
+            log_var = xp.maximum(raw, log_floor)
+            residual = mean - seen
+            slope = xp.exp(-log_var) * cells.mass * residual
+            squares = residual * slope
+            nll = cells.mass * (log_unit + 0.5 * log_var) + 0.5 * squares
+            by_log_var = 0.5 * (cells.mass - squares)
+            by_log_var = xp.where(blocked(raw, log_floor, by_log_var), 0.0, by_log_var)
+            return nll, xp.concat([slope, by_log_var], -1)
+
+        return nll_gradient

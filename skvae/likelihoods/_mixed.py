@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from .._tables.batches import SomeColumns, Walk
 from .._tables.facts import ColumnFacts, column_facts
 from .._tables.moments import Array, Moments, Scale
 from .._tables.schema import Schema
-from ._base import Cells, Density, Likelihood
+from ._base import Cells, Density, Likelihood, NLLGradient, as_arrays
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
@@ -234,6 +235,11 @@ class _MixedDensity(Density):
         return True
 
     @property
+    def smooths_seen(self) -> bool:  # type: ignore[override]
+        """Noise comes in the order of columns, and not for all."""
+        return False
+
+    @property
     def states_gradient(self) -> bool:
         return all(member.states_gradient for member in self.members)
 
@@ -283,6 +289,42 @@ class _MixedDensity(Density):
             for (member, own), part, mass in zip(self._parts("params", outputs), self._columns(x), masses, strict=True)
         ]
         return torch.stack([nll for nll, _ in found]).sum(0), torch.cat([gradient for _, gradient in found], dim=-1)
+
+    def step_input(self, x: Tensor) -> Tensor:
+        """What the encoder sees of all members' columns, then whatever else each asks for."""
+        pairs = zip(self.members, self._columns(x), strict=True)
+        parts = [member.step_input(part).tensor_split([member.n_inputs], dim=-1) for member, part in pairs]
+        return torch.cat([part for kind in zip(*parts, strict=True) for part in kind], dim=-1)
+
+    def gradient_of_seen(self, xp: Any) -> NLLGradient | None:
+        """The members', each for its own pieces of outputs, rows and cells."""
+        stated = [member.stated_gradient_of_seen(xp) for member in self.members]
+        if any(gradient is None for gradient in stated):
+            return None
+        order = as_arrays(xp, self.order)[0]
+        pieces = list(zip(stated, self._pieces(), strict=True))
+
+        def nll_gradient(outputs: Any, rows: Any, cells: Cells) -> tuple[Any, Any]:
+            mass, total = (v if v.shape[-1] == 1 else v[:, order] for v in cells)
+            nll, gradients = 0.0, []
+            for gradient, (params, seen, more, columns) in pieces:
+                own = rows[:, seen] if more is None else xp.concat([rows[:, seen], rows[:, more]], -1)
+                own_cells = cells if mass.shape[-1] == 1 else Cells(mass[:, columns], total[:, columns])
+                value, slope = gradient(outputs[:, params], own, own_cells)
+                nll += value.sum()
+                gradients.append(slope)
+            return xp.reshape(nll, (1, 1)), xp.concat(gradients, -1)
+
+        return nll_gradient
+
+    def _pieces(self) -> list[tuple[slice, slice, slice | None, slice]]:
+        """Of each member: its outputs, its inputs among the step's rows, what else is its own there, its columns."""
+        more = [member.n_step_inputs() - member.n_inputs for member in self.members]
+        ends = [np.cumsum([0, *sizes]) for sizes in (*self.n_each.values(), more)]
+        columns, params, inputs, others = ([slice(*pair) for pair in pairwise(end)] for end in ends)
+        first = self.n_inputs
+        behind = [slice(first + o.start, first + o.stop) if o.stop > o.start else None for o in others]
+        return list(zip(params, inputs, behind, columns, strict=True))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self._in_place([member.mean(own) for member, own in self._parts("params", outputs)])

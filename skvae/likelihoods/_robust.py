@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from .._linear import Covariance
 from .._tables.batches import Rows
 from .._tables.moments import Array, Moments, Scale
 from .._torch import namespace
-from ._base import Cells, Density, Likelihood, as_arrays
+from ._base import Cells, Density, Likelihood, NLLGradient, as_arrays
 from ._gaussian import FeatureNoise, standardised
 
 __all__ = ["Laplace", "StudentT"]
@@ -132,7 +131,7 @@ class _LocationScale(FeatureNoise):
         mean, log_var = self.split(outputs)
         return -self.energy((x - mean) * torch.exp(-0.5 * log_var)) - 0.5 * log_var - self.log_scale
 
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
         log_noise, bound, log_scale = as_arrays(xp, self.log_noise.detach(), self.bound(), self.log_scale)
         set_noise_gradient = self.noise_gradient_setter(xp)
 

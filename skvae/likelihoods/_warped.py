@@ -16,7 +16,7 @@ from torch import Tensor
 from .._tables.batches import Walk
 from .._tables.moments import Array, Moments, Scale
 from .._torch import namespace
-from ._base import Cells, Density, Likelihood, as_arrays, column_sums, refuse
+from ._base import Cells, Density, Likelihood, NLLGradient, as_arrays, column_sums, refuse
 from ._gaussian import FeatureNoise, GaussianDensity, SharedNoise, standardised
 
 __all__ = ["JohnsonSU", "LogNormal"]
@@ -174,7 +174,7 @@ class Warped(GaussianDensity):
         bent = self.bent(x)
         return super().log_prob(outputs, self._seen(bent)) + self._log_slope(bent)
 
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
+    def gradient_of_seen(self, xp: Any) -> NLLGradient:
         of_gaussian = super().gradient_of_seen(xp)
         assert of_gaussian is not None
         centre, spread, log_spread = as_arrays(xp, self.centre, self.spread, self.spread.log())

@@ -150,6 +150,11 @@ class OnePass(Objective):
         """What the encoder sees of a batch, and what the decoder's outputs are compared with."""
         return batch, batch
 
+    @property
+    def changes_rows(self) -> bool:
+        """Whether `views` makes other rows of a batch's."""
+        return type(self).views is not OnePass.views
+
     @abstractmethod
     def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         """The formula: named terms, each (B,) or a scalar, of what the networks emitted; "loss" is minimised.

@@ -103,6 +103,10 @@ class ELBO(OnePass):
     def ramp(self) -> int:
         return self.warmup
 
+    @property
+    def changes_rows(self) -> bool:
+        return bool(self.input_noise) or type(self).views is not ELBO.views
+
     def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
         """The batch with input noise, twice."""
         if not self.input_noise:
