@@ -27,7 +27,16 @@ from ._torch import large_products, make_generator, resolve_device, single_blas,
 from ._training import engine
 from ._training.loop import DivergedError, Epoch, Plan, Report, held_out_mean, train
 from ._training.solvers import SOLVERS
-from .likelihoods import LIKELIHOODS, Density, described, resolved
+from .likelihoods import (
+    LIKELIHOODS,
+    LikelihoodModule,
+    baseline,
+    covariance,
+    described,
+    max_latents,
+    resolved,
+    start_linear,
+)
 from .model import VAE
 from .networks import MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
@@ -42,7 +51,6 @@ __all__ = [
     "components",
     "continue_fit",
     "fit_model",
-    "most_latents",
     "prepare",
     "read",
     "start",
@@ -62,18 +70,9 @@ DIAGNOSTIC_ROWS = 10_000
 
 def leading_components(cov: Covariance) -> int:
     """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
-    values, _ = cov.leading(most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
+    values, _ = cov.leading(max_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
     share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
     return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
-
-
-def most_latents(n_components: int, cov: Covariance, density: Density | None = None) -> int:
-    """How many latents a linear model of these rows can use.
-
-    As many as columns with a shared noise, whose floor keeps the covariance apart from it; otherwise one fewer.
-    """
-    n_columns = cov.n_columns if density is not None and density.shared_noise else cov.n_columns - 1
-    return max(0, min(n_components, n_columns, cov.n_rows - 1))
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class Prepared:
 
     moments: Moments
     scale: Scale
-    density: Density
+    density: LikelihoodModule
     rows: Rows | Table
     training: Rows | Table
     held_out: Rows | None
@@ -217,7 +216,7 @@ def prepare(
     training, held_out = _hold_out(rows, settings) if hold_out else (rows, None)
     density = likelihood.build(table.X.shape[1], scale)
     density.fit(rows)
-    cov = density.covariance(training, settings.objective.input_noise)
+    cov = covariance(density, training, settings.objective.input_noise)
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
@@ -278,7 +277,8 @@ def start(reader: TableReader, prepared: Prepared, settings: FitSettings) -> Sta
 def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
     """Set the model to the linear model of these rows; False where its likelihood has none."""
     with single_blas():
-        found = model.likelihood.start(cov, most_latents(model.prior.n_components, cov, model.likelihood))
+        most = max_latents(model.prior.n_components, cov, model.likelihood.shared_noise)
+        found = start_linear(model.likelihood, cov, most)
     if found is not None:
         model.start_at(found, make_generator(settings.seed))
     return found is not None
@@ -357,7 +357,7 @@ def fit_model(
         begun.model.cpu()
         if report.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
-            cov = prepared.density.covariance(prepared.rows, settings.objective.input_noise)
+            cov = covariance(prepared.density, prepared.rows, settings.objective.input_noise)
             _start_linear(begun.model, cov, settings)
         _warn_if_poor(begun, prepared, settings, report)
         # A later partial_fit starts its optimiser afresh.
@@ -474,16 +474,18 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, repor
             f"{settings.name}: the loss was not finite in epoch {report.diverged}; the weights of epoch {report.best} "
             f"are kept. Lower learning_rate_init={settings.learning_rate_init}."
         )
-    elif settings.objective.is_bound and not (begun.linear and (report.held_out or report.best == 0)):
+        return
+    likelihood = begun.model.likelihood
+    comparable = settings.objective.is_bound and likelihood.linear_start() is not None
+    if comparable and not (begun.linear and (report.held_out or report.best == 0)):
         rows = (prepared.training if prepared.held_out is None else prepared.held_out).thinned(DIAGNOSTIC_ROWS)
-        likelihood = begun.model.likelihood
         with single_blas():
-            most = most_latents(begun.blueprint.n_components, prepared.cov, likelihood)
-            baseline = likelihood.baseline(rows, prepared.cov, most)
+            most = max_latents(begun.blueprint.n_components, prepared.cov, likelihood.shared_noise)
+            linear = baseline(likelihood, rows, prepared.cov, most)
         reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
-        if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
+        if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):
             _warn(
-                f"{settings.name} stopped at {reached:.3f} nats per row, below the {baseline:.3f} of the linear model "
+                f"{settings.name} stopped at {reached:.3f} nats per row, below the {linear:.3f} of the linear model "
                 "of the same likelihood. Raise max_iter or learning_rate_init, keep init='linear', or use PCA or "
                 "FactorAnalysis."
             )

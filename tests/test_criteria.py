@@ -83,10 +83,10 @@ def decoded(detector, z):
         return stats.norm(outputs[..., :D] * scale + shift, np.exp(0.5 * log_var) * scale)
     n = len(density.log_noise)
     std = np.exp(0.5 * np.maximum(density.log_noise.numpy(), density.log_floor.numpy()[:n]))
-    mean = outputs * (density.unit.numpy() if hasattr(density, "unit") else 1.0)
+    mean = outputs * (1.0 if density.unit is None else density.unit.numpy())
     if kind == "Gaussian":
         return stats.norm(mean * scale + shift, std * scale)
-    centre, spread = density.centre.numpy(), density.spread.numpy()
+    centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()
     return stats.johnsonsu(-(centre + spread * mean) / (spread * std), 2 / (spread * std), loc=shift, scale=2 * scale)
 
 
@@ -313,7 +313,7 @@ def test_the_nearest_row_is_that_of_the_smallest_capped_distance():
     model, scale = detector.module_, detector._inference().scale
     rows = to_rows(X, scale, dtype=torch.float64)
     mean = model.mean(torch.tensor(detector._codes["mean"]))
-    seen, codes = (model.likelihood.encode_input(x).numpy() for x in (rows.x, mean))
+    seen, codes = (model.likelihood.encoding.encode(x).numpy() for x in (rows.x, mean))
     distance = (np.minimum(np.abs(seen[:, None] - codes), MOST_DIFFERENCE) ** 2).sum(axis=-1)
     expected = mean[distance.argmin(axis=1)]
     torch.testing.assert_close(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from members import KINDS, MEMBERS, SIZES, density_of, johnson_su, oracle, outputs_for, table
+from members import KINDS, MEMBERS, SIZES, density_of, johnson_su, oracle, outputs_for, table, unit_of
 from scipy import integrate, special, stats
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
@@ -29,9 +30,18 @@ from skvae import (
 from skvae._linear import Covariance
 from skvae._tables.batches import to_rows
 from skvae._tables.moments import Scale, column_moments
-from skvae.likelihoods import LIKELIHOODS, Cells, Density
+from skvae.likelihoods import (
+    LIKELIHOODS,
+    CellWeights,
+    autograd_gradient,
+    baseline,
+    baseline_samples,
+    covariance,
+    linear_model,
+    start_linear,
+)
 from skvae.likelihoods._categorical import FLOOR
-from skvae.likelihoods._counts import FIRST_DISPERSION, SUMMED_MEAN, log1p_moments, log_rising, log_rising_slope
+from skvae.likelihoods._counts import FIRST_DISPERSION, SUMMED_MEAN, log1p_moments, log_rising, rising_and_slope
 
 D = 3
 GAUSSIANS = ["feature", "shared", "decoder"]
@@ -175,7 +185,7 @@ def test_expected_values_collapse_to_the_mean(name):
     density, _, _ = density_of(name, table(name))
     outputs = outputs_for(density, 5, 7)
     expected = density.expected(outputs)
-    assert expected.shape == (5, 7, density.n_inputs)
+    assert expected.shape == (5, 7, density.encoding.n_inputs)
     assert torch.equal(density.collapse(expected), density.mean(outputs))
 
 
@@ -227,7 +237,7 @@ def test_missing_cells_add_nothing_and_leave_the_others_alone(name):
 @every_real
 def test_encoder_of_real_columns_sees_them_centred(name):
     density, _, rows = density_of(name, table(name))
-    seen = density.encode_input(rows.x)
+    seen = density.encoding.encode(rows.x)
     atol = 1e-6 if name == "johnson_su" else 1e-10  # its centre is a buffer of the model, in float32
     torch.testing.assert_close(seen.mean(0), torch.zeros(D, dtype=torch.float64), atol=atol, rtol=0)
 
@@ -235,7 +245,7 @@ def test_encoder_of_real_columns_sees_them_centred(name):
 @pytest.mark.parametrize("name", ["feature", "decoder"])
 def test_encoder_sees_unit_variance_where_noise_is_per_feature(name):
     density, _, rows = density_of(name, table(name))
-    std = density.encode_input(rows.x).std(0, correction=0)
+    std = density.encoding.encode(rows.x).std(0, correction=0)
     torch.testing.assert_close(std, torch.ones(D, dtype=torch.float64))
 
 
@@ -244,12 +254,12 @@ def test_encoder_sees_one_scale_where_noise_is_shared():
     density, scale, rows = density_of("shared", X)
     assert len(set(scale.scale)) == 1
     assert scale.scale[0] == pytest.approx(math.sqrt(X.var(0).mean()))
-    np.testing.assert_allclose(density.encode_input(rows.x).numpy() * scale.scale, X - X.mean(0), atol=1e-9)
+    np.testing.assert_allclose(density.encoding.encode(rows.x).numpy() * scale.scale, X - X.mean(0), atol=1e-9)
 
 
 def test_encoder_of_a_bernoulli_sees_columns_near_zero_of_pooled_variance_one():
     density, _, rows = density_of("bernoulli", table("bernoulli", 2000))
-    seen = density.encode_input(rows.x)
+    seen = density.encoding.encode(rows.x)
     assert seen.mean(0).abs().max() < 0.01
     assert seen.square().mean().item() == pytest.approx(1, abs=0.01)
 
@@ -362,7 +372,7 @@ def test_noise_below_the_floor_moves_only_upwards(name, error, moves):
     """With errors far above the floor the gradient asks for more noise and passes; with none it asks for less."""
     density, _, rows = density_of(name, table(name))
     density.log_noise.data.fill_(-50.0)
-    outputs = (density.encode_input(rows.x) + error) / unit_of(density)
+    outputs = (density.encoding.encode(rows.x) + error) / unit_of(density)
     loss = -density.log_prob(outputs, rows.x).sum()
     (grad,) = torch.autograd.grad(loss, density.log_noise)
     assert bool((grad < 0).all()) is moves
@@ -401,22 +411,12 @@ def test_floor_binds_in_a_fitted_model(noise):
 # The start and the baseline
 
 
-def unit_of(density):
-    """What the decoder's means are multiplied by, in model units."""
-    return float(getattr(density, "unit", 1.0))
-
-
-def covariance(density, rows):
-    with torch.no_grad():
-        return Covariance.of(density.encode_input(rows.x).numpy())
-
-
 @every_real
 def test_start_is_the_linear_models_posterior(name):
     X = table(name, 200)
     X[:, 1] = X[:, 0] * 3 + X[:, 1] / 4
     density, _, rows = density_of(name, X)
-    start = density.start(covariance(density, rows), 1)
+    start = start_linear(density, covariance(density, rows), 1)
     noise = density.log_noise.detach().exp().numpy() if name != "decoder" else np.exp(start.decoder_bias[D:])
     W, psi = unit_of(density) * start.decoder_weight[:D], np.broadcast_to(noise, (D,))
     precision = np.eye(1) + W.T @ (W / psi[:, None])
@@ -427,11 +427,11 @@ def test_start_is_the_linear_models_posterior(name):
 
 def start_of(name, X, n_components, weight=None):
     density, scale, rows = density_of(name, X, weight)
-    start = density.start(density.covariance(rows), n_components)
+    start = start_linear(density, covariance(density, rows), n_components)
     n_components = len(start.posterior_var)
     assert start.decoder_weight.shape == (density.n_params, n_components)
     assert start.decoder_bias.shape == (density.n_params,)
-    assert start.encoder_weight.shape == (n_components, density.n_inputs)
+    assert start.encoder_weight.shape == (n_components, density.encoding.n_inputs)
     assert ((start.posterior_var > 0) & (start.posterior_var <= 1)).all()
     return density, scale, start
 
@@ -451,9 +451,9 @@ def median_or_mean(name, density, scale, outputs):
     """The same of p(x|z), from the decoder's numbers."""
     found = oracle(MEMBERS[name], density, scale, outputs)
     if name == "log_normal":
-        return scale.scale * np.exp((density.centre + density.spread * outputs).numpy())
+        return scale.scale * np.exp((density.encoding.centre + density.encoding.spread * outputs).numpy())
     if name == "johnson_su":
-        return scale.to_data(density._data(density.unit.detach() * outputs).numpy())
+        return scale.to_data(density.encoding.decode(density.unit.detach() * outputs).numpy())
     return found.mean
 
 
@@ -491,12 +491,12 @@ def test_baseline_of_a_gaussian_is_the_linear_models_density(name, weighted):
     weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
     density, scale, rows = density_of(name, X, weight)
     cov = Covariance.of(rows.x.numpy(), weight=weight)
-    start = density.start(cov, 1)
+    start = start_linear(density, cov, 1)
     W = unit_of(density) * start.decoder_weight[:D]
     noise = np.broadcast_to(density.log_noise.detach().exp().numpy(), (D,))
     model = stats.multivariate_normal(scale.shift, (W @ W.T + np.diag(noise)) * np.outer(scale.scale, scale.scale))
     expected = np.average(model.logpdf(X), weights=weight)
-    assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-6)
+    assert baseline(density, rows, cov, 1) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [*SET_VALUES, "student_t", "laplace", "mixed"])
@@ -504,11 +504,11 @@ def test_the_baseline_takes_columns_as_independent(name):
     X = table(name)
     X[3, 1], X[5] = np.nan, np.nan
     density, scale, rows = density_of(name, X)
-    cov = density.covariance(rows)
+    cov = covariance(density, rows)
     alone = copy.deepcopy(density)
-    bias = alone.start(cov, 0).decoder_bias
+    bias = start_linear(alone, cov, 0).decoder_bias
     cells = oracle(MEMBERS[name], alone, scale, np.tile(bias, (len(X), 1))).log_p(np.nan_to_num(X, nan=1.0))
-    found = density.baseline_samples(rows, cov, 2)
+    found = baseline_samples(density, rows, cov, 2)
     np.testing.assert_allclose(found, np.where(np.isnan(X), 0, cells).sum(1), rtol=1e-6)
     assert found[5] == 0
 
@@ -519,7 +519,7 @@ def test_the_baseline_of_a_bernoulli_is_that_of_the_smoothed_means():
     density, _, rows = density_of("bernoulli", X)
     mean = (np.nansum(X, 0) + 0.5) / ((~np.isnan(X)).sum(0) + 1)
     expected = np.nansum(stats.bernoulli(mean).logpmf(np.nan_to_num(X)) * ~np.isnan(X)) / len(X)
-    assert density.baseline(rows, density.covariance(rows), 1) == pytest.approx(expected, abs=1e-5)
+    assert baseline(density, rows, covariance(density, rows), 1) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["student_t", "laplace"])
@@ -528,7 +528,7 @@ def test_the_baseline_of_outliers_has_the_columns_means_and_variances(name):
     density, _, rows = density_of(name, X)
     mean, std = X.mean(0), X.std(0)
     model = stats.t(5, mean, std * math.sqrt(3 / 5)) if name == "student_t" else stats.laplace(mean, std / math.sqrt(2))
-    found = density.baseline_samples(rows, density.covariance(rows), 2)
+    found = baseline_samples(density, rows, covariance(density, rows), 2)
     np.testing.assert_allclose(found, model.logpdf(X).sum(1), rtol=1e-5)
 
 
@@ -536,22 +536,22 @@ def test_the_baseline_of_log_normal_columns_is_the_linear_models_density_of_thei
     X = table("log_normal", 200)
     X[:, 1] = X[:, 0] * np.sqrt(X[:, 1])
     density, _, rows = density_of("log_normal", X)
-    cov = density.covariance(rows)
-    linear = density.linear_model(cov, 1)
+    cov = covariance(density, rows)
+    linear = linear_model(density.linear_start(), cov, 1)
     spread, logs = np.log(X).std(0), np.log(X)
     sigma = (linear.loadings @ linear.loadings.T + np.diag(linear.noise)) * np.outer(spread, spread)
     expected = stats.multivariate_normal(logs.mean(0), sigma).logpdf(logs) - logs.sum(1)
-    np.testing.assert_allclose(density.baseline_samples(rows, cov, 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(baseline_samples(density, rows, cov, 1), expected, rtol=1e-5)
 
 
 def test_weights_count_as_repeated_rows_in_the_bernoulli_column_means():
     X = table("bernoulli", 10)
     copies = np.arange(10) % 3 + 1
-    repeated = density_of("bernoulli", np.repeat(X, copies, axis=0))[0].column_mean
+    repeated = density_of("bernoulli", np.repeat(X, copies, axis=0))[0].encoding.column_mean
     rows = to_rows(X, Scale(np.zeros(D), np.ones(D)), copies.astype(float))
     density = Bernoulli().build(D, Scale(np.zeros(D), np.ones(D)))
     density.fit(rows)
-    torch.testing.assert_close(density.column_mean.double(), repeated, rtol=1e-6, atol=0)
+    torch.testing.assert_close(density.encoding.column_mean.double(), repeated, rtol=1e-6, atol=0)
 
 
 # The start on data whose linear predictor is known: eta = offset + slope z
@@ -595,11 +595,11 @@ def columns_of(member, X):
 def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name):
     X, offset, slope, z = simulated(name)
     density, scale, rows = columns_of(MEMBERS[name], X)
-    start = density.start(density.covariance(rows), 1)
+    start = start_linear(density, covariance(density, rows), 1)
     weight, bias = start.decoder_weight[:10, 0], start.decoder_bias[:10]
     weight = weight * np.sign(weight[0])
     if name not in LINK:  # the decoder speaks in the columns' units
-        unit = float(getattr(density, "unit", 1.0)) * getattr(density, "spread", torch.ones(1)).numpy()
+        unit = unit_of(density) * getattr(density.encoding, "spread", torch.ones(1)).numpy()
         weight = weight * unit * (1.0 if name == "log_normal" else scale.scale)
         found = median_or_mean(name, density, scale, torch.tensor(start.decoder_bias)[None])[0]
         bias = np.log(found) if name == "log_normal" else found
@@ -607,7 +607,7 @@ def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name):
     assert (np.abs(weight - slope) < tolerance + 0.03).all(), weight / slope
     assert (np.abs(bias - offset) < tolerance + 0.03).all(), bias - offset
     with torch.no_grad():
-        code = (density.encode_input(rows.x).numpy() @ start.encoder_weight.T)[:, 0]
+        code = (density.encoding.encode(rows.x).numpy() @ start.encoder_weight.T)[:, 0]
     # What the code leaves of z's variance is what the posterior says.
     assert np.corrcoef(code, z)[0, 1] ** 2 == pytest.approx(1 - start.posterior_var[0], abs=0.1)
 
@@ -634,7 +634,7 @@ def test_a_rare_category_keeps_its_share_where_columns_start_together():
     rare = rng.random((5000, 1)) < 0.04
     X = np.where(rare & (rng.random((5000, 6)) < 0.8), 2, rng.integers(2, size=(5000, 6))).astype(float)
     density, _, rows = columns_of(Categorical([3] * 6), X)
-    start = density.start(density.covariance(rows), 1)
+    start = start_linear(density, covariance(density, rows), 1)
     assert np.abs(start.decoder_weight[2::3]).min() > 0.7
     outputs = torch.tensor(rng.normal(size=(40_000, 1)) @ start.decoder_weight.T + start.decoder_bias)
     np.testing.assert_allclose(density.expected(outputs).mean(0)[2::3], (X == 2).mean(0), rtol=0.15)
@@ -649,8 +649,8 @@ def test_a_categorys_start_has_the_slopes_of_a_rank_one_model():
     logits = np.split(offset + z * slope, ends, axis=1)
     X = np.column_stack([(part + rng.gumbel(size=part.shape)).argmax(1) for part in logits]).astype(float)
     density, _, rows = columns_of(Categorical(sizes), X)
-    start = density.start(density.covariance(rows), 1)
-    share = np.split(density.column_mean.numpy(), ends)
+    start = start_linear(density, covariance(density, rows), 1)
+    share = np.split(density.encoding.column_mean.numpy(), ends)
     expected = np.concatenate([own - p @ own for own, p in zip(np.split(slope, ends), share, strict=True)])
     found = start.decoder_weight[:, 0] * np.sign(start.decoder_weight[:, 0] @ expected)
     assert np.corrcoef(found, expected)[0, 1] > 0.98
@@ -663,12 +663,12 @@ def test_around_the_columns_means_probabilities_move_by_the_loadings(name):
     X = table(name, 2000)
     X[::3] = X[:1]
     density, _, rows = density_of(name, X)
-    cov = density.covariance(rows)
-    linear = density.linear_model(cov, 1).limited(density.most_loading())
-    weight, h = density.start(cov, 1).decoder_weight[:, 0], 1e-6
+    cov = covariance(density, rows)
+    linear = linear_model(density.linear_start(), cov, 1).limited(density.linear_start().max_loading)
+    weight, h = start_linear(density, cov, 1).decoder_weight[:, 0], 1e-6
     bias = start_of(name, X, 0)[2].decoder_bias
     above, below = (density.expected(torch.tensor(bias + sign * h * weight)).numpy() for sign in (1, -1))
-    expected = linear.loadings[:, 0] * float(density.pooled_std)
+    expected = linear.loadings[:, 0] * float(density.encoding.pooled_std)
     assert np.abs(expected).max() > 0.05
     # A category's share of its column's mean slope comes from the smoothing of shares and the limit on loadings.
     np.testing.assert_allclose((above - below) / (2 * h), expected, rtol=1e-2, atol=0.02)
@@ -680,7 +680,7 @@ def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
     rng = np.random.default_rng(0)
     X = rng.poisson(mean * rng.gamma(1 / dispersion, dispersion, size=(20_000, 4))).astype(float)
     density, _, rows = columns_of(NegativeBinomial(), X)
-    density.start(density.covariance(rows), 0)
+    start_linear(density, covariance(density, rows), 0)
     found = density.log_dispersion.detach().exp().numpy()
     assert (np.abs(np.log(found / dispersion)) < math.log(4 if mean == 1 else 2)).all(), found
 
@@ -688,7 +688,7 @@ def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
 def test_the_start_of_poisson_columns_has_the_least_dispersion():
     X = np.random.default_rng(0).poisson(5.0, size=(20_000, 4)).astype(float)
     density, _, rows = columns_of(NegativeBinomial(), X)
-    density.start(density.covariance(rows), 1)
+    start_linear(density, covariance(density, rows), 1)
     torch.testing.assert_close(density.log_dispersion.exp(), torch.full((4,), FIRST_DISPERSION).double())
 
 
@@ -714,7 +714,10 @@ def test_quotients_of_gamma_functions_keep_their_digits(x, r):
     for dtype, rtol in [(torch.float64, 1e-11), (torch.float32, 1e-5)]:
         given = torch.tensor([x], dtype=dtype), torch.tensor([r], dtype=dtype)
         assert log_rising(*given).item() == pytest.approx(np.log(factors).sum(), rel=rtol, abs=rtol)
-        assert log_rising_slope(*given).item() == pytest.approx((1 / factors).sum(), rel=rtol, abs=1e-12)
+        for values in (given, tuple(value.numpy() for value in given)):
+            found, slope = rising_and_slope(values[0][:, None], values[1])
+            assert found.item() == pytest.approx(np.log(factors).sum(), rel=rtol, abs=rtol)
+            assert slope.item() == pytest.approx((1 / factors).sum(), rel=rtol, abs=1e-12)
 
 
 def test_a_category_that_no_row_has_keeps_its_share_of_a_floor():
@@ -751,11 +754,11 @@ def test_extremes_are_finite_and_so_are_their_gradients(name, dtype):
     assert bool(density.log_prob(outputs, x).isfinite().all())
     assert bool(density.mean(outputs).isfinite().all())
     assert bool(density.sample(outputs, seeded()).isfinite().all())
-    cells = Cells(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
+    cells = CellWeights(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
     for p in density.parameters():
         p.grad = torch.zeros_like(p)
-    for method in (density.nll_gradient, lambda *args: Density.nll_gradient(density, *args)):
-        found = [*method(outputs.clone(), x, cells), *[p.grad for p in density.parameters()]]
+    for method, rows in [(density.gradient(torch), density.step_input(x)), (autograd_gradient(density), x)]:
+        found = [*method(outputs.clone(), rows, cells), *[p.grad for p in density.parameters()]]
         assert all(bool(value.isfinite().all()) for value in found)
 
 
@@ -822,14 +825,13 @@ def test_a_gap_takes_no_part_in_what_a_density_learns_of_its_table(name):
     X = table(name, 40)
     gaps = X.copy()
     gaps[::2, 1] = np.nan
-    found, full, kept = (density_of(name, T)[0] for T in (gaps, X, X[1::2]))
-    for key in ("column_mean", "log_mean", "centre"):
-        if hasattr(found, key) and name != "categorical":
-            torch.testing.assert_close(getattr(found, key)[[0, 2]], getattr(full, key)[[0, 2]], atol=1e-6, rtol=1e-5)
+    found, full, kept = (dict(density_of(name, T)[0].named_buffers()) for T in (gaps, X, X[1::2]))
+    for key in ("encoding.column_mean", "log_mean", "encoding.centre"):
+        if key in found and name != "categorical":
+            torch.testing.assert_close(found[key][[0, 2]], full[key][[0, 2]], atol=1e-6, rtol=1e-5)
             if name != "johnson_su":  # whose units are those of all rows
-                unit = getattr(found, "log_scale", torch.zeros(3))[1] - getattr(kept, "log_scale", torch.zeros(3))[1]
-                own = getattr(found, key)[1] + (unit if name == "log_normal" else 0)
-                torch.testing.assert_close(own, getattr(kept, key)[1], atol=1e-6, rtol=1e-5)
+                unit = found["log_scale"][1] - kept["log_scale"][1] if name == "log_normal" else 0.0
+                torch.testing.assert_close(found[key][1] + unit, kept[key][1], atol=1e-6, rtol=1e-5)
 
 
 # Johnson's SU
@@ -880,7 +882,10 @@ def test_johnson_su_integrates_to_one_far_into_its_tails(tail):
         return math.exp(density.log_prob(outputs, x)[0, d].item()) * jacobian
 
     for d in range(D):
-        mean, spread = float((density.centre + density.spread * outputs)[0, d]) / tail, float(density.spread[d]) / tail
+        mean, spread = (
+            float((density.encoding.centre + density.encoding.spread * outputs)[0, d]) / tail,
+            float(density.encoding.spread[d]) / tail,
+        )
         std = spread * math.exp(0.25)
         area, _ = integrate.quad(value, mean - 10 * std, mean + 10 * std, args=(d,), epsabs=1e-12, limit=200)
         assert area == pytest.approx(1, abs=1e-9)
@@ -920,16 +925,16 @@ def test_johnson_su_of_a_large_tail_is_gaussian_with_shared_noise_of_scaled_colu
     X = table("johnson_su")
     density, scale, rows = johnson(X, tail=1e6)
     outputs = outputs_for(density, len(X))
-    spread = density.spread.numpy()
+    spread = density.encoding.spread.numpy()
     std = np.exp(0.5 * density.log_noise.detach().numpy()) * spread * scale.scale
-    mean = (outputs.numpy() * spread + density.centre.numpy()) * scale.scale + scale.shift
+    mean = (outputs.numpy() * spread + density.encoding.centre.numpy()) * scale.scale + scale.shift
     found = density.log_prob(outputs, rows.x).detach().numpy()
     np.testing.assert_allclose(found, stats.norm(mean, std).logpdf(X), rtol=1e-6, atol=1e-6)
 
 
 def test_johnson_sus_encoder_sees_centred_columns_of_mean_variance_one():
     density, _, rows = johnson(heavy_tailed())
-    seen = density.encode_input(rows.x).numpy()
+    seen = density.encoding.encode(rows.x).numpy()
     np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
     assert seen.var(0).mean() == pytest.approx(1, rel=1e-6)
 
@@ -939,7 +944,7 @@ def test_johnson_sus_spread_is_the_geometric_mean_of_deviation_and_range():
     density, scale, _ = johnson(X)
     bent = 2 * np.arcsinh(scale.to_model(X) / 2)
     expected = np.sqrt(bent.std(0) * np.ptp(bent, axis=0))
-    ratio = density.spread.numpy() / expected
+    ratio = density.encoding.spread.numpy() / expected
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
 
 
@@ -948,8 +953,9 @@ def test_weights_count_as_repeated_rows_in_johnson_sus_columns():
     copies = np.arange(30) % 3 + 1
     weighted = johnson(X, weight=copies.astype(float))[0]
     repeated = johnson(np.repeat(X, copies, axis=0))[0]
-    for key in ("centre", "spread", "log_floor"):
-        torch.testing.assert_close(getattr(weighted, key), getattr(repeated, key), rtol=1e-6, atol=1e-7)
+    for key in ("encoding.centre", "encoding.spread", "log_floor"):
+        one, other = (density.get_buffer(key) for density in (weighted, repeated))
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_johnson_sus_columns_are_those_of_the_present_cells():
@@ -960,9 +966,9 @@ def test_johnson_sus_columns_are_those_of_the_present_cells():
     for d in range(D):
         x = (gaps[:, d] - scale.shift[d]) / scale.scale[d]
         bent = 2 * np.arcsinh(x[~np.isnan(x)] / 2)
-        assert float(found.centre[d]) == pytest.approx(bent.mean(), abs=1e-6)
+        assert float(found.encoding.centre[d]) == pytest.approx(bent.mean(), abs=1e-6)
     bent = 2 * np.arcsinh(scale.to_model(gaps) / 2)
-    ratio = found.spread.numpy() / np.sqrt(np.nanstd(bent, 0) * (np.nanmax(bent, 0) - np.nanmin(bent, 0)))
+    ratio = found.encoding.spread.numpy() / np.sqrt(np.nanstd(bent, 0) * (np.nanmax(bent, 0) - np.nanmin(bent, 0)))
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
 
 
@@ -970,29 +976,29 @@ def test_johnson_sus_columns_are_those_of_the_present_cells():
 def test_smoothing_adds_the_noise_to_what_the_encoder_sees(name):
     density, _, rows = density_of(name, table(name))
     noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
-    seen = density.encode_input(density.smooth(rows.x, noise))
-    torch.testing.assert_close(seen, density.encode_input(rows.x) + noise, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(density.noisy_inputs(), np.ones(D))
+    seen = density.encoding.encode(density.encoding.add_noise(rows.x, noise))
+    torch.testing.assert_close(seen, density.encoding.encode(rows.x) + noise, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), np.ones(D))
 
 
 @pytest.mark.parametrize("name", SET_VALUES)
 def test_columns_of_set_values_refuse_noise(name):
     density, _, rows = density_of(name, table(name))
     with pytest.raises(ValueError, match="no noise can be added.*ELBO with input_noise=0"):
-        density.smooth(rows.x, torch.zeros_like(rows.x))
-    np.testing.assert_array_equal(density.noisy_inputs(), np.zeros(density.n_inputs))
+        density.encoding.add_noise(rows.x, torch.zeros_like(rows.x))
+    np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), np.zeros(density.encoding.n_inputs))
 
 
 def test_mixed_passes_over_columns_of_set_values():
     density, _, rows = density_of("mixed", table("mixed"))
     noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
-    smooth = density.smooth(rows.x, noise)
+    smooth = density.encoding.add_noise(rows.x, noise)
     moved = ["real", "positive"]
     for d, kind in enumerate(KINDS["mixed"]):
         assert bool((smooth[:, d] != rows.x[:, d]).all()) is (kind in moved)
     numbers = [1, 1, 0, 0, 0, 0, 1, 0]  # two real columns, three categories, counts, amounts, yes or no
-    np.testing.assert_array_equal(density.noisy_inputs(), numbers)
-    seen = density.encode_input(smooth) - density.encode_input(rows.x)
+    np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), numbers)
+    seen = density.encoding.encode(smooth) - density.encoding.encode(rows.x)
     torch.testing.assert_close(seen[:, [0, 1, 6]], noise[:, [4, 1, 2]], rtol=1e-9, atol=1e-9)
 
 
@@ -1004,6 +1010,23 @@ MASSES = {
         (torch.rand(n, d, generator=rng) > 0.3) * torch.rand(n, 1, generator=rng, dtype=torch.float64)
     ),
 }
+
+
+def by_formula(density, xp):
+    """The stated gradient as a function of x and tensors, with what a warp adds to the value."""
+    for p in density.parameters():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    gradient, bend = density.gradient(xp), density.encoding.log_bend(xp)
+    as_array = torch.Tensor.numpy if xp is np else lambda values: values
+
+    def found(outputs, x, cells):
+        rows = as_array(density.step_input(x))
+        weights = CellWeights(*map(as_array, cells))
+        nll, slope = gradient(as_array(outputs), rows, weights)
+        volume = 0.0 if bend is None else (weights.mass * bend(rows[:, : density.encoding.n_inputs])).sum()
+        return torch.as_tensor(nll.sum() - volume), torch.as_tensor(slope)
+
+    return found
 
 
 @every_member
@@ -1020,31 +1043,35 @@ def test_the_stated_gradient_is_the_default_by_autograd(name, mass, beyond):
             p.data = torch.linspace(-30, 30, p.numel(), dtype=torch.float64)
     values = MASSES[mass](*X.shape, seeded(3))
     x = rows.x if values.shape[1] == 1 else rows.x * (values > 0)
-    cells = Cells(values, values.expand(len(x), -1).sum(0, keepdim=True))
+    cells = CellWeights(values, values.expand(len(x), -1).sum(0, keepdim=True))
     found = []
     assert density.states_gradient
-    for method in (density.nll_gradient, lambda *args: Density.nll_gradient(density, *args)):
+    by = partial(by_formula, density)
+    for method in (partial(by, torch), partial(by, np), partial(autograd_gradient, density)):
         for p in density.parameters():
             p.grad = torch.full_like(p, 9.0)  # every entry must be set, not added to
         views = [p.grad for p in density.parameters()]
         with torch.no_grad():
-            nll, slope = method(outputs.clone(), x, cells)
+            nll, slope = method()(outputs.clone(), x, cells)
         assert all(p.grad is view for p, view in zip(density.parameters(), views, strict=True))
-        found.append([nll, slope, *[grad.clone() for grad in views]])
-    for stated, default in zip(*found, strict=True):
-        torch.testing.assert_close(stated, default, rtol=1e-9, atol=1e-7 if beyond else 1e-10)
+        found.append([nll.sum(), slope, *[grad.clone() for grad in views]])
+    for *stated, default in zip(*found, strict=True):
+        for values in stated:
+            torch.testing.assert_close(values, default, rtol=1e-9, atol=1e-7 if beyond else 1e-10)
 
 
 @pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
 def test_a_log_mean_beyond_any_count_comes_back(name):
     """The slope is that of a mean too large by far, in training with autograd and without."""
     density, _, rows = density_of(name, table(name))
-    cells = Cells(torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), float(len(rows)), dtype=torch.float64))
+    cells = CellWeights(
+        torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), float(len(rows)), dtype=torch.float64)
+    )
     for p in density.parameters():
         p.grad = torch.zeros_like(p)
     outputs = torch.full((len(rows), D), 45.0, dtype=torch.float64)
-    _, stated = density.nll_gradient(outputs.clone(), rows.x, cells)
-    _, default = Density.nll_gradient(density, outputs.clone(), rows.x, cells)
+    _, stated = by_formula(density, torch)(outputs.clone(), rows.x, cells)
+    _, default = autograd_gradient(density)(outputs.clone(), rows.x, cells)
     assert bool((stated > 0).all())
     torch.testing.assert_close(default, stated)
 
@@ -1075,7 +1102,7 @@ def test_error_of_categories_is_that_of_their_probabilities():
 def test_error_of_counts_is_that_of_their_logarithms():
     density, _, rows = density_of("poisson", table("poisson"))
     outputs = outputs_for(density, 1, len(rows))[0]
-    expected = (torch.log1p(density.mean(outputs)) - torch.log1p(rows.x)) / density.pooled_std
+    expected = (torch.log1p(density.mean(outputs)) - torch.log1p(rows.x)) / density.encoding.pooled_std
     torch.testing.assert_close(density.error(outputs, rows.x), expected.square())
 
 
@@ -1084,14 +1111,14 @@ def test_baseline_of_johnson_su_is_the_density_of_its_linear_model():
     X = heavy_tailed()
     weight = np.linspace(0.5, 1.5, len(X))
     density, scale, rows = johnson(X, weight=weight)
-    seen = density.encode_input(rows.x).numpy()
+    seen = density.encoding.encode(rows.x).numpy()
     cov = Covariance.of(seen, weight=weight)
-    start = density.start(cov, 1)
+    start = start_linear(density, cov, 1)
     W = unit_of(density) * start.decoder_weight
     model = stats.multivariate_normal(np.zeros(D), W @ W.T + density.log_noise.exp().item() * np.eye(D))
-    slope = 1 / (np.sqrt(1 + (scale.to_model(X) / 2) ** 2) * density.spread.numpy() * scale.scale)
+    slope = 1 / (np.sqrt(1 + (scale.to_model(X) / 2) ** 2) * density.encoding.spread.numpy() * scale.scale)
     expected = np.average(model.logpdf(seen) + np.log(slope).sum(1), weights=weight)
-    assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-6)
+    assert baseline(density, rows, cov, 1) == pytest.approx(expected, abs=1e-6)
 
 
 @every_member
@@ -1101,11 +1128,11 @@ def test_baseline_is_the_mean_over_its_rows(name, weighted):
     X[3, 1] = np.nan
     weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
     density, _, rows = density_of(name, X, weight)
-    cov = density.covariance(rows)
-    each = density.baseline_samples(rows, cov, 1)
+    cov = covariance(density, rows)
+    each = baseline_samples(density, rows, cov, 1)
     assert each.shape == (len(X),)
-    assert density.baseline(rows, cov, 1) == pytest.approx(np.average(each, weights=weight), rel=1e-6)
-    alone = density.baseline_samples(rows.take(torch.tensor([3])), cov, 1)
+    assert baseline(density, rows, cov, 1) == pytest.approx(np.average(each, weights=weight), rel=1e-6)
+    alone = baseline_samples(density, rows.take(torch.tensor([3])), cov, 1)
     np.testing.assert_allclose(alone, each[3:4], rtol=1e-9)
 
 
@@ -1120,8 +1147,8 @@ def test_johnson_su_starts_at_its_baseline(missing):
     ).fit(X)
     rows = to_rows(X, vae._inference().scale)
     density = copy.deepcopy(vae.module_.likelihood).float()
-    baseline = density.baseline(rows, density.covariance(rows), 1)
-    assert vae.score(X) == pytest.approx(baseline, abs=0.1 if missing else 1e-3)
+    expected = baseline(density, rows, covariance(density, rows), 1)
+    assert vae.score(X) == pytest.approx(expected, abs=0.1 if missing else 1e-3)
 
 
 def test_johnson_su_fits_heavy_tails_better_than_a_gaussian():

@@ -70,13 +70,13 @@ class Units(NamedTuple):
 
     Attributes
     ----------
-    smooth : callable
-        `smooth(x, noise)`: x with noise added as the likelihood allows.
+    add_noise : callable
+        `add_noise(x, noise)`: x with noise added as the likelihood allows.
     scale : Scale
         The map between data units and the model's.
     """
 
-    smooth: Callable[[Tensor, Tensor], Tensor]
+    add_noise: Callable[[Tensor, Tensor], Tensor]
     scale: Scale
 
     def to_data(self, x: Tensor) -> Tensor:

@@ -13,9 +13,17 @@ from torch.nn.functional import softplus
 
 from .._tables.moments import Array, Scale
 from .._torch import fast_log
-from ._base import Cells, Density, Natural, NLLGradient, Unscaled, as_arrays, refuse, weighed
+from ._base import CellWeights, LikelihoodModule, Linked, NLLGradient, Unscaled, as_arrays, refuse, weighed
+from ._encoding import Centred
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
+
+# Below this, |logit| is small enough for the first terms of the series, and too small for the quotients.
+SMALL_LOGIT = 0.05
+# The same in double precision, where the quotients keep their digits much longer.
+SMALL_DOUBLE_LOGIT = 1e-6
+# Logits that a column's mean may start at.
+LARGEST_LOGIT = 50.0
 
 
 class Bernoulli(Unscaled):
@@ -44,76 +52,11 @@ class Bernoulli(Unscaled):
 
     positive_only = True
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _BernoulliDensity(n_features, n_features)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return _BernoulliModule(n_features)
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         refuse(X, (X < 0) | (X > 1), names, "likelihood='bernoulli' takes values in [0, 1]")
-
-
-class _UnitInterval(Natural):
-    """log p = logit (x - 1/2) - f(logit) with an even f, whose slope is what the mean exceeds 1/2 by.
-
-    Column means are smoothed: half a one and half a zero are added to every column.
-    """
-
-    prior_mean, prior_weight = 0.5, 1.0
-
-    @abstractmethod
-    def even(self, size: Any) -> tuple[Any, Any]:
-        """f and its slope at logits of 0 and above, tensors or numpy arrays, which may be overwritten."""
-
-    def gradient_of_seen(self, xp: Any) -> NLLGradient:
-        offset, unit = as_arrays(xp, self.column_mean - 0.5, self.pooled_std)
-
-        def nll_gradient(outputs: Any, rows: Any, cells: Cells) -> tuple[Any, Any]:
-            # In place: a wide table's arrays cost more to make than to fill.
-            lean = unit * rows
-            lean += offset  # x - 1/2
-            value, slope = self.even(abs(outputs))
-            slope = xp.copysign(slope, outputs)
-            slope -= lean
-            slope *= cells.mass
-            lean *= outputs
-            value -= lean
-            return weighed(value, cells.mass), slope
-
-        return nll_gradient
-
-
-class _BernoulliDensity(_UnitInterval):
-    def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
-        raise ValueError(
-            "likelihood='bernoulli' takes values in [0, 1], to which no noise can be added; use objective='elbo', or "
-            "ELBO with input_noise=0."
-        )
-
-    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return x * outputs - softplus(outputs)
-
-    def even(self, size: Any) -> tuple[Any, Any]:
-        """log(2 cosh(logit / 2)) and a probability less 1/2, from one exponential."""
-        tensor = isinstance(size, Tensor)
-        p = size.sigmoid() if tensor else 1 / (1 + np.exp(-size))
-        size *= 0.5
-        size -= fast_log(p) if tensor else np.log(p)
-        p -= 0.5
-        return size, p
-
-    def mean(self, outputs: Tensor) -> Tensor:
-        return outputs.sigmoid()
-
-    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        return torch.bernoulli(outputs.sigmoid(), generator=rng)
-
-    def link(self) -> tuple[Array, Array]:
-        """Both are p (1 - p)."""
-        variance = self.share * (1 - self.share)
-        return variance, variance
-
-    def bias(self, square: Array) -> Array:
-        """E[sigmoid(b + w z)] is about sigmoid(b / sqrt(1 + pi w^2 / 8)) (MacKay 1992)."""
-        return (np.log(self.share) - np.log1p(-self.share)) * np.sqrt(1 + np.pi / 8 * square)
 
 
 class ContinuousBernoulli(Unscaled):
@@ -145,25 +88,80 @@ class ContinuousBernoulli(Unscaled):
 
     positive_only = True
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _ContinuousBernoulliDensity(n_features, n_features)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return _ContinuousBernoulliModule(n_features)
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         refuse(X, (X < 0) | (X > 1), names, "likelihood='continuous_bernoulli' takes values in [0, 1]")
 
 
-# Below this, |logit| is small enough for the first terms of the series, and too small for the quotients.
-SMALL_LOGIT = 0.05
-# The same in double precision, where the quotients keep their digits much longer.
-SMALL_DOUBLE_LOGIT = 1e-6
-# Logits that a column's mean may start at.
-LARGEST_LOGIT = 50.0
+class _UnitInterval(Linked):
+    """log p = logit (x - 1/2) - f(logit) with an even f, whose slope is what the mean exceeds 1/2 by.
+
+    Half a one and half a zero are added to every column.
+    """
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features, n_features, Centred(n_features, pseudo_mean=0.5, pseudo_count=1.0))
+
+    @abstractmethod
+    def even(self, size: Any) -> tuple[Any, Any]:
+        """f and its slope at logits of 0 and above, tensors or numpy arrays, which may be overwritten."""
+
+    def gradient(self, xp: Any) -> NLLGradient:
+        mean, unit = as_arrays(xp, self.encoding.column_mean, self.encoding.pooled_std)
+        offset = mean - 0.5
+
+        def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
+            # In place: a wide table's arrays cost more to make than to fill.
+            lean = unit * rows
+            lean += offset  # x - 1/2
+            value, slope = self.even(abs(outputs))
+            slope = xp.copysign(slope, outputs)
+            slope -= lean
+            slope *= cells.mass
+            lean *= outputs
+            value -= lean
+            return weighed(value, cells.mass), slope
+
+        return nll_gradient
 
 
-class _ContinuousBernoulliDensity(_UnitInterval):
+class _BernoulliModule(_UnitInterval):
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return x * outputs - softplus(outputs)
+
+    def even(self, size: Any) -> tuple[Any, Any]:
+        """log(2 cosh(logit / 2)) and a probability less 1/2, from one exponential."""
+        tensor = isinstance(size, Tensor)
+        p = size.sigmoid() if tensor else 1 / (1 + np.exp(-size))
+        size *= 0.5
+        size -= fast_log(p) if tensor else np.log(p)
+        p -= 0.5
+        return size, p
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.bernoulli(outputs.sigmoid(), generator=rng)
+
+    def link(self) -> tuple[Array, Array]:
+        """Both are p (1 - p)."""
+        share = self.encoding.share
+        variance = share * (1 - share)
+        return variance, variance
+
+    def bias(self, square: Array) -> Array:
+        """E[sigmoid(b + w z)] is about sigmoid(b / sqrt(1 + pi w^2 / 8)) (MacKay 1992)."""
+        share = self.encoding.share
+        return (np.log(share) - np.log1p(-share)) * np.sqrt(1 + np.pi / 8 * square)
+
+
+class _ContinuousBernoulliModule(_UnitInterval):
     """log p = logit x - log A, A = (exp(logit) - 1) / logit."""
 
-    most_swing = 3.0
+    max_swing = 3.0
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - 0.5 * outputs - _even_log_norm(outputs.abs())
@@ -207,7 +205,7 @@ class _ContinuousBernoulliDensity(_UnitInterval):
         """The logit whose mean is the column's, and the variance there, from a table of both."""
         grid = torch.linspace(-LARGEST_LOGIT, LARGEST_LOGIT, 4001, dtype=torch.float64)
         means = self.mean(grid).numpy()
-        logit = np.interp(self.share, means, grid.numpy())
+        logit = np.interp(self.encoding.share, means, grid.numpy())
         return logit, np.interp(logit, grid.numpy(), np.gradient(means, grid.numpy()))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .._params import Part
 from .._tables.batches import Rows, Walk
 from .._tables.moments import Units
-from ..likelihoods import Density
+from ..likelihoods import LikelihoodModule
 from ..model import VAE, Dims, Emitted
 from ..priors import Prior, PriorSpec
 
@@ -97,7 +97,7 @@ class Objective(Part, ABC):
         """Epochs before the loss takes its final form; early stopping is patient until then."""
         return 0
 
-    def prior(self, prior: PriorSpec, n_components: int, density: Density) -> Prior:
+    def prior(self, prior: PriorSpec, n_components: int, density: LikelihoodModule) -> Prior:
         """The model's p(z): the one that the estimator's `prior` asks for, unless the objective needs its own."""
         return prior.build(n_components, density)
 
@@ -152,7 +152,7 @@ class OnePass(Objective):
 
     @property
     def changes_rows(self) -> bool:
-        """Whether `views` makes other rows of a batch's."""
+        """Whether `views` does more to a batch's rows than `units.add_noise`."""
         return type(self).views is not OnePass.views
 
     @abstractmethod
