@@ -154,8 +154,7 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
 
 def unit_of(density) -> float:
     """What the decoder's means are multiplied by, in model units."""
-    unit = getattr(density, "unit", None)
-    return 1.0 if unit is None else float(unit)
+    return float(getattr(density, "unit", 1.0))
 
 
 def noise_std(density) -> np.ndarray:

@@ -83,7 +83,7 @@ def decoded(detector, z):
         return stats.norm(outputs[..., :D] * scale + shift, np.exp(0.5 * log_var) * scale)
     n = len(density.log_noise)
     std = np.exp(0.5 * np.maximum(density.log_noise.numpy(), density.log_floor.numpy()[:n]))
-    mean = outputs * (1.0 if density.unit is None else density.unit.numpy())
+    mean = outputs * (density.unit.numpy() if hasattr(density, "unit") else 1.0)
     if kind == "Gaussian":
         return stats.norm(mean * scale + shift, std * scale)
     centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()

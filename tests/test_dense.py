@@ -97,7 +97,7 @@ def make_model(likelihood, objective, encoder, decoder=None, prior=None):
         for name in ("log_noise", "log_dispersion"):
             if hasattr(part, name):
                 getattr(part, name).data[0] = -20.0
-        if getattr(part, "unit", None) is not None:
+        if getattr(part, "shared_noise", False):
             part.unit.fill_(0.3)
         if hasattr(part.encoding, "spread"):
             part.encoding.centre.copy_(torch.linspace(-0.3, 0.4, D))

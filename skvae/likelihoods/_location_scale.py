@@ -1,8 +1,8 @@
 """Noise around a mean, in what the encoder sees: a shape, a place for its variance, and perhaps a warp beneath.
 
-log p(x|z) = log |d seen / dX| - energy(u) - log std, with u = (seen - mean) / std. The first does not depend on the
-weights, and a training step leaves out what of it varies. A shape (normal here, others in `_robust`) states energy and
-slope, a subclass of `LocationScale` where the variance comes from, and an encoding how x is bent (`_warped`), if it is.
+log p(x|z) = log density of (seen - mean) + log |d seen / dX|. The second does not depend on the weights, and a training
+step leaves out what of it varies. A `Shape` states the density (normal here, others in `_robust`), a subclass of
+`LocationScale` where its variance comes from, and the encoding how x is bent (`_warped`), if it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._linear import LinearGaussian, probabilistic_pca
-from .._math import LOG_2PI
+from .._math import LOG_2PI, log_normal
 from .._tables.batches import Walk
 from .._tables.moments import Array, Moments, Scale
 from ._base import CellWeights, LikelihoodModule, NLLGradient, as_arrays
@@ -36,57 +36,47 @@ def standardised(moments: Moments) -> Scale:
 
 
 class Shape(ABC):
-    """A noise of variance 1: -log density is `energy(u) + log_norm`. Functions of tensors or numpy arrays.
+    """A noise of mean 0 and variance 1.
 
     Attributes
     ----------
     log_norm : float
-    is_normal : bool
+        What its -log density has beside the energies of `weigh`.
+    is_normal : bool, default=False
     """
 
     log_norm: float
     is_normal: ClassVar[bool] = False
 
     @abstractmethod
-    def energy(self, u: Any) -> Any:
-        """-log density, but for a constant."""
-
-    @abstractmethod
-    def slope(self, u: Any) -> Any:
-        """Its derivative."""
+    def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
+        """Of the noise times its standard deviation, where that is u standard deviations."""
 
     @abstractmethod
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         """Noise of the shape of `like`."""
 
+    @abstractmethod
     def weigh(self, xp: Any, residual: Any, log_var: Any, mass: Any) -> tuple[Any, Any, Any]:
-        """Of residuals (N, D), times the cells' mass: slope over the mean, that times the residual, and energy.
+        """Of residuals (N, D), mean less value: slope, slope times residual, and energy, all times the cells' mass.
 
-        None for an energy that is half of the second.
+        Arrays of `xp`, numpy or torch. None stands for an energy that is half of the second.
         """
-        precision = xp.exp(-0.5 * log_var)
-        u = residual * precision
-        slope = mass * self.slope(u)
-        return slope * precision, slope * u, mass * self.energy(u)
 
 
 class Normal(Shape):
-    """u^2 / 2."""
+    """Of energy u^2 / 2."""
 
     log_norm = 0.5 * LOG_2PI
     is_normal = True
 
-    def energy(self, u: Any) -> Any:
-        return 0.5 * u * u
-
-    def slope(self, u: Any) -> Any:
-        return u
+    def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
+        return log_normal(u, log_var)
 
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
 
     def weigh(self, xp: Any, residual: Any, log_var: Any, mass: Any) -> tuple[Any, Any, None]:
-        """The same in half as many passes."""
         slope = residual * (xp.exp(-log_var) * mass)
         return slope, residual * slope, None
 
@@ -132,8 +122,7 @@ class LocationScale(LikelihoodModule):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         mean, log_var = self.split(outputs)
         seen = self.encoding.encode(x)
-        energy = self.shape.energy((seen - mean) * torch.exp(-0.5 * log_var))
-        return self.log_volume(seen) - energy - (self.shape.log_norm + 0.5 * log_var)
+        return self.shape.log_density((seen - mean) * torch.exp(-0.5 * log_var), log_var) + self.log_volume(seen)
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.encoding.mean(*self.split(outputs))
@@ -177,25 +166,24 @@ class LocationScale(LikelihoodModule):
 class _LearntNoise(LocationScale):
     """A variance that is a parameter: `log_noise` holds one number per column, or one for all."""
 
-    unit: Tensor | None  # what the decoder's numbers are multiplied with, if not 1
+    unit: Tensor  # what the decoder's numbers are multiplied with
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.log_noise = nn.Parameter(torch.zeros(1 if self.shared_noise else self.n_features, dtype=torch.float32))
-        self.register_buffer("unit", torch.ones(1, dtype=torch.float32) if self.shared_noise else None)
+        self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
 
     def bound(self) -> Tensor:
         """The least of `log_noise`."""
         return self.log_floor[: len(self.log_noise)]
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        return outputs if self.unit is None else self.unit * outputs, at_least(self.log_noise, self.bound())
+        return self.unit * outputs, at_least(self.log_noise, self.bound())
 
     def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
         assert self.log_noise.grad is not None
         value, grad, bound = as_arrays(xp, self.log_noise, self.log_noise.grad, self.bound())
-        unit = None if self.unit is None else as_arrays(xp, self.unit)[0]
-        each = len(grad) == self.n_features
+        unit = as_arrays(xp, self.unit)[0] if self.shared_noise else None
 
         def split(outputs: Any) -> tuple[Any, Any]:
             return outputs if unit is None else unit * outputs, xp.maximum(value, bound)
@@ -204,7 +192,7 @@ class _LearntNoise(LocationScale):
             return cells.sum(-2)[..., None, :] if total is None else total
 
         def merge(outputs: Any, slope: Any, by_log_var: Any) -> Any:
-            grad[...] = by_log_var.reshape(grad.shape) if each else by_log_var.sum()
+            grad[...] = by_log_var.reshape(grad.shape) if unit is None else by_log_var.sum()
             grad[blocked(value, grad, bound)] = 0.0
             return slope if unit is None else unit * slope
 
@@ -227,7 +215,6 @@ class SharedNoise(_LearntNoise):
     """
 
     shared_noise = True
-    unit: Tensor
 
     def fit(self, rows: Walk) -> None:
         """Set the floor from the columns' variances."""

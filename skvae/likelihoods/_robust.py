@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -106,7 +107,28 @@ class Laplace(Likelihood):
         return FeatureNoise(scale, self.noise_floor, _LaplaceNoise())
 
 
-class _StudentTNoise(Shape):
+class _ByEnergy(Shape):
+    """-log density is `energy(u) + log_norm`. Subclasses state the energy and its slope, of tensors or numpy arrays."""
+
+    @abstractmethod
+    def energy(self, u: Any) -> Any:
+        """-log density, but for a constant."""
+
+    @abstractmethod
+    def slope(self, u: Any) -> Any:
+        """Its derivative."""
+
+    def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
+        return -self.energy(u) - (self.log_norm + 0.5 * log_var)
+
+    def weigh(self, xp: Any, residual: Any, log_var: Any, mass: Any) -> tuple[Any, Any, Any]:
+        precision = xp.exp(-0.5 * log_var)
+        u = residual * precision
+        slope = mass * self.slope(u)
+        return slope * precision, slope * u, mass * self.energy(u)
+
+
+class _StudentTNoise(_ByEnergy):
     def __init__(self, df: float):
         self.df = float(df)
         half = 0.5 * self.df
@@ -124,7 +146,7 @@ class _StudentTNoise(Shape):
         return normal * torch.sqrt(0.5 * (self.df - 2) / half_chi2)
 
 
-class _LaplaceNoise(Shape):
+class _LaplaceNoise(_ByEnergy):
     log_norm = 0.5 * math.log(2)
 
     def energy(self, u: Any) -> Any:
