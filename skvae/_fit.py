@@ -29,7 +29,16 @@ from ._training import engine
 from ._training.held_out import held_out_mean
 from ._training.loop import Epoch, Progress, Training, TrainingResult, TrainingSettings, train
 from ._training.solvers import SOLVERS
-from .likelihoods import LIKELIHOODS, Density, described, resolved
+from .likelihoods import (
+    LIKELIHOODS,
+    LikelihoodModule,
+    baseline,
+    covariance,
+    described,
+    max_latents,
+    resolved,
+    start_linear,
+)
 from .model import VAE
 from .networks import MLP, Network, Supplied
 from .objectives import OBJECTIVES, Objective
@@ -44,7 +53,6 @@ __all__ = [
     "components",
     "continue_fit",
     "fit_model",
-    "most_latents",
     "prepare",
     "read",
     "start",
@@ -67,18 +75,9 @@ DIAGNOSTIC_ROWS = 10_000
 
 def leading_components(cov: Covariance) -> int:
     """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
-    values, _ = cov.leading(most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
+    values, _ = cov.leading(max_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
     share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
     return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
-
-
-def most_latents(n_components: int, cov: Covariance, density: Density | None = None) -> int:
-    """How many latents a linear model of these rows can use.
-
-    As many as columns with a shared noise, whose floor keeps the covariance apart from it; otherwise one fewer.
-    """
-    n_columns = cov.n_columns if density is not None and density.shared_noise else cov.n_columns - 1
-    return max(0, min(n_components, n_columns, cov.n_rows - 1))
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ class Prepared:
 
     moments: Moments
     scale: Scale
-    density: Density
+    density: LikelihoodModule
     rows: Rows | Table
     training: Rows | Table
     held_out: Rows | None
@@ -221,7 +220,7 @@ def prepare(
     training, held_out = _hold_out(rows, settings) if hold_out else (rows, None)
     density = likelihood.build(table.X.shape[1], scale)
     density.fit(rows)
-    cov = density.covariance(training, settings.objective.input_noise)
+    cov = covariance(density, training, settings.objective.input_noise)
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
@@ -288,7 +287,8 @@ def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused
 def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
     """Set the model to the linear model of these rows; False where its likelihood has none."""
     with single_blas():
-        found = model.likelihood.start(cov, most_latents(model.prior.n_components, cov, model.likelihood))
+        most = max_latents(model.prior.n_components, cov, model.likelihood.shared_noise)
+        found = start_linear(model.likelihood, cov, most)
     if found is not None:
         model.start_at(found, make_generator(settings.seed))
     return found is not None
@@ -365,7 +365,7 @@ def fit_model(
         result, model = training.finish(), begun.model.cpu()
         if result.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
-            _start_linear(model, prepared.density.covariance(prepared.rows, settings.objective.input_noise), settings)
+            _start_linear(model, covariance(prepared.density, prepared.rows, settings.objective.input_noise), settings)
         if now is None:
             _warn_if_poor(begun, prepared, settings, result)
         # A later partial_fit starts its optimiser afresh.
@@ -482,16 +482,18 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
             f"{settings.name}: the loss was not finite in epoch {result.diverged}; the weights of epoch {result.best} "
             f"are kept. Lower learning_rate_init={settings.learning_rate_init}."
         )
-    elif settings.objective.is_bound and not (begun.linear and (result.held_out or result.best == 0)):
+        return
+    likelihood = begun.model.likelihood
+    comparable = settings.objective.is_bound and likelihood.linear_start() is not None
+    if comparable and not (begun.linear and (result.held_out or result.best == 0)):
         rows = (prepared.training if prepared.held_out is None else prepared.held_out).thinned(DIAGNOSTIC_ROWS)
-        likelihood = begun.model.likelihood
         with single_blas():
-            most = most_latents(begun.n_components, prepared.cov, likelihood)
-            baseline = likelihood.baseline(rows, prepared.cov, most)
+            most = max_latents(begun.n_components, prepared.cov, likelihood.shared_noise)
+            linear = baseline(likelihood, rows, prepared.cov, most)
         reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
-        if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
+        if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):
             _warn(
-                f"{settings.name} stopped at {reached:.3f} nats per row, below the {baseline:.3f} of the linear model "
+                f"{settings.name} stopped at {reached:.3f} nats per row, below the {linear:.3f} of the linear model "
                 "of the same likelihood. Raise max_iter or learning_rate_init, keep init='linear', or use PCA or "
                 "FactorAnalysis."
             )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._fit import FitSettings, components, most_latents, prepare
+from ._fit import FitSettings, components, prepare
 from ._inference.blocks import Inference
 from ._inference.criteria import CRITERIA, DRAWN, Criterion, View, named_criterion
 from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
@@ -21,6 +21,7 @@ from ._tables.batches import to_rows
 from ._tables.moments import Array, has_gaps, row_blocks
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import single_blas, thread_limit, torch_scope
+from .likelihoods import baseline_samples, max_latents
 from .priors import AggregatedPosterior
 
 __all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "percentile", "supported"]
@@ -82,14 +83,14 @@ def _linear_scores(reader: TableReader, X: Array, used: TrainingRows, settings: 
     with torch_scope(torch.device("cpu"), grad=True):
         prepared = prepare(reader, used, settings, hold_out=False, whole_std=whole_std)
         density, cov, scale = prepared.density, prepared.cov, prepared.scale
-        n_components = most_latents(components(prepared, settings), cov, density)
+        n_components = max_latents(components(prepared, settings), cov, density.shared_noise)
         scores, n_present = np.empty(len(X)), np.empty(len(X))
         with single_blas():
             for part in row_blocks(X):
                 block = X[part]
                 present = ~np.isnan(block)
                 n_present[part] = present.sum(axis=1)
-                scores[part] = density.baseline_samples(to_rows(block, scale), cov, n_components)
+                scores[part] = baseline_samples(density, to_rows(block, scale), cov, n_components)
                 # Without the columns' units, whose density a row with gaps would lack.
                 scores[part] += present @ np.log(scale.scale)
     scores /= np.maximum(n_present, 1)

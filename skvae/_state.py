@@ -26,7 +26,7 @@ from ._tables.reader import TableReader
 from ._tables.schema import Schema
 from ._torch import build_seeded, make_generator, torch_scope
 from ._version import __version__
-from .likelihoods import Density, Likelihood, fits_schema
+from .likelihoods import Likelihood, LikelihoodModule, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
 from .networks import Network
 from .objectives import Objective
@@ -83,7 +83,7 @@ class Blueprint:
     decoder: Network
     scale: Scale
 
-    def build(self, rng: torch.Generator | None, density: Density | None = None) -> VAE:
+    def build(self, rng: torch.Generator | None, density: LikelihoodModule | None = None) -> VAE:
         """A fresh model with weights from `rng`: parameters in float32, on the CPU.
 
         Without a generator the networks are built on torch's "meta" device: shapes, but no memory. `density` is the
@@ -97,7 +97,7 @@ class Blueprint:
         def networks() -> nn.Module:
             return nn.ModuleDict(
                 {
-                    "encoder": self.encoder.build_encoder(density.n_inputs, n_encoded),
+                    "encoder": self.encoder.build_encoder(density.encoding.n_inputs, n_encoded),
                     "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
                     "extras": nn.ModuleDict(self.objective.modules(dims)),
                     "prior": self.objective.prior(self.prior, self.n_components, density),

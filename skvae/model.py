@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ._math import log_normal
 from ._tables.batches import Rows
 from ._tables.moments import Scale, Units
-from .likelihoods import Density, LinearStart
+from .likelihoods import LikelihoodModule, LinearMaps
 from .networks import ACTIVATIONS, LinearPath
 from .priors import Prior
 
@@ -97,7 +97,7 @@ class VAE(nn.Module):
     encoder : nn.Module, (N, n_inputs) -> (N, 2 J) or (N, J)
         From what the likelihood shows it of a row to means, then log variances; to a code without a "posterior".
     decoder : nn.Module, (N, J) -> (N, n_params)
-    likelihood : Density
+    likelihood : LikelihoodModule
     prior : Prior
     extras : nn.ModuleDict
         Modules an objective adds (discriminators, say): trained and saved with the model.
@@ -113,7 +113,7 @@ class VAE(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: Density,
+        likelihood: LikelihoodModule,
         prior: Prior,
         extras: nn.ModuleDict,
         offers: frozenset[str] = frozenset({"posterior", "prior", "density"}),
@@ -136,7 +136,7 @@ class VAE(nn.Module):
     @property
     def units(self) -> Units:
         """What an objective's views may do to the x of a batch."""
-        return Units(self.likelihood.smooth, self._scale)
+        return Units(self.likelihood.encoding.add_noise, self._scale)
 
     @property
     def n_encoded(self) -> int:
@@ -219,8 +219,8 @@ class VAE(nn.Module):
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """What the encoder sees."""
-        seen = self.likelihood.encode_input(x)
-        return seen if mask is None else seen * self.likelihood.per_input(mask)
+        seen = self.likelihood.encoding.encode(x)
+        return seen if mask is None else seen * self.likelihood.encoding.per_input(mask)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for latents (..., J): (..., n_params)."""
@@ -259,10 +259,10 @@ class VAE(nn.Module):
         self.eval()
         own = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros((), dtype=torch.float32))
         n_components, likelihood = self.prior.n_components, self.likelihood
-        seen, x, z = (own.new_zeros(2, n) for n in (likelihood.n_inputs, likelihood.n_features, n_components))
+        seen, x, z = (own.new_zeros(2, n) for n in (likelihood.encoding.n_inputs, likelihood.n_features, n_components))
         found: list[Cost] = []
         with _measured(self.encoder, found), _measured(self.decoder, found):
-            _check_width("encoder", lambda: self.encoder(seen), likelihood.n_inputs, self.n_encoded)
+            _check_width("encoder", lambda: self.encoder(seen), likelihood.encoding.n_inputs, self.n_encoded)
             _check_width("decoder", lambda: self.params(z, x), n_components, likelihood.n_params)
         found += [Cost(p.numel(), p.shape[0]) for p in self.extras.parameters() if p.dim() > 1]
         self._cost = Cost(max((c.product for c in found), default=1), max((c.width for c in found), default=1))
@@ -288,7 +288,7 @@ class VAE(nn.Module):
         return all(isinstance(network, LinearPath) for network in networks) and isinstance(self.code, nn.Identity)
 
     @torch.no_grad()
-    def start_at(self, start: LinearStart, rng: torch.Generator) -> None:
+    def start_at(self, start: LinearMaps, rng: torch.Generator) -> None:
         """Set encoder and decoder, which must have a linear path, to a linear model.
 
         Latents the linear model leaves unused get small random weights on both sides: with zeros in both maps no

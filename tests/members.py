@@ -133,7 +133,7 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
         case Mixed():
             return _side_by_side(member, density, scale, o)
         case Categorical():
-            return _categories(member.n_categories, o, density.column_mean.numpy())
+            return _categories(member.n_categories, o, density.encoding.column_mean.numpy())
         case ContinuousBernoulli():
             return _truncated_exponential(o)
         case Bernoulli():
@@ -146,13 +146,13 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
         case JohnsonSU():
             return _frozen(johnson_su(density, scale, o))
         case LogNormal():
-            centre, spread = density.centre.numpy(), density.spread.numpy()
+            centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()
             return _frozen(stats.lognorm(noise_std(density) * spread, scale=np.exp(centre + spread * o) * scale.scale))
         case Gaussian(noise="decoder"):
             mean, raw = np.split(o, 2, axis=-1)
             std = np.exp(0.5 * np.maximum(raw, density.log_floor.numpy()))
             return _frozen(stats.norm(mean * scale.scale + scale.shift, std * scale.scale))
-    mean, std = float(getattr(density, "unit", 1.0)) * o * scale.scale + scale.shift, noise_std(density) * scale.scale
+    mean, std = unit_of(density) * o * scale.scale + scale.shift, noise_std(density) * scale.scale
     match member:
         case Gaussian():
             return _frozen(stats.norm(mean, std))
@@ -170,10 +170,10 @@ def noise_std(density) -> np.ndarray:
 
 def johnson_su(density, scale: Scale, outputs: np.ndarray):
     """scipy's Johnson SU: a + b arcsinh((X - loc) / scale) is standard normal."""
-    centre, spread, unit = (getattr(density, key).numpy() for key in ("centre", "spread", "unit"))
-    b = density.tail / (spread * noise_std(density))
+    centre, spread, unit = density.encoding.centre.numpy(), density.encoding.spread.numpy(), density.unit.numpy()
+    b = density.encoding.tail / (spread * noise_std(density))
     a = -(centre + spread * unit * outputs) / (spread * noise_std(density))
-    return stats.johnsonsu(a, b, loc=scale.shift, scale=density.tail * scale.scale)
+    return stats.johnsonsu(a, b, loc=scale.shift, scale=density.encoding.tail * scale.scale)
 
 
 def _frozen(found) -> Oracle:

@@ -87,7 +87,7 @@ def decoded(detector, z):
     mean = outputs * (density.unit.numpy() if hasattr(density, "unit") else 1.0)
     if kind == "Gaussian":
         return stats.norm(mean * scale + shift, std * scale)
-    centre, spread = density.centre.numpy(), density.spread.numpy()
+    centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()
     return stats.johnsonsu(-(centre + spread * mean) / (spread * std), 2 / (spread * std), loc=shift, scale=2 * scale)
 
 
@@ -314,7 +314,7 @@ def test_the_nearest_row_is_that_of_the_smallest_capped_distance():
     model, scale = detector.module_, scale_of(detector)
     rows = to_rows(X, scale, dtype=torch.float64)
     mean = model.mean(torch.tensor(detector._codes["mean"]))
-    seen, codes = (model.likelihood.encode_input(x).numpy() for x in (rows.x, mean))
+    seen, codes = (model.likelihood.encoding.encode(x).numpy() for x in (rows.x, mean))
     distance = (np.minimum(np.abs(seen[:, None] - codes), MOST_DIFFERENCE) ** 2).sum(axis=-1)
     expected = mean[distance.argmin(axis=1)]
     torch.testing.assert_close(

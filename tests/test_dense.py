@@ -30,13 +30,14 @@ from skvae import (
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
 from skvae._tables.batches import Rows, Table, to_rows
+from skvae._tables.moments import Scale
 from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae._training import engine
 from skvae._training.held_out import held_out_mean
 from skvae._training.parameters import make_players
 from skvae._training.steps import AutogradStep, make_step
-from skvae.likelihoods import Cells, Density, Scale
-from skvae.likelihoods._gaussian import FeatureNoise
+from skvae.likelihoods import CellWeights, LikelihoodModule
+from skvae.likelihoods._location_scale import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
 from skvae.objectives import OnePass
 from skvae.priors import Mixture, Normal
@@ -95,14 +96,14 @@ def make_model(likelihood, objective, encoder, decoder=None, prior=None):
         for name in ("log_noise", "log_dispersion"):
             if hasattr(part, name):
                 getattr(part, name).data[0] = -20.0
-        if hasattr(part, "unit"):
+        if getattr(part, "shared_noise", False):
             part.unit.fill_(0.3)
-        if hasattr(part, "spread"):
-            part.centre.copy_(torch.linspace(-0.3, 0.4, D))
-            part.spread.copy_(torch.linspace(0.4, 1.6, D))
-        if hasattr(part, "pooled_std"):
-            part.column_mean.copy_(torch.linspace(0.2, 0.7, part.n_inputs))
-            part.pooled_std.fill_(0.4)
+        if hasattr(part.encoding, "spread"):
+            part.encoding.centre.copy_(torch.linspace(-0.3, 0.4, D))
+            part.encoding.spread.copy_(torch.linspace(0.4, 1.6, D))
+        if hasattr(part.encoding, "pooled_std"):
+            part.encoding.column_mean.copy_(torch.linspace(0.2, 0.7, part.encoding.n_inputs))
+            part.encoding.pooled_std.fill_(0.4)
     return model
 
 
@@ -222,7 +223,7 @@ def test_a_users_module_is_a_block_inside_the_step(likelihood, place):
     assert_same_step(model, ELBO(n_draws=2), make_rows(8, missing=True))
 
 
-class LaplaceDensity(Density):
+class LaplaceDensity(LikelihoodModule):
     """A likelihood that states no gradient of its own."""
 
     def __init__(self, n_features):
@@ -238,9 +239,6 @@ class LaplaceDensity(Density):
     def sample(self, outputs, rng):
         raise NotImplementedError
 
-    def baseline(self, rows, cov, n_components):
-        raise NotImplementedError
-
 
 class Laplace(Gaussian):
     def build(self, n_features, scale):
@@ -253,18 +251,19 @@ def test_a_likelihood_without_a_gradient_goes_through_autograd():
 
 
 class HalfDensity(FeatureNoise):
-    """Half of a Gaussian's log density, and its own gradient of it: the base's other form of it must not be taken."""
+    """Half of a Gaussian's log density, and its own gradient of it."""
 
     def log_prob(self, outputs, x):
         return 0.5 * super().log_prob(outputs, x)
 
-    def nll_gradient(self, outputs, x, cells):
-        return super().nll_gradient(outputs, x, Cells(0.5 * cells.mass, 0.5 * cells.total))
+    def gradient(self, xp):
+        of_gaussian = super().gradient(xp)
+        return lambda outputs, x, cells: of_gaussian(outputs, x, CellWeights(0.5 * cells.mass, 0.5 * cells.total))
 
 
 class Half(Gaussian):
     def build(self, n_features, scale):
-        return HalfDensity(n_features, scale, self.noise_floor)
+        return HalfDensity(scale, self.noise_floor)
 
 
 def test_a_subclass_that_states_a_gradient_is_asked_for_it():
@@ -296,12 +295,12 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
     scale = Scale(np.zeros(D), np.ones(D))
     density = JohnsonSU().build(D, scale)
     density.fit(to_rows(X, scale))
-    small, large = (engine.prepared(density, rows) for rows in (to_rows(X, scale), Table(X, scale)))
+    small, large = (rows.mapped(density.step_input) for rows in (to_rows(X, scale), Table(X, scale)))
     assert len(large) == 40
     for one, other in zip(small.batches(7, seeded()), large.batches(7, seeded()), strict=True):
         torch.testing.assert_close(one.x, other.x)
     torch.testing.assert_close(large.take(torch.tensor([3, 5])).x, small.x[[3, 5]])
-    torch.testing.assert_close(small.x, density.encode_input(to_rows(X, scale).x))
+    torch.testing.assert_close(small.x, density.encoding.encode(to_rows(X, scale).x))
 
 
 def test_an_epoch_of_uneven_batches_has_the_same_means():

@@ -13,6 +13,13 @@ from scipy import special, stats
 
 from skvae import Categorical, NegativeBinomial
 from skvae._linear import Covariance
+from skvae.likelihoods import (
+    baseline,
+    baseline_samples,
+    covariance,
+    linear_model,
+    start_linear,
+)
 from skvae.likelihoods._counts import FIRST_DISPERSION, SUMMED_MEAN, log1p_moments
 
 D = 3
@@ -24,17 +31,12 @@ every_member = pytest.mark.parametrize("name", MEMBERS)
 every_real = pytest.mark.parametrize("name", REAL)
 
 
-def covariance(density, rows):
-    with torch.no_grad():
-        return Covariance.of(density.encode_input(rows.x).numpy())
-
-
 @every_real
 def test_start_is_the_linear_models_posterior(name):
     X = table(name, 200)
     X[:, 1] = X[:, 0] * 3 + X[:, 1] / 4
     density, _, rows = density_of(name, X)
-    start = density.start(covariance(density, rows), 1)
+    start = start_linear(density, covariance(density, rows), 1)
     noise = density.log_noise.detach().exp().numpy() if name != "decoder" else np.exp(start.decoder_bias[D:])
     W, psi = unit_of(density) * start.decoder_weight[:D], np.broadcast_to(noise, (D,))
     precision = np.eye(1) + W.T @ (W / psi[:, None])
@@ -45,11 +47,11 @@ def test_start_is_the_linear_models_posterior(name):
 
 def start_of(name, X, n_components, weight=None):
     density, scale, rows = density_of(name, X, weight)
-    start = density.start(density.covariance(rows), n_components)
+    start = start_linear(density, covariance(density, rows), n_components)
     n_components = len(start.posterior_var)
     assert start.decoder_weight.shape == (density.n_params, n_components)
     assert start.decoder_bias.shape == (density.n_params,)
-    assert start.encoder_weight.shape == (n_components, density.n_inputs)
+    assert start.encoder_weight.shape == (n_components, density.encoding.n_inputs)
     assert ((start.posterior_var > 0) & (start.posterior_var <= 1)).all()
     return density, scale, start
 
@@ -69,9 +71,9 @@ def median_or_mean(name, density, scale, outputs):
     """The same of p(x|z), from the decoder's numbers."""
     found = oracle(MEMBERS[name], density, scale, outputs)
     if name == "log_normal":
-        return scale.scale * np.exp((density.centre + density.spread * outputs).numpy())
+        return scale.scale * np.exp((density.encoding.centre + density.encoding.spread * outputs).numpy())
     if name == "johnson_su":
-        return scale.to_data(density._data(density.unit.detach() * outputs).numpy())
+        return scale.to_data(density.encoding.decode(density.unit.detach() * outputs).numpy())
     return found.mean
 
 
@@ -109,12 +111,12 @@ def test_baseline_of_a_gaussian_is_the_linear_models_density(name, weighted):
     weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
     density, scale, rows = density_of(name, X, weight)
     cov = Covariance.of(rows.x.numpy(), weight=weight)
-    start = density.start(cov, 1)
+    start = start_linear(density, cov, 1)
     W = unit_of(density) * start.decoder_weight[:D]
     noise = np.broadcast_to(density.log_noise.detach().exp().numpy(), (D,))
     model = stats.multivariate_normal(scale.shift, (W @ W.T + np.diag(noise)) * np.outer(scale.scale, scale.scale))
     expected = np.average(model.logpdf(X), weights=weight)
-    assert density.baseline(rows, cov, 1) == pytest.approx(expected, abs=1e-6)
+    assert baseline(density, rows, cov, 1) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [*SET_VALUES, "student_t", "laplace", "mixed"])
@@ -122,11 +124,11 @@ def test_the_baseline_takes_columns_as_independent(name):
     X = table(name)
     X[3, 1], X[5] = np.nan, np.nan
     density, scale, rows = density_of(name, X)
-    cov = density.covariance(rows)
+    cov = covariance(density, rows)
     alone = copy.deepcopy(density)
-    bias = alone.start(cov, 0).decoder_bias
+    bias = start_linear(alone, cov, 0).decoder_bias
     cells = oracle(MEMBERS[name], alone, scale, np.tile(bias, (len(X), 1))).log_p(np.nan_to_num(X, nan=1.0))
-    found = density.baseline_samples(rows, cov, 2)
+    found = baseline_samples(density, rows, cov, 2)
     np.testing.assert_allclose(found, np.where(np.isnan(X), 0, cells).sum(1), rtol=1e-6)
     assert found[5] == 0
 
@@ -137,7 +139,7 @@ def test_the_baseline_of_a_bernoulli_is_that_of_the_smoothed_means():
     density, _, rows = density_of("bernoulli", X)
     mean = (np.nansum(X, 0) + 0.5) / ((~np.isnan(X)).sum(0) + 1)
     expected = np.nansum(stats.bernoulli(mean).logpmf(np.nan_to_num(X)) * ~np.isnan(X)) / len(X)
-    assert density.baseline(rows, density.covariance(rows), 1) == pytest.approx(expected, abs=1e-5)
+    assert baseline(density, rows, covariance(density, rows), 1) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["student_t", "laplace"])
@@ -146,7 +148,7 @@ def test_the_baseline_of_outliers_has_the_columns_means_and_variances(name):
     density, _, rows = density_of(name, X)
     mean, std = X.mean(0), X.std(0)
     model = stats.t(5, mean, std * math.sqrt(3 / 5)) if name == "student_t" else stats.laplace(mean, std / math.sqrt(2))
-    found = density.baseline_samples(rows, density.covariance(rows), 2)
+    found = baseline_samples(density, rows, covariance(density, rows), 2)
     np.testing.assert_allclose(found, model.logpdf(X).sum(1), rtol=1e-5)
 
 
@@ -154,12 +156,12 @@ def test_the_baseline_of_log_normal_columns_is_the_linear_models_density_of_thei
     X = table("log_normal", 200)
     X[:, 1] = X[:, 0] * np.sqrt(X[:, 1])
     density, _, rows = density_of("log_normal", X)
-    cov = density.covariance(rows)
-    linear = density.linear_model(cov, 1)
+    cov = covariance(density, rows)
+    linear = linear_model(density.linear_start(), cov, 1)
     spread, logs = np.log(X).std(0), np.log(X)
     sigma = (linear.loadings @ linear.loadings.T + np.diag(linear.noise)) * np.outer(spread, spread)
     expected = stats.multivariate_normal(logs.mean(0), sigma).logpdf(logs) - logs.sum(1)
-    np.testing.assert_allclose(density.baseline_samples(rows, cov, 1), expected, rtol=1e-5)
+    np.testing.assert_allclose(baseline_samples(density, rows, cov, 1), expected, rtol=1e-5)
 
 
 # The start on data whose linear predictor is known: eta = offset + slope z
@@ -194,11 +196,11 @@ def simulated(name, n_rows=20_000, seed=0):
 def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name):
     X, offset, slope, z = simulated(name)
     density, scale, rows = columns_of(MEMBERS[name], X)
-    start = density.start(density.covariance(rows), 1)
+    start = start_linear(density, covariance(density, rows), 1)
     weight, bias = start.decoder_weight[:10, 0], start.decoder_bias[:10]
     weight = weight * np.sign(weight[0])
     if name not in LINK:  # the decoder speaks in the columns' units
-        unit = unit_of(density) * getattr(density, "spread", torch.ones(1)).numpy()
+        unit = unit_of(density) * getattr(density.encoding, "spread", torch.ones(1)).numpy()
         weight = weight * unit * (1.0 if name == "log_normal" else scale.scale)
         found = median_or_mean(name, density, scale, torch.tensor(start.decoder_bias)[None])[0]
         bias = np.log(found) if name == "log_normal" else found
@@ -206,7 +208,7 @@ def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name):
     assert (np.abs(weight - slope) < tolerance + 0.03).all(), weight / slope
     assert (np.abs(bias - offset) < tolerance + 0.03).all(), bias - offset
     with torch.no_grad():
-        code = (density.encode_input(rows.x).numpy() @ start.encoder_weight.T)[:, 0]
+        code = (density.encoding.encode(rows.x).numpy() @ start.encoder_weight.T)[:, 0]
     # What the code leaves of z's variance is what the posterior says.
     assert np.corrcoef(code, z)[0, 1] ** 2 == pytest.approx(1 - start.posterior_var[0], abs=0.1)
 
@@ -233,7 +235,7 @@ def test_a_rare_category_keeps_its_share_where_columns_start_together():
     rare = rng.random((5000, 1)) < 0.04
     X = np.where(rare & (rng.random((5000, 6)) < 0.8), 2, rng.integers(2, size=(5000, 6))).astype(float)
     density, _, rows = columns_of(Categorical([3] * 6), X)
-    start = density.start(density.covariance(rows), 1)
+    start = start_linear(density, covariance(density, rows), 1)
     assert np.abs(start.decoder_weight[2::3]).min() > 0.7
     outputs = torch.tensor(rng.normal(size=(40_000, 1)) @ start.decoder_weight.T + start.decoder_bias)
     np.testing.assert_allclose(density.expected(outputs).mean(0)[2::3], (X == 2).mean(0), rtol=0.15)
@@ -248,8 +250,8 @@ def test_a_categorys_start_has_the_slopes_of_a_rank_one_model():
     logits = np.split(offset + z * slope, ends, axis=1)
     X = np.column_stack([(part + rng.gumbel(size=part.shape)).argmax(1) for part in logits]).astype(float)
     density, _, rows = columns_of(Categorical(sizes), X)
-    start = density.start(density.covariance(rows), 1)
-    share = np.split(density.column_mean.numpy(), ends)
+    start = start_linear(density, covariance(density, rows), 1)
+    share = np.split(density.encoding.column_mean.numpy(), ends)
     expected = np.concatenate([own - p @ own for own, p in zip(np.split(slope, ends), share, strict=True)])
     found = start.decoder_weight[:, 0] * np.sign(start.decoder_weight[:, 0] @ expected)
     assert np.corrcoef(found, expected)[0, 1] > 0.98
@@ -262,12 +264,12 @@ def test_around_the_columns_means_probabilities_move_by_the_loadings(name):
     X = table(name, 2000)
     X[::3] = X[:1]
     density, _, rows = density_of(name, X)
-    cov = density.covariance(rows)
-    linear = density.linear_model(cov, 1).limited(density.most_loading())
-    weight, h = density.start(cov, 1).decoder_weight[:, 0], 1e-6
+    cov = covariance(density, rows)
+    linear = linear_model(density.linear_start(), cov, 1).limited(density.linear_start().max_loading)
+    weight, h = start_linear(density, cov, 1).decoder_weight[:, 0], 1e-6
     bias = start_of(name, X, 0)[2].decoder_bias
     above, below = (density.expected(torch.tensor(bias + sign * h * weight)).numpy() for sign in (1, -1))
-    expected = linear.loadings[:, 0] * float(density.pooled_std)
+    expected = linear.loadings[:, 0] * float(density.encoding.pooled_std)
     assert np.abs(expected).max() > 0.05
     # A category's share of its column's mean slope comes from the smoothing of shares and the limit on loadings.
     np.testing.assert_allclose((above - below) / (2 * h), expected, rtol=1e-2, atol=0.02)
@@ -279,7 +281,7 @@ def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
     rng = np.random.default_rng(0)
     X = rng.poisson(mean * rng.gamma(1 / dispersion, dispersion, size=(20_000, 4))).astype(float)
     density, _, rows = columns_of(NegativeBinomial(), X)
-    density.start(density.covariance(rows), 0)
+    start_linear(density, covariance(density, rows), 0)
     found = density.log_dispersion.detach().exp().numpy()
     assert (np.abs(np.log(found / dispersion)) < math.log(4 if mean == 1 else 2)).all(), found
 
@@ -287,7 +289,7 @@ def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
 def test_the_start_of_poisson_columns_has_the_least_dispersion():
     X = np.random.default_rng(0).poisson(5.0, size=(20_000, 4)).astype(float)
     density, _, rows = columns_of(NegativeBinomial(), X)
-    density.start(density.covariance(rows), 1)
+    start_linear(density, covariance(density, rows), 1)
     torch.testing.assert_close(density.log_dispersion.exp(), torch.full((4,), FIRST_DISPERSION).double())
 
 
@@ -312,9 +314,9 @@ def test_baseline_is_the_mean_over_its_rows(name, weighted):
     X[3, 1] = np.nan
     weight = np.linspace(0.5, 1.5, len(X)) if weighted else None
     density, _, rows = density_of(name, X, weight)
-    cov = density.covariance(rows)
-    each = density.baseline_samples(rows, cov, 1)
+    cov = covariance(density, rows)
+    each = baseline_samples(density, rows, cov, 1)
     assert each.shape == (len(X),)
-    assert density.baseline(rows, cov, 1) == pytest.approx(np.average(each, weights=weight), rel=1e-6)
-    alone = density.baseline_samples(rows.take(torch.tensor([3])), cov, 1)
+    assert baseline(density, rows, cov, 1) == pytest.approx(np.average(each, weights=weight), rel=1e-6)
+    alone = baseline_samples(density, rows.take(torch.tensor([3])), cov, 1)
     np.testing.assert_allclose(alone, each[3:4], rtol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,9 +28,14 @@ from skvae import (
     VAETransformer,
 )
 from skvae._tables.batches import to_rows
-from skvae.likelihoods import LIKELIHOODS, Cells, Density, Scale
+from skvae._tables.moments import Scale
+from skvae.likelihoods import (
+    LIKELIHOODS,
+    CellWeights,
+    autograd_gradient,
+)
 from skvae.likelihoods._categorical import FLOOR
-from skvae.likelihoods._counts import log_rising, log_rising_slope
+from skvae.likelihoods._counts import log_rising, rising_and_slope
 
 D = 3
 GAUSSIANS = ["feature", "shared", "decoder"]
@@ -114,6 +120,23 @@ def test_log_prob_has_a_gradient_in_outputs_and_parameters(name):
     assert torch.autograd.gradcheck(lambda *_: density.log_prob(outputs, rows.x), inputs)
 
 
+def by_formula(density, xp):
+    """The stated gradient as a function of x and tensors, with what a warp adds to the value."""
+    for p in density.parameters():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    gradient, bend = density.gradient(xp), density.encoding.log_bend(xp)
+    as_array = torch.Tensor.numpy if xp is np else lambda values: values
+
+    def found(outputs, x, cells):
+        rows = as_array(density.step_input(x))
+        weights = CellWeights(*map(as_array, cells))
+        nll, slope = gradient(as_array(outputs), rows, weights)
+        volume = 0.0 if bend is None else (weights.mass * bend(rows[:, : density.encoding.n_inputs])).sum()
+        return torch.as_tensor(nll.sum() - volume), torch.as_tensor(slope)
+
+    return found
+
+
 @every_member
 def test_samples_have_the_moments_and_the_quantiles_of_the_distribution(name):
     density, scale, _ = density_of(name, table(name))
@@ -175,7 +198,7 @@ def test_expected_values_collapse_to_the_mean(name):
     density, _, _ = density_of(name, table(name))
     outputs = outputs_for(density, 5, 7)
     expected = density.expected(outputs)
-    assert expected.shape == (5, 7, density.n_inputs)
+    assert expected.shape == (5, 7, density.encoding.n_inputs)
     assert torch.equal(density.collapse(expected), density.mean(outputs))
 
 
@@ -227,7 +250,7 @@ def test_missing_cells_add_nothing_and_leave_the_others_alone(name):
 @every_real
 def test_encoder_of_real_columns_sees_them_centred(name):
     density, _, rows = density_of(name, table(name))
-    seen = density.encode_input(rows.x)
+    seen = density.encoding.encode(rows.x)
     atol = 1e-6 if name == "johnson_su" else 1e-10  # its centre is a buffer of the model, in float32
     torch.testing.assert_close(seen.mean(0), torch.zeros(D, dtype=torch.float64), atol=atol, rtol=0)
 
@@ -235,7 +258,7 @@ def test_encoder_of_real_columns_sees_them_centred(name):
 @pytest.mark.parametrize("name", ["feature", "decoder"])
 def test_encoder_sees_unit_variance_where_noise_is_per_feature(name):
     density, _, rows = density_of(name, table(name))
-    std = density.encode_input(rows.x).std(0, correction=0)
+    std = density.encoding.encode(rows.x).std(0, correction=0)
     torch.testing.assert_close(std, torch.ones(D, dtype=torch.float64))
 
 
@@ -244,12 +267,12 @@ def test_encoder_sees_one_scale_where_noise_is_shared():
     density, scale, rows = density_of("shared", X)
     assert len(set(scale.scale)) == 1
     assert scale.scale[0] == pytest.approx(math.sqrt(X.var(0).mean()))
-    np.testing.assert_allclose(density.encode_input(rows.x).numpy() * scale.scale, X - X.mean(0), atol=1e-9)
+    np.testing.assert_allclose(density.encoding.encode(rows.x).numpy() * scale.scale, X - X.mean(0), atol=1e-9)
 
 
 def test_encoder_of_a_bernoulli_sees_columns_near_zero_of_pooled_variance_one():
     density, _, rows = density_of("bernoulli", table("bernoulli", 2000))
-    seen = density.encode_input(rows.x)
+    seen = density.encoding.encode(rows.x)
     assert seen.mean(0).abs().max() < 0.01
     assert seen.square().mean().item() == pytest.approx(1, abs=0.01)
 
@@ -362,7 +385,7 @@ def test_noise_below_the_floor_moves_only_upwards(name, error, moves):
     """With errors far above the floor the gradient asks for more noise and passes; with none it asks for less."""
     density, _, rows = density_of(name, table(name))
     density.log_noise.data.fill_(-50.0)
-    outputs = (density.encode_input(rows.x) + error) / unit_of(density)
+    outputs = (density.encoding.encode(rows.x) + error) / unit_of(density)
     loss = -density.log_prob(outputs, rows.x).sum()
     (grad,) = torch.autograd.grad(loss, density.log_noise)
     assert bool((grad < 0).all()) is moves
@@ -401,11 +424,11 @@ def test_floor_binds_in_a_fitted_model(noise):
 def test_weights_count_as_repeated_rows_in_the_bernoulli_column_means():
     X = table("bernoulli", 10)
     copies = np.arange(10) % 3 + 1
-    repeated = density_of("bernoulli", np.repeat(X, copies, axis=0))[0].column_mean
+    repeated = density_of("bernoulli", np.repeat(X, copies, axis=0))[0].encoding.column_mean
     rows = to_rows(X, Scale(np.zeros(D), np.ones(D)), copies.astype(float))
     density = Bernoulli().build(D, Scale(np.zeros(D), np.ones(D)))
     density.fit(rows)
-    torch.testing.assert_close(density.column_mean.double(), repeated, rtol=1e-6, atol=0)
+    torch.testing.assert_close(density.encoding.column_mean.double(), repeated, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("r", [1e-3, 1.0, 49.9, 50.1, 300.0, 1e4])
@@ -416,7 +439,10 @@ def test_quotients_of_gamma_functions_keep_their_digits(x, r):
     for dtype, rtol in [(torch.float64, 1e-11), (torch.float32, 1e-5)]:
         given = torch.tensor([x], dtype=dtype), torch.tensor([r], dtype=dtype)
         assert log_rising(*given).item() == pytest.approx(np.log(factors).sum(), rel=rtol, abs=rtol)
-        assert log_rising_slope(*given).item() == pytest.approx((1 / factors).sum(), rel=rtol, abs=1e-12)
+        for values in (given, tuple(value.numpy() for value in given)):
+            found, slope = rising_and_slope(values[0][:, None], values[1])
+            assert found.item() == pytest.approx(np.log(factors).sum(), rel=rtol, abs=rtol)
+            assert slope.item() == pytest.approx((1 / factors).sum(), rel=rtol, abs=1e-12)
 
 
 def test_a_category_that_no_row_has_keeps_its_share_of_a_floor():
@@ -453,11 +479,11 @@ def test_extremes_are_finite_and_so_are_their_gradients(name, dtype):
     assert bool(density.log_prob(outputs, x).isfinite().all())
     assert bool(density.mean(outputs).isfinite().all())
     assert bool(density.sample(outputs, seeded()).isfinite().all())
-    cells = Cells(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
+    cells = CellWeights(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
     for p in density.parameters():
         p.grad = torch.zeros_like(p)
-    for method in (density.nll_gradient, lambda *args: Density.nll_gradient(density, *args)):
-        found = [*method(outputs.clone(), x, cells), *[p.grad for p in density.parameters()]]
+    for method, rows in [(density.gradient(torch), density.step_input(x)), (autograd_gradient(density), x)]:
+        found = [*method(outputs.clone(), rows, cells), *[p.grad for p in density.parameters()]]
         assert all(bool(value.isfinite().all()) for value in found)
 
 
@@ -524,43 +550,42 @@ def test_a_gap_takes_no_part_in_what_a_density_learns_of_its_table(name):
     X = table(name, 40)
     gaps = X.copy()
     gaps[::2, 1] = np.nan
-    found, full, kept = (density_of(name, T)[0] for T in (gaps, X, X[1::2]))
-    for key in ("column_mean", "log_mean", "centre"):
-        if hasattr(found, key) and name != "categorical":
-            torch.testing.assert_close(getattr(found, key)[[0, 2]], getattr(full, key)[[0, 2]], atol=1e-6, rtol=1e-5)
+    found, full, kept = (dict(density_of(name, T)[0].named_buffers()) for T in (gaps, X, X[1::2]))
+    for key in ("encoding.column_mean", "log_mean", "encoding.centre"):
+        if key in found and name != "categorical":
+            torch.testing.assert_close(found[key][[0, 2]], full[key][[0, 2]], atol=1e-6, rtol=1e-5)
             if name != "johnson_su":  # whose units are those of all rows
-                unit = getattr(found, "log_scale", torch.zeros(3))[1] - getattr(kept, "log_scale", torch.zeros(3))[1]
-                own = getattr(found, key)[1] + (unit if name == "log_normal" else 0)
-                torch.testing.assert_close(own, getattr(kept, key)[1], atol=1e-6, rtol=1e-5)
+                unit = found["log_scale"][1] - kept["log_scale"][1] if name == "log_normal" else 0.0
+                torch.testing.assert_close(found[key][1] + unit, kept[key][1], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_smoothing_adds_the_noise_to_what_the_encoder_sees(name):
     density, _, rows = density_of(name, table(name))
     noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
-    seen = density.encode_input(density.smooth(rows.x, noise))
-    torch.testing.assert_close(seen, density.encode_input(rows.x) + noise, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(density.noisy_inputs(), np.ones(D))
+    seen = density.encoding.encode(density.encoding.add_noise(rows.x, noise))
+    torch.testing.assert_close(seen, density.encoding.encode(rows.x) + noise, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), np.ones(D))
 
 
 @pytest.mark.parametrize("name", SET_VALUES)
 def test_columns_of_set_values_refuse_noise(name):
     density, _, rows = density_of(name, table(name))
     with pytest.raises(ValueError, match="no noise can be added.*ELBO with input_noise=0"):
-        density.smooth(rows.x, torch.zeros_like(rows.x))
-    np.testing.assert_array_equal(density.noisy_inputs(), np.zeros(density.n_inputs))
+        density.encoding.add_noise(rows.x, torch.zeros_like(rows.x))
+    np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), np.zeros(density.encoding.n_inputs))
 
 
 def test_mixed_passes_over_columns_of_set_values():
     density, _, rows = density_of("mixed", table("mixed"))
     noise = torch.randn(rows.x.shape, generator=seeded(), dtype=torch.float64)
-    smooth = density.smooth(rows.x, noise)
+    smooth = density.encoding.add_noise(rows.x, noise)
     moved = ["real", "positive"]
     for d, kind in enumerate(KINDS["mixed"]):
         assert bool((smooth[:, d] != rows.x[:, d]).all()) is (kind in moved)
     numbers = [1, 1, 0, 0, 0, 0, 1, 0]  # two real columns, three categories, counts, amounts, yes or no
-    np.testing.assert_array_equal(density.noisy_inputs(), numbers)
-    seen = density.encode_input(smooth) - density.encode_input(rows.x)
+    np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), numbers)
+    seen = density.encoding.encode(smooth) - density.encoding.encode(rows.x)
     torch.testing.assert_close(seen[:, [0, 1, 6]], noise[:, [4, 1, 2]], rtol=1e-9, atol=1e-9)
 
 
@@ -588,31 +613,35 @@ def test_the_stated_gradient_is_the_default_by_autograd(name, mass, beyond):
             p.data = torch.linspace(-30, 30, p.numel(), dtype=torch.float64)
     values = MASSES[mass](*X.shape, seeded(3))
     x = rows.x if values.shape[1] == 1 else rows.x * (values > 0)
-    cells = Cells(values, values.expand(len(x), -1).sum(0, keepdim=True))
+    cells = CellWeights(values, values.expand(len(x), -1).sum(0, keepdim=True))
     found = []
     assert density.states_gradient
-    for method in (density.nll_gradient, lambda *args: Density.nll_gradient(density, *args)):
+    by = partial(by_formula, density)
+    for method in (partial(by, torch), partial(by, np), partial(autograd_gradient, density)):
         for p in density.parameters():
             p.grad = torch.full_like(p, 9.0)  # every entry must be set, not added to
         views = [p.grad for p in density.parameters()]
         with torch.no_grad():
-            nll, slope = method(outputs.clone(), x, cells)
+            nll, slope = method()(outputs.clone(), x, cells)
         assert all(p.grad is view for p, view in zip(density.parameters(), views, strict=True))
-        found.append([nll, slope, *[grad.clone() for grad in views]])
-    for stated, default in zip(*found, strict=True):
-        torch.testing.assert_close(stated, default, rtol=1e-9, atol=1e-7 if beyond else 1e-10)
+        found.append([nll.sum(), slope, *[grad.clone() for grad in views]])
+    for *stated, default in zip(*found, strict=True):
+        for values in stated:
+            torch.testing.assert_close(values, default, rtol=1e-9, atol=1e-7 if beyond else 1e-10)
 
 
 @pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
 def test_a_log_mean_beyond_any_count_comes_back(name):
     """The slope is that of a mean too large by far, in training with autograd and without."""
     density, _, rows = density_of(name, table(name))
-    cells = Cells(torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), float(len(rows)), dtype=torch.float64))
+    cells = CellWeights(
+        torch.ones(1, 1, dtype=torch.float64), torch.full((1, 1), float(len(rows)), dtype=torch.float64)
+    )
     for p in density.parameters():
         p.grad = torch.zeros_like(p)
     outputs = torch.full((len(rows), D), 45.0, dtype=torch.float64)
-    _, stated = density.nll_gradient(outputs.clone(), rows.x, cells)
-    _, default = Density.nll_gradient(density, outputs.clone(), rows.x, cells)
+    _, stated = by_formula(density, torch)(outputs.clone(), rows.x, cells)
+    _, default = autograd_gradient(density)(outputs.clone(), rows.x, cells)
     assert bool((stated > 0).all())
     torch.testing.assert_close(default, stated)
 
@@ -643,5 +672,5 @@ def test_error_of_categories_is_that_of_their_probabilities():
 def test_error_of_counts_is_that_of_their_logarithms():
     density, _, rows = density_of("poisson", table("poisson"))
     outputs = outputs_for(density, 1, len(rows))[0]
-    expected = (torch.log1p(density.mean(outputs)) - torch.log1p(rows.x)) / density.pooled_std
+    expected = (torch.log1p(density.mean(outputs)) - torch.log1p(rows.x)) / density.encoding.pooled_std
     torch.testing.assert_close(density.error(outputs, rows.x), expected.square())

@@ -15,7 +15,8 @@ from torch.nn.utils import skip_init
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
 from skvae._state import Blueprint
-from skvae.likelihoods import LinearStart, Scale
+from skvae._tables.moments import Scale
+from skvae.likelihoods import LinearMaps
 from skvae.model import LOG_VAR_RANGE, Cost, Dims
 
 D, J = 5, 2
@@ -89,7 +90,7 @@ def test_log_weights_share_one_block_of_noise_between_rows():
 def test_encode_is_the_encoders_two_halves(name):
     model, rows = model_and_rows(name)
     mu, log_var = model.encode(rows.x)
-    outputs = model.encoder(model.likelihood.encode_input(rows.x))
+    outputs = model.encoder(model.likelihood.encoding.encode(rows.x))
     assert torch.equal(torch.cat([mu, log_var], 1), outputs)
 
 
@@ -101,7 +102,7 @@ def test_a_missing_cell_shows_the_encoder_zero(name):
     model.encode(rows.x, rows.mask)
     assert bool((seen[0][rows.mask == 0] == 0).all())
     present = rows.mask > 0
-    assert torch.equal(seen[0][present], model.likelihood.encode_input(rows.x)[present])
+    assert torch.equal(seen[0][present], model.likelihood.encoding.encode(rows.x)[present])
 
 
 def test_log_variances_stay_where_float32_can_hold_their_exponential():
@@ -140,7 +141,7 @@ def test_sample_is_a_draw_of_the_likelihood_at_the_decoders_output(name):
 
 def start_of(n_latents, seed=0):
     rng = np.random.default_rng(seed)
-    return LinearStart(
+    return LinearMaps(
         rng.normal(size=(D, n_latents)),
         rng.normal(size=D),
         rng.normal(size=(n_latents, D)),

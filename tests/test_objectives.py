@@ -201,8 +201,8 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
     model, rows = vae.module_, rows_of(vae, X)
     rng = seeded()
     noise = math.sqrt(0.2) * torch.randn(rows.x.shape, generator=rng, dtype=torch.float64)
-    noisy = Rows(model.likelihood.smooth(rows.x, noise), rows.mask)
-    seen = [model.likelihood.encode_input(r.x) for r in (noisy, rows)]
+    noisy = Rows(model.likelihood.encoding.add_noise(rows.x, noise), rows.mask)
+    seen = [model.likelihood.encoding.encode(r.x) for r in (noisy, rows)]
     torch.testing.assert_close(seen[0] - seen[1], noise, rtol=1e-9, atol=1e-9)
     expected = ELBO()(model, noisy, rng, 1)
     found = ELBO(input_noise=0.2)(model, rows, seeded(), 1)
@@ -248,7 +248,7 @@ def test_input_noise_starts_at_the_linear_model_of_noisy_rows():
         vae = VAETransformer(J, likelihood=likelihood, objective=ELBO(input_noise=0.4), random_state=0, **shared)
         density = vae.fit(X).module_.likelihood
         rows = rows_of(vae, X)
-        seen = density.encode_input(rows.x).numpy()
+        seen = density.encoding.encode(rows.x).numpy()
         cov = np.cov(seen.T, bias=True) + 0.4 * np.eye(D)
         unit = getattr(density, "unit", torch.ones(1)).numpy()
         W = unit[:, None] * vae.module_.decoder.linear.weight.numpy()

@@ -599,7 +599,7 @@ class PseudoRows(Prior):
 
 class Vamp(PriorSpec):
     def build(self, n_components, density):
-        return PseudoRows(n_components, density.n_inputs, 5)
+        return PseudoRows(n_components, density.encoding.n_inputs, 5)
 
 
 def test_a_prior_may_read_the_encoder():

@@ -67,9 +67,10 @@ def nearest(model: VAE, rows: Rows, view: View) -> Tensor:
     """
     every = -(-len(view.codes.mean) // MOST_SIMILAR)
     decoded = model.mean(view.codes.mean[::every])
-    difference = model.likelihood.encode_input(rows.x)[:, None] - model.likelihood.encode_input(decoded)
+    encoding = model.likelihood.encoding
+    difference = encoding.encode(rows.x)[:, None] - encoding.encode(decoded)
     if rows.mask is not None:
-        difference *= model.likelihood.per_input(rows.mask)[:, None]
+        difference *= encoding.per_input(rows.mask)[:, None]
     distance = difference.abs().clamp_max(MOST_DIFFERENCE).nan_to_num(nan=MOST_DIFFERENCE).square().sum(-1)
     own = view.own(model.encode(rows.x, rows.mask)[0])
     known = (own >= 0) & (own % every == 0)

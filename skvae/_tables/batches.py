@@ -300,11 +300,12 @@ def to_rows(
     dtype: torch.dtype = torch.float32,
 ) -> Rows:
     """Rows in model units from a float64 table in data units, where NaN marks a missing cell."""
-    x = scale.to_model(X)
-    missing = np.isnan(x)
+    # float32 numbers that stay as they are need no detour through float64.
+    x = X.copy() if X.dtype == np.float32 and scale.is_identity() else scale.to_model(X)
     mask = None
-    if missing.any():
-        x[missing], mask = 0.0, ~missing
+    if x.size and np.isnan(x.min()):
+        mask = ~np.isnan(x)
+        x[~mask] = 0.0
     # Of their own memory: numpy arrays may be read-only or memory-mapped.
     tensors = (None if v is None else torch.tensor(v, dtype=dtype, device="cpu") for v in (mask, weight, y))
     return Rows(torch.from_numpy(x).to(dtype), *tensors)

@@ -55,11 +55,15 @@ class Scale(NamedTuple):
 
     def to_model(self, X: Array) -> Array:
         """Data units to model units, in float64; a value too far out for float64 becomes infinite."""
-        if not self.shift.any() and (self.scale == 1).all():  # as for shares and counts: a sixth of the time
+        if self.is_identity():  # a sixth of the time
             return X.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             x = np.subtract(X, self.shift, dtype=np.float64)
             return np.divide(x, self.scale, out=x)
+
+    def is_identity(self) -> bool:
+        """Whether the units are the same, as for shares and counts."""
+        return not self.shift.any() and bool((self.scale == 1).all())
 
     def to_data(self, x: Array) -> Array:
         """Model units to data units, in float64."""
@@ -72,13 +76,13 @@ class Units(NamedTuple):
 
     Attributes
     ----------
-    smooth : callable
-        `smooth(x, noise)`: x with noise added as the likelihood allows.
+    add_noise : callable
+        `add_noise(x, noise)`: x with noise added as the likelihood allows.
     scale : Scale
         The map between data units and the model's.
     """
 
-    smooth: Callable[[Tensor, Tensor], Tensor]
+    add_noise: Callable[[Tensor, Tensor], Tensor]
     scale: Scale
 
     def to_data(self, x: Tensor) -> Tensor:

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from .._tables.batches import Rows, Walk
 from .._torch import make_generator, namespace, repays_a_thread
-from ..likelihoods import Cells, Density
+from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient, autograd_gradient
 from ..model import LOG_VAR_RANGE, VAE, Emitted
 from ..objectives import Objective, OnePass, Slopes
 from ..priors import Prior
 from .held_out import JUDGED_ROWS, finite_or_worst, held_out_mean, repeated
 from .mlp import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
 
-__all__ = ["DenseStep", "prepared", "understands"]
+__all__ = ["DenseStep", "understands"]
 
 # Held-out tables of up to this many numbers keep the draws they are judged by.
 JUDGED_NUMBERS = 500_000
@@ -71,7 +71,7 @@ class _Workspace:
             if is_perceptron(network)
             else Opaque(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
-                (model.encoder, model.likelihood.n_inputs, model.n_encoded, n_rows),
+                (model.encoder, model.likelihood.encoding.n_inputs, model.n_encoded, n_rows),
                 (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
             )
         )
@@ -86,12 +86,22 @@ class _Workspace:
         # As arrays: a Python number is converted anew at every product.
         self.low, self.high = (self.view(vector.new_tensor(bound)) for bound in LOG_VAR_RANGE)
         self.mass = self.view(vector.new_full((1, 1), 1 / n_rows))
-        self.cells = Cells(self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1)))
+        self.cells = CellWeights(
+            self.view(vector.new_full((1, 1), 1 / (n_rows * n_draws))), self.view(vector.new_ones(1, 1))
+        )
+        self.rows: Values = None  # see `rows_of`
         self.at: At | None = None  # made at the first step
         self.std: Values = None  # sigma(x), and sigma(x) * eps
         self.std_eps: Values = None
         # Of the steps of an epoch: their number, and sums of the objective's shares.
         self.forget()
+
+    def rows_of(self, x: Tensor) -> Values:
+        """The batch x, stored as the other arrays are."""
+        if self.rows is None:
+            self.rows = self.view(self.arithmetic.new(x, *x.shape))
+        self.rows[...] = self.view(x)
+        return self.rows
 
     def forget(self) -> None:
         """Begin an epoch."""
@@ -113,14 +123,17 @@ class At:
         Standard deviations of q(z|x).
     mass : array of shape (1 or B, 1)
         What a row counts, a share of 1.
-    cells : Cells
+    cells : CellWeights
         What a cell counts.
+    volume : array of shape () or None
+        What a warp adds to the batch's log-likelihood, whatever the weights: a share of 1.
     """
 
     x: Values
     std: Values
     mass: Values
-    cells: Cells
+    cells: CellWeights
+    volume: Values
 
     def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: Callable[..., tuple[Values, Values]]):
         self.xp, self.prior, self._nll = xp, prior, nll
@@ -128,7 +141,8 @@ class At:
 
     def nll_gradient(self, outputs: Values) -> tuple[Values, Values]:
         """The shares of -log p(x|z), cell by cell, and its slope over the outputs, (S B, n_params)."""
-        return self._nll(outputs, self.x, self.cells)
+        nll, slope = self._nll(outputs, self.x, self.cells)
+        return nll if self.volume is None else nll - self.volume / math.prod(nll.shape), slope
 
 
 class DenseStep:
@@ -147,40 +161,62 @@ class DenseStep:
         self.n_draws, self.n_components = objective.n_draws, model.prior.n_components
         self.density, self.largest_product = model.likelihood, model.largest_product
         self.workspaces: dict[int, _Workspace] = {}
-        self.gradients: dict[Any, Callable[..., tuple[Values, Values]]] = {}
+        # By numpy or torch: the likelihood's gradient, and what of its value depends on the rows alone.
+        self.formulas: dict[Any, tuple[NLLGradient, Callable[[Values], Values] | None]] = {}
+        self.mean_volume: Any = None
         networks = model.encoder, model.decoder
         self.in_networks = [p for network in networks for p in network.parameters() if p.requires_grad]
         mine = set(map(id, self.in_networks))
         self.elsewhere = [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
         self.states_gradient = _states_gradient(model, objective)
-        # `terms` read x itself, and so do views in data units.
-        self.reads_seen = (
-            self.states_gradient and not objective.in_data_units and _gradient_of_seen(self.density, torch) is not None
+        # Whether the likelihood states its gradient, of `step_input` in place of x.
+        self.reads_seen = self.states_gradient and self.density.states_gradient
+        # Whether a table is put in that form once: some views read x itself.
+        self.prepares = (
+            self.reads_seen
+            and not objective.in_data_units
+            and (not objective.changes_rows or _by_columns(self.density))
         )
-        self.units = model.units._replace(smooth=torch.add) if self.reads_seen else model.units
+        # Whether the gradient reads more of a row than the encoder.
+        self.reads_more = self.reads_seen and self.density.n_more() > 0
+        self.units = model.units
+        if self.prepares:
+            self.units = self.units._replace(add_noise=self.density.encoding.add_to_seen)
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
-        self.pure = self.states_gradient and model.likelihood.states_gradient and all(map(is_perceptron, networks))
+        self.pure = self.reads_seen and all(map(is_perceptron, networks))
         # Whether its own networks say what the objective's monitor would.
         self.judges = self.pure and type(objective).monitor is OnePass.monitor
 
     def prepared(self, rows: Walk) -> Walk:
-        """The rows as this step reads them: where the gradient needs no more, what the encoder sees in place of x."""
-        return prepared(self.density, rows) if self.reads_seen else rows
+        """The rows to train on as this step reads them: what the encoder sees in place of x, where that will do."""
+        rows = self._formed(rows)
+        if self.prepares and not self.objective.input_noise:
+            self.mean_volume = _mean_volume(self.density, rows)
+        return rows
+
+    def _formed(self, rows: Walk) -> Walk:
+        return rows.mapped(self.density.step_input) if self.prepares else rows
 
     def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Any = None) -> None:
         """Set `grad`."""
         views, eps = self._draw(batch, rng)
-        self.gradient(views, eps, epoch, rng)
+        volume = self.mean_volume if views[1].x is batch.x else None
+        self.gradient(views, eps, epoch, rng, volume)
 
     def gradient(
-        self, views: tuple[Rows, Rows], eps: Tensor | None, epoch: float, rng: torch.Generator | None = None
+        self,
+        views: tuple[Rows, Rows],
+        eps: Tensor | None,
+        epoch: float,
+        rng: torch.Generator | None = None,
+        volume: Any = None,
     ) -> None:
         """The same for given views of a batch and draws eps (S B, J): all rows' first draws, then all second ones.
 
-        Gradients must be off.
+        Gradients must be off. `volume` stands for what a warp adds to the rows' mean log-likelihood, if known.
         """
         work, emitted = self._emit(views[0], eps)
-        slopes, others = self._slopes(work, emitted, views, epoch, rng)
+        slopes, others = self._slopes(work, emitted, views, epoch, rng, volume)
         xp = work.xp
         grad_z = work.view(work.decoder.backward(work.tensor(slopes.outputs)))
         if slopes.z is not None:
@@ -206,8 +242,8 @@ class DenseStep:
         """Run both networks."""
         work = self._workspace(len(seen))
         xp, mu = work.xp, work.mu
-        shown = seen.x if self.reads_seen else self.density.encode_input(seen.x)
-        work.seen[...] = work.view(shown if seen.mask is None else shown * self.density.per_input(seen.mask))
+        shown = self._shown(seen.x)
+        work.seen[...] = work.view(shown if seen.mask is None else shown * self.density.encoding.per_input(seen.mask))
         work.encoder.forward()
         if eps is None:
             work.z[...] = mu
@@ -219,6 +255,12 @@ class DenseStep:
         xp.add(_repeat(mu, self.n_draws), work.std_eps, out=work.z)
         return work, Emitted(mu, log_var, work.eps, work.z, work.view(work.decoder.forward()))
 
+    def _shown(self, x: Tensor) -> Tensor:
+        """What the encoder sees of the rows as this step reads them."""
+        if not self.prepares:
+            return self.density.encoding.encode(x)
+        return x[:, : self.density.encoding.n_inputs] if self.reads_more else x
+
     def _slopes(
         self,
         work: _Workspace,
@@ -226,24 +268,37 @@ class DenseStep:
         views: tuple[Rows, Rows],
         epoch: float,
         rng: torch.Generator | None,
+        volume: Any = None,
     ) -> tuple[Slopes, Gradients]:
         """The slopes over what was emitted, and gradients that reach the networks' parameters in another way."""
         if self.states_gradient:
-            slopes = self.objective.gradient(emitted, self._at(work, *views), epoch)
+            slopes = self.objective.gradient(emitted, self._at(work, *views, volume), epoch)
             assert slopes is not None
             return slopes, []
         return self._by_autograd(work, emitted, views[1], epoch, rng)
 
-    def _at(self, work: _Workspace, seen: Rows, compared: Rows) -> At:
+    def _at(self, work: _Workspace, seen: Rows, compared: Rows, volume: Any) -> At:
         """What the objective is told of the batch."""
         if work.at is None:
-            work.at = At(work.xp, self.model.prior, self.n_draws, self._nll_gradient(work.arithmetic))
+            work.at = At(work.xp, self.model.prior, self.n_draws, self._formula(work.arithmetic)[0])
         at = work.at
-        same = compared.x is seen.x and seen.mask is None and (self.reads_seen or _sees_x(self.density))
-        at.x = _repeat(work.seen if same else work.view(compared.x), self.n_draws)
+        at.x = _repeat(self._read(work, seen, compared), self.n_draws)
         at.std = work.std
         at.mass, at.cells = self._weights(work, compared)
+        bend = self._formula(work.arithmetic)[1]
+        at.volume = volume
+        if bend is not None and volume is None:
+            at.volume = (at.cells.mass * bend(at.x[:, : self.density.encoding.n_inputs])).sum()
         return at
+
+    def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
+        """The rows as the likelihood's gradient reads them: from the workspace, where the encoder saw the same."""
+        if self.reads_seen and compared.x is seen.x and seen.mask is None and not self.reads_more:
+            return work.seen
+        x = compared.x
+        if self.reads_seen and not self.prepares:
+            x = self.density.step_input(x)
+        return work.rows_of(x) if self.reads_more and compared.mask is None else work.view(x)
 
     def _by_autograd(
         self, work: _Workspace, emitted: Emitted, batch: Rows, epoch: float, rng: Any
@@ -286,7 +341,7 @@ class DenseStep:
         """
         if not self.judges:
             return partial(held_out_mean, self.model, self.objective, rows, seed)
-        rows = self.prepared(repeated(rows)).whole()
+        rows = self._formed(repeated(rows)).whole()
         mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())
         kept = list(self._drawn(rows, seed)) if rows.x.numel() <= JUDGED_NUMBERS else None
 
@@ -324,14 +379,18 @@ class DenseStep:
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
 
-    def _nll_gradient(self, arithmetic: Arithmetic) -> Callable[..., tuple[Values, Values]]:
-        """The likelihood's gradient for such arrays, and its value, not yet summed over rows and columns."""
+    def _formula(self, arithmetic: Arithmetic) -> tuple[NLLGradient, Callable[[Values], Values] | None]:
+        """The likelihood's gradient for such arrays, and what of its value it leaves out."""
         xp = arithmetic.xp
-        if xp not in self.gradients:
-            self.gradients[xp] = _gradient_of_seen(self.density, xp) or _gradient_of_x(self.density, arithmetic)
-        return self.gradients[xp]
+        if xp not in self.formulas:
+            stated = self.density.gradient(xp) if self.reads_seen else None
+            if stated is not None:
+                self.formulas[xp] = stated, self.density.encoding.log_bend(xp)
+            else:
+                self.formulas[xp] = _of_tensors(autograd_gradient(self.density), arithmetic), None
+        return self.formulas[xp]
 
-    def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, Cells]:
+    def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, CellWeights]:
         """What a row counts, and its cells: shares of 1."""
         if batch.weight is None and batch.mask is None:
             return work.mass, work.cells
@@ -339,7 +398,7 @@ class DenseStep:
         cells = work.tensor(mass) / self.n_draws
         cells = cells.expand_as(batch.x[..., :1]) if batch.mask is None else cells * batch.mask
         cells = work.view(cells)
-        return mass, Cells(_repeat(cells, self.n_draws), self.n_draws * cells.sum(-2)[..., None, :])
+        return mass, CellWeights(_repeat(cells, self.n_draws), self.n_draws * cells.sum(-2)[..., None, :])
 
     def take_means(self) -> dict[str, Tensor]:
         """The terms' means over the rows of all steps since the last call."""
@@ -366,14 +425,10 @@ def _total(cells: Values) -> Tensor:
     return torch.as_tensor(cells.sum((-2, -1)))
 
 
-def prepared(density: Density, rows: Walk) -> Walk:
-    """The rows with what the encoder sees in place of x, where the gradient needs no more and it is not x itself."""
-    return rows if _sees_x(density) or _gradient_of_seen(density, torch) is None else rows.mapped(density.encode_input)
-
-
-def _sees_x(density: Density) -> bool:
-    """Whether the encoder sees x as it is."""
-    return type(density).encode_input is Density.encode_input
+def _by_columns(module: LikelihoodModule) -> bool:
+    """Whether a step reads one number per column, to which noise may be added: views may treat it as they treat x."""
+    encoding = module.encoding
+    return encoding.n_noisy == encoding.n_inputs == module.n_features and not module.n_more()
 
 
 def _states_gradient(model: VAE, objective: OnePass) -> bool:
@@ -394,24 +449,28 @@ def _states_gradient(model: VAE, objective: OnePass) -> bool:
     )
 
 
-def _gradient_of_seen(density: Density, xp: Any) -> Callable[..., tuple[Values, Values]] | None:
-    """The density's own, unless a subclass states another gradient and not this form of it."""
-    stated = [vars(kind) for kind in type(density).__mro__]
-    of_seen, of_x = (
-        next(depth for depth, own in enumerate(stated) if name in own) for name in ("gradient_of_seen", "nll_gradient")
-    )
-    return density.gradient_of_seen(xp) if of_seen <= of_x else None
-
-
-def _gradient_of_x(density: Density, arithmetic: Arithmetic) -> Callable[..., tuple[Values, Values]]:
-    """The likelihood's gradient, which takes tensors, for arrays."""
+def _of_tensors(gradient: NLLGradient, arithmetic: Arithmetic) -> NLLGradient:
+    """A gradient that takes tensors, for arrays."""
     _, view, tensor = arithmetic
 
-    def nll_gradient(outputs: Values, x: Values, cells: Cells) -> tuple[Values, Values]:
-        nll, grad = density.nll_gradient(tensor(outputs), tensor(x), Cells(*map(tensor, cells)))
-        return view(nll[..., None, None]), view(grad)
+    def nll_gradient(outputs: Values, x: Values, cells: CellWeights) -> tuple[Values, Values]:
+        nll, slope = gradient(tensor(outputs), tensor(x), CellWeights(*map(tensor, cells)))
+        return view(nll), view(slope)
 
     return nll_gradient
+
+
+def _mean_volume(module: LikelihoodModule, rows: Walk) -> float | None:
+    """The mean over a table of what a warp adds to a row's log-likelihood: the steps of an epoch leave it out."""
+    bend, n_inputs = module.encoding.log_bend(torch), module.encoding.n_inputs
+    if bend is None:
+        return None
+    total = torch.zeros((), dtype=torch.float64, device=rows.device)
+    for block in rows.blocks():
+        terms = bend(block.x[:, :n_inputs])
+        terms = terms if block.mask is None else terms * block.mask
+        total += (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=total.dtype)
+    return float(total) / len(rows)
 
 
 def _repeat(values: Values, n_draws: int) -> Values:

@@ -85,6 +85,14 @@ def _by_torch(name: str, *numbers: float) -> Callable[[Values, Values], Any]:
     return backward
 
 
+def _relu_backward(grad: Values, kept: Values) -> None:
+    """In one pass: with two, a wide layer's would leave the cache."""
+    if isinstance(grad, Tensor):
+        aten.threshold_backward.grad_input(grad, kept, 0, grad_input=grad)
+    else:
+        np.multiply(grad, np.sign(kept), out=grad)
+
+
 aten = torch.ops.aten
 
 
@@ -92,7 +100,7 @@ ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {
     nn.ELU: Activation(lambda z, out: aten.elu.out(z, out=out), _multiply(lambda a: 1 + a.clip(max=0))),
     nn.GELU: Activation(lambda z, out: aten.gelu.out(z, out=out), _by_torch("gelu_backward"), keeps_inputs=True),
     nn.Identity: Activation(lambda z, out: None, lambda grad, a: None),
-    nn.ReLU: Activation(lambda z, out: torch.relu_(out), _multiply(lambda a: namespace(a).sign(a))),  # z is out
+    nn.ReLU: Activation(lambda z, out: torch.relu_(out), _relu_backward),  # z is out
     nn.Sigmoid: Activation(lambda z, out: torch.sigmoid(z, out=out), _multiply(lambda a: a - a * a)),
     nn.SiLU: Activation(lambda z, out: aten.silu.out(z, out=out), _by_torch("silu_backward"), keeps_inputs=True),
     nn.Softplus: Activation(

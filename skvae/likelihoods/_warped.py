@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._torch import namespace
-from ._base import Cells, Density, Likelihood, as_arrays, refuse
-from ._gaussian import FeatureNoise, GaussianDensity, SharedNoise, standardised
+from ._base import Likelihood, LikelihoodModule, as_arrays, refuse
+from ._encoding import Encoding, Summand
+from ._location_scale import FeatureNoise, SharedNoise, standardised
 
 __all__ = ["JohnsonSU", "LogNormal"]
 
@@ -70,8 +71,8 @@ class JohnsonSU(Likelihood):
     def scale(self, moments: Moments) -> Scale:
         return standardised(moments)
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _JohnsonSUDensity(n_features, scale, self.noise_floor, self.tail)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return SharedNoise(scale, self.noise_floor, encoding=_TailArcsinh(n_features, self.tail))
 
 
 class LogNormal(Likelihood):
@@ -112,23 +113,23 @@ class LogNormal(Likelihood):
     def scale(self, moments: Moments) -> Scale:
         return Scale(np.zeros_like(moments.mean), np.where(moments.mean > 0, moments.mean, 1.0))
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _LogNormalDensity(n_features, scale, self.noise_floor)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return FeatureNoise(scale, self.noise_floor, encoding=_Log(n_features))
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         refuse(X, X <= 0, names, "likelihood='log_normal' takes values above 0")
 
 
-class Warped(GaussianDensity):
-    """A Gaussian in y = (bent(x) - centre) / spread, beside a noise. Subclasses say how x is bent."""
+class _Warp(Encoding):
+    """y = (bent(x) - centre) / spread. Subclasses say how x is bent."""
 
     centre: Tensor
     spread: Tensor
 
-    def register_warp(self) -> None:
-        """Make room for centre and spread, which `fit` sets."""
-        self.register_buffer("centre", torch.zeros(self.n_features, dtype=torch.float32))
-        self.register_buffer("spread", torch.ones(self.n_features, dtype=torch.float32))
+    def __init__(self, n_features: int):
+        super().__init__(n_features)
+        self.register_buffer("centre", torch.zeros(n_features, dtype=torch.float32))
+        self.register_buffer("spread", torch.ones(n_features, dtype=torch.float32))
 
     @abstractmethod
     def bent(self, x: Tensor) -> Tensor:
@@ -139,74 +140,43 @@ class Warped(GaussianDensity):
         """The inverse of `bent`."""
 
     @abstractmethod
-    def log_bend(self, bent: Any) -> Any:
+    def log_bent_slope(self, bent: Any) -> Any:
         """log d bent / dx where bent(x) is `bent`, a tensor or a numpy array."""
 
-    def _data(self, y: Tensor) -> Tensor:
-        """x where the Gaussian's variable is y."""
-        return self.unbent(self.centre + self.spread * y)
+    @abstractmethod
+    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
+        """The columns' units, (D,), from the standard deviations and the ranges of the bent columns."""
 
-    def _log_slope(self, bent: Tensor) -> Tensor:
-        """log dy/dx."""
-        return self.log_bend(bent) - self.spread.log()
-
-    def summands(self) -> Sequence[Callable[[Tensor], Tensor]]:
+    def summands(self) -> Sequence[Summand]:
         return (self.bent,)
 
-    def log_slope(self, x: Tensor) -> Tensor:
-        return super().log_slope(x) + self._log_slope(self.bent(x))
-
-    def encode_input(self, x: Tensor) -> Tensor:
-        return self._seen(self.bent(x))
-
-    def _seen(self, bent: Tensor) -> Tensor:
-        """y."""
-        return (bent - self.centre) / self.spread
-
-    def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
-        return self._data(self.encode_input(x) + noise)
-
-    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        bent = self.bent(x)
-        return super().log_prob(outputs, self._seen(bent)) + self._log_slope(bent)
-
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
-        of_gaussian = super().gradient_of_seen(xp)
-        assert of_gaussian is not None
-        centre, spread, log_spread = as_arrays(xp, self.centre, self.spread, self.spread.log())
-
-        def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
-            nll, gradient = of_gaussian(outputs, seen, cells)
-            log_slope = self.log_bend(centre + spread * seen) - log_spread
-            return nll.sum(-2)[..., None, :] / seen.shape[-2] - cells.mass * log_slope, gradient
-
-        return nll_gradient
-
-    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        return self._data(super().sample(outputs, rng))
-
-    def variance(self, outputs: Tensor) -> None:
-        """None: the noise is one of y, not of x."""
-        return
-
-
-class _JohnsonSUDensity(Warped, SharedNoise):
-    """bent(x) = tail arcsinh(x / tail), with a shared noise."""
-
-    def __init__(self, n_features: int, scale: Scale, noise_floor: float, tail: float):
-        super().__init__(n_features, scale, noise_floor)
-        self.tail = tail
-        self.register_warp()
-
-    def fit_sums(self, *sums: ColumnSums) -> None:
-        """Set centre and spread so that the columns of y have mean 0 and a mean variance of 1."""
+    def fit_sums(self, *sums: ColumnSums) -> Tensor:
+        """Set centre and spread; return the variances of the columns of y."""
         centre, std, _ = map(torch.tensor, sums[0].moments)
-        extent = torch.tensor(sums[0].high - sums[0].low)
-        spread = torch.where(std > 0, (std * extent).sqrt(), 1.0)
-        share = (std / spread).square().mean().sqrt()
         self.centre.copy_(centre)
-        self.spread.copy_(spread * share if share > 0 else spread)
-        self.bound_noise((std / self.spread.double()).square())
+        self.spread.copy_(self.spread_of(std, torch.tensor(sums[0].high - sums[0].low)))
+        return (std / self.spread.double()).square()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (self.bent(x) - self.centre) / self.spread
+
+    def decode(self, seen: Tensor) -> Tensor:
+        return self.unbent(self.centre + self.spread * seen)
+
+    def log_spread(self) -> Tensor:
+        return self.spread.log()
+
+    def log_bend(self, xp: Any) -> Callable[[Any], Any]:
+        centre, spread = as_arrays(xp, self.centre, self.spread)
+        return lambda seen: self.log_bent_slope(centre + spread * seen)
+
+
+class _TailArcsinh(_Warp):
+    """bent(x) = tail arcsinh(x / tail). The columns of y have a mean variance of 1."""
+
+    def __init__(self, n_features: int, tail: float):
+        super().__init__(n_features)
+        self.tail = tail
 
     def bent(self, x: Tensor) -> Tensor:
         return self.tail * _arcsinh(x / self.tail)
@@ -214,49 +184,41 @@ class _JohnsonSUDensity(Warped, SharedNoise):
     def unbent(self, value: Tensor) -> Tensor:
         return self.tail * torch.sinh(value / self.tail)
 
-    def log_bend(self, bent: Any) -> Any:
+    def log_bent_slope(self, bent: Any) -> Any:
         """-log cosh(bent / tail), which is -log(1 + (x / tail)^2) / 2."""
         xp, size = namespace(bent), abs(bent / self.tail)
         return math.log(2) - size - xp.log(1 + xp.exp(-2 * size))  # numpy's log1p is three times as slow
 
-    def mean(self, outputs: Tensor) -> Tensor:
+    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
+        spread = torch.where(std > 0, (std * extent).sqrt(), 1.0)
+        share = (std / spread).square().mean().sqrt()
+        return spread * share if share > 0 else spread
+
+    def mean(self, y: Tensor, log_var: Tensor) -> Tensor:
         """E[tail sinh(u)] for u ~ N(m, s^2) is tail exp(s^2 / 2) sinh(m)."""
-        mean, log_var = self.split(outputs)
         s = torch.exp(0.5 * log_var) * self.spread / self.tail
-        return torch.exp(0.5 * s.square()) * self._data(mean)
+        return torch.exp(0.5 * s.square()) * self.decode(y)
 
 
-class _LogNormalDensity(Warped, FeatureNoise):
-    """bent(x) = log x. A missing cell, where x is 0, stands at a logarithm that is finite."""
-
-    def __init__(self, n_features: int, scale: Scale, noise_floor: float):
-        super().__init__(n_features, scale, noise_floor)
-        self.register_warp()
-
-    def fit_sums(self, *sums: ColumnSums) -> None:
-        """Set centre and spread so that the logarithms have mean 0 and variance 1."""
-        centre, std, _ = map(torch.tensor, sums[0].moments)
-        self.centre.copy_(centre)
-        self.spread.copy_(torch.where(std > 1e-12, std, 1.0))
+class _Log(_Warp):
+    """bent(x) = log x. A missing cell, where x is 0, stands at a logarithm that is finite. Columns of y vary by 1."""
 
     def bent(self, x: Tensor) -> Tensor:
-        return torch.log(_above_zero(x))
+        return torch.log(x.clamp_min(torch.finfo(torch.float32).tiny))
 
     def unbent(self, value: Tensor) -> Tensor:
         return torch.exp(value)
 
-    def log_bend(self, bent: Any) -> Any:
+    def log_bent_slope(self, bent: Any) -> Any:
         """-log x."""
         return -bent
 
-    def mean(self, outputs: Tensor) -> Tensor:
+    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
+        return torch.where(std > 1e-12, std, 1.0)
+
+    def mean(self, y: Tensor, log_var: Tensor) -> Tensor:
         """E[exp(u)] for u ~ N(m, s^2) is exp(m + s^2 / 2)."""
-        mean, log_var = self.split(outputs)
-        return torch.exp(0.5 * log_var.exp() * self.spread.square()) * self._data(mean)
-
-
-def _above_zero(x: Tensor) -> Tensor:
-    return x.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.exp(0.5 * log_var.exp() * self.spread.square()) * self.decode(y)
 
 
 def _arcsinh(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .._params import Part
 from .._tables.batches import Rows, Walk
 from .._tables.moments import Units
-from ..likelihoods import Density
+from ..likelihoods import LikelihoodModule
 from ..model import VAE, Dims, Emitted
 from ..priors import Prior, PriorSpec
 
@@ -97,7 +97,7 @@ class Objective(Part, ABC):
         """Epochs before the loss takes its final form; early stopping is patient until then."""
         return 0
 
-    def prior(self, prior: PriorSpec, n_components: int, density: Density) -> Prior:
+    def prior(self, prior: PriorSpec, n_components: int, density: LikelihoodModule) -> Prior:
         """The model's p(z): the one that the estimator's `prior` asks for, unless the objective needs its own."""
         return prior.build(n_components, density)
 
@@ -149,6 +149,11 @@ class OnePass(Objective):
     def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
         """What the encoder sees of a batch, and what the decoder's outputs are compared with."""
         return batch, batch
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether `views` does more to a batch's rows than `units.add_noise`."""
+        return type(self).views is not OnePass.views
 
     @abstractmethod
     def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:

@@ -103,13 +103,18 @@ class ELBO(OnePass):
     def ramp(self) -> int:
         return self.warmup
 
+    @property
+    def changes_rows(self) -> bool:
+        return type(self).views is not ELBO.views
+
     def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
         """The batch with input noise, twice."""
         if not self.input_noise:
             return batch, batch
         x = batch.x
-        noise = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-        noisy = replace(batch, x=units.smooth(x, noise.mul_(math.sqrt(self.input_noise))))
+        shape = (len(x), len(units.scale.scale))  # a prepared x may be wider
+        noise = torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
+        noisy = replace(batch, x=units.add_noise(x, noise.mul_(math.sqrt(self.input_noise))))
         return noisy, noisy
 
     def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:

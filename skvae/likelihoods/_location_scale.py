@@ -1,0 +1,267 @@
+"""Noise around a mean, in what the encoder sees: a shape, a place for its variance, and perhaps a warp beneath.
+
+log p(x|z) = log density of (seen - mean) + log |d seen / dX|. The second does not depend on the weights, and a training
+step leaves out what of it varies. A `Shape` states the density (normal here, others in `_robust`), a subclass of
+`LocationScale` where its variance comes from, and the encoding how x is bent (`_warped`), if it is.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._linear import LinearGaussian, probabilistic_pca
+from .._math import LOG_2PI, log_normal
+from .._tables.moments import Array, ColumnSums, Moments, Scale
+from ._base import CellWeights, LikelihoodModule, NLLGradient, as_arrays
+from ._bounds import at_least, blocked
+from ._encoding import Encoding, Summand
+from ._start import LinearStart
+
+__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise", "standardised"]
+
+
+def standardised(moments: Moments) -> Scale:
+    """Columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
+    return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
+
+
+class Shape(ABC):
+    """A noise of mean 0 and variance 1.
+
+    Attributes
+    ----------
+    log_norm : float
+        What its -log density has beside the energies of `weigh`.
+    is_normal : bool, default=False
+    """
+
+    log_norm: float
+    is_normal: ClassVar[bool] = False
+
+    @abstractmethod
+    def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
+        """Of the noise times its standard deviation, where that is u standard deviations."""
+
+    @abstractmethod
+    def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        """Noise of the shape of `like`."""
+
+    @abstractmethod
+    def weigh(self, xp: Any, residual: Any, log_var: Any, mass: Any) -> tuple[Any, Any, Any]:
+        """Of residuals (N, D), mean less value: slope, slope times residual, and energy, all times the cells' mass.
+
+        Arrays of `xp`, numpy or torch. None stands for an energy that is half of the second.
+        """
+
+
+class Normal(Shape):
+    """Of energy u^2 / 2."""
+
+    log_norm = 0.5 * LOG_2PI
+    is_normal = True
+
+    def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
+        return log_normal(u, log_var)
+
+    def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
+
+    def weigh(self, xp: Any, residual: Any, log_var: Any, mass: Any) -> tuple[Any, Any, None]:
+        slope = residual * (xp.exp(-log_var) * mass)
+        return slope, residual * slope, None
+
+
+class LocationScale(LikelihoodModule):
+    """Noise of any shape around the decoder's mean. Subclasses say where its variance comes from.
+
+    Parameters
+    ----------
+    scale : Scale
+    noise_floor : float
+        The least variance, in units of what the encoder sees.
+    shape : Shape or None, default=None
+        None: normal.
+    encoding : Encoding or None, default=None
+    """
+
+    params_per_feature: ClassVar[int] = 1
+    log_scale: Tensor
+    log_floor: Tensor
+
+    def __init__(
+        self, scale: Scale, noise_floor: float, shape: Shape | None = None, encoding: Encoding | None = None
+    ) -> None:
+        n_features = len(scale.scale)
+        super().__init__(n_features, self.params_per_feature * n_features, encoding)
+        self.noise_floor, self.shape = noise_floor, shape or Normal()
+        self.register_buffer("log_scale", torch.tensor(np.log(scale.scale)), persistent=False)
+        self.register_buffer("log_floor", torch.full((n_features,), math.log(noise_floor)))
+
+    @abstractmethod
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (..., N, D) and log variance (broadcastable to it)."""
+
+    @abstractmethod
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        """Set the noise to a linear model's; return its decoder's weight, (n_params, J), and bias, (n_params,)."""
+
+    def log_volume(self, seen: Tensor) -> Tensor:
+        """log |d seen / dX|, (N, D), of rows that the encoder sees so."""
+        return self.encoding.log_slope(seen) - self.log_scale
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        mean, log_var = self.split(outputs)
+        seen = self.encoding.encode(x)
+        return self.shape.log_density((seen - mean) * torch.exp(-0.5 * log_var), log_var) + self.log_volume(seen)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.encoding.mean(*self.split(outputs))
+
+    def variance(self, outputs: Tensor) -> Tensor | None:
+        """None where the noise is one of a warped x, not of x."""
+        mean, log_var = self.split(outputs)
+        return None if self.encoding.log_bend(torch) else log_var.exp().expand_as(mean)
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        mean, log_var = self.split(outputs)
+        return self.encoding.decode(mean + torch.exp(0.5 * log_var) * self.shape.draw(mean, rng))
+
+    def linear_start(self) -> LinearStart:
+        least = np.full(self.n_features, self.noise_floor)
+        volume = self.log_volume if self.shape.is_normal else None
+        return LinearStart(least, np.full_like(least, np.inf), self.from_linear, log_volume=volume)
+
+    @abstractmethod
+    def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
+        """What a step does before and behind the shape, on arrays.
+
+        `split`, as above; `gather`, which sums over the cells that share a variance; and `merge(outputs, slope,
+        by_log_var)`, the slope over the outputs from those over the mean and over the log variance.
+        """
+
+    def gradient(self, xp: Any) -> NLLGradient:
+        log_unit = as_arrays(xp, self.log_scale + self.encoding.log_spread() + self.shape.log_norm)[0]
+        split, gather, merge = self.step_parts(xp)
+
+        def nll_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
+            mean, log_var = split(outputs)
+            slope, work, energy = self.shape.weigh(xp, mean - seen, log_var, cells.mass)
+            work, count = gather(work), gather(cells.mass, cells.total)
+            energy = 0.5 * work if energy is None else gather(energy)
+            return count * (log_unit + 0.5 * log_var) + energy, merge(outputs, slope, 0.5 * (count - work))
+
+        return nll_gradient
+
+
+class _LearntNoise(LocationScale):
+    """A variance that is a parameter: `log_noise` holds one number per column, or one for all."""
+
+    unit: Tensor  # what the decoder's numbers are multiplied with
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.log_noise = nn.Parameter(torch.zeros(1 if self.shared_noise else self.n_features, dtype=torch.float32))
+        self.register_buffer("unit", torch.ones(1, dtype=torch.float32))
+
+    def bound(self) -> Tensor:
+        """The least of `log_noise`."""
+        return self.log_floor[: len(self.log_noise)]
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.unit * outputs, at_least(self.log_noise, self.bound())
+
+    def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
+        assert self.log_noise.grad is not None
+        value, grad, bound = as_arrays(xp, self.log_noise, self.log_noise.grad, self.bound())
+        unit = as_arrays(xp, self.unit)[0] if self.shared_noise else None
+
+        def split(outputs: Any) -> tuple[Any, Any]:
+            return outputs if unit is None else unit * outputs, xp.maximum(value, bound)
+
+        def gather(cells: Any, total: Any = None) -> Any:
+            return cells.sum(-2)[..., None, :] if total is None else total
+
+        def merge(outputs: Any, slope: Any, by_log_var: Any) -> Any:
+            grad[...] = by_log_var.reshape(grad.shape) if unit is None else by_log_var.sum()
+            grad[blocked(value, grad, bound)] = 0.0
+            return slope if unit is None else unit * slope
+
+        return split, gather, merge
+
+
+class FeatureNoise(_LearntNoise):
+    """One learnt variance per column."""
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        self.log_noise.data.copy_(torch.tensor(np.log(linear.noise)))
+        return linear.loadings, np.zeros(self.n_features)
+
+
+class SharedNoise(_LearntNoise):
+    """One learnt variance for all columns. Its floor follows the smallest column and so stays below PCA's noise.
+
+    The decoder speaks in units of the starting noise's standard deviation: on a raw table that is a thousandth of the
+    largest column, and steps measured in the column would throw the start away.
+    """
+
+    shared_noise = True
+
+    def summands(self) -> Sequence[Summand]:
+        return self.encoding.summands() or (lambda x: x,)
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        """Set the floor from the columns' variances."""
+        var = self.encoding.fit_sums(*sums)
+        if var is None:
+            mean, std, _ = map(torch.tensor, sums[0].moments)
+            var = mean.square() + std.square()
+        smallest = var[var > 0].min() if bool((var > 0).any()) else var.new_ones(())
+        self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
+
+    def linear_start(self) -> LinearStart:
+        floor = float(self.log_floor[0].exp())
+        return replace(super().linear_start(), model=partial(probabilistic_pca, floor=floor))
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        shared = torch.tensor(np.log(linear.noise)).mean()  # all columns' is the same, but within a `Mixed`
+        self.log_noise.data.fill_(shared)
+        self.unit.fill_(torch.exp(0.5 * shared))
+        return linear.loadings / float(self.unit), np.zeros(self.n_features)
+
+
+class DecoderNoise(LocationScale):
+    """One variance per row and column, from the second half of the decoder's outputs."""
+
+    params_per_feature = 2
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_var = outputs.chunk(2, dim=-1)
+        return mean, at_least(log_var, self.log_floor)
+
+    def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
+        n, floor = self.n_features, as_arrays(xp, self.log_floor)[0]
+
+        def split(outputs: Any) -> tuple[Any, Any]:
+            return outputs[..., :n], xp.maximum(outputs[..., n:], floor)
+
+        def gather(cells: Any, total: Any = None) -> Any:
+            return cells
+
+        def merge(outputs: Any, slope: Any, by_log_var: Any) -> Any:
+            held = blocked(outputs[..., n:], by_log_var, floor)
+            return xp.concat([slope, xp.where(held, 0.0, by_log_var)], -1)
+
+        return split, gather, merge
+
+    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+        weight = np.concatenate([linear.loadings, np.zeros_like(linear.loadings)])
+        return weight, np.append(np.zeros(self.n_features), np.log(linear.noise))
