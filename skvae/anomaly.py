@@ -270,8 +270,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         reader, rows = read(settings, X, y, sample_weight)
         settings = settings.seeded(self.random_state)
         with fit_task(self, X, y) as task:
-            kept, whole_std = supported(reader, rows, settings, self._share())
-            used = rows.at(kept)
+            used, kept, whole_std = supported(reader, rows, settings, self._share())
             fit = fit_model(reader, used, settings, task.epoch, whole_std)
             inference = fit.model.inference(settings.device, self.n_draws)
             normality = learn(inference, self.criterion, self.contamination, rows, used)

@@ -34,7 +34,6 @@ BLOCK_NUMBERS = 250_000
 # A column's unit lies between 2 ** -1000 and 2 ** 1000: neither it nor its inverse leaves the normal numbers.
 MOST_EXPONENT = 1000
 TINY = np.finfo(float).tiny
-
 Array = NDArray[np.float64]
 Block = TypeVar("Block")
 

@@ -33,7 +33,6 @@ class Support(Protocol):
 
     def assign(self, X: Any) -> list[tuple[Any, list[int] | None]]:
         """The likelihood of every column, as members and their columns."""
-        ...
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         """Raise ValueError, naming the column, where X leaves the support."""

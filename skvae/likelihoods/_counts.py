@@ -116,10 +116,9 @@ class _CountDensity(Centred):
 
     def fit_sums(self, *sums: ColumnSums) -> None:
         super().fit_sums(*sums)
-        counts = sums[1]
-        mean = (counts.mass * counts.moments.mean + 0.5) / (counts.mass + 1.0)
-        self.log_mean.copy_(torch.tensor(np.log(mean)))
-        self.most_log_mean.copy_(torch.tensor(np.log(MOST_TIMES * (counts.high + 1))))
+        mass, mean = sums[1].mass, sums[1].moments.mean
+        self.log_mean.copy_(torch.tensor(np.log((mass * mean + 0.5) / (mass + 1.0))))
+        self.most_log_mean.copy_(torch.tensor(np.log(MOST_TIMES * (sums[1].high + 1))))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.exp(self.log_of_mean(outputs))
