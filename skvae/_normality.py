@@ -52,12 +52,15 @@ def as_many_as_columns(cov: Covariance) -> int:
 
 def supported(
     reader: TableReader, table: TrainingRows, settings: FitSettings, share: float
-) -> tuple[np.ndarray, Array | None]:
+) -> tuple[TrainingRows, np.ndarray, Array | None]:
     """The most normal rows, by steps of the minimum covariance determinant (Rousseeuw & Van Driessen 1999).
 
     Returns
     -------
+    used : TrainingRows
+        These rows.
     kept : ndarray of bool of shape (N,)
+        Which they are.
     whole_std : ndarray of shape (D,) or None
         The columns' standard deviations over all rows, where some are left out: a column that is constant in the
         others keeps its scale.
@@ -65,7 +68,7 @@ def supported(
     n_kept = max(1, int(np.ceil(share * len(table))))
     kept = np.ones(len(table), dtype=bool)
     if n_kept == len(table):
-        return kept, None
+        return table, kept, None
     whole_std, used = table.sums.moments.std, table
     for _ in range(CONCENTRATIONS):
         scores = _linear_scores(reader, table.X, used, settings, whole_std)
@@ -75,7 +78,7 @@ def supported(
         if closer.sums.empty.any():
             break
         kept, used = nearer, closer
-    return kept, whole_std
+    return used, kept, whole_std
 
 
 def _linear_scores(reader: TableReader, X: Array, used: TrainingRows, settings: FitSettings, whole_std: Array) -> Array:

@@ -485,8 +485,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         share = self.support_fraction
         if share is None:
             share = 1.0 if self.contamination == "auto" else ROBUST_SUPPORT
-        kept, whole_std = supported(reader, rows, settings, share)
-        used = rows.at(kept)
+        used, kept, whole_std = supported(reader, rows, settings, share)
         fit = fit_model(reader, used, settings, epoch, whole_std)
         return fit.attributes | self._normal(fit.model, rows, used).attributes | {"support_": kept}
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae._tables.batches import Rows, to_rows
 from skvae._tables.containers import unpack_container
-from skvae._tables.moments import Scale, column_moments
+from skvae._tables.moments import ColumnSums, Scale, column_moments, reduce_blocks
 from skvae._torch import make_generator
 
 
@@ -70,6 +72,43 @@ def test_moments_leave_their_input_alone(iris):
     X.setflags(write=False)
     column_moments(X, np.ones(len(X)))
     np.testing.assert_array_equal(X, iris)
+
+
+def cut(*values):
+    """Blocks of uneven sizes: none of the rows, one, many."""
+    ends = [0, 0, 1, 30, 31, len(values[0])]
+    return [tuple(v[a:b] for v in values) for a, b in pairwise(ends)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("factor", [1e-307, 1.0, 1e305])
+def test_sums_of_blocks_add_up_to_those_of_all_rows(wine, factor, weighted):
+    rng = np.random.default_rng(0)
+    X = np.where(rng.random(wine.shape) < 0.3, np.nan, wine * factor)
+    X[:, 1], X[:40, 2], X[40:, 2] = np.nan, 0.0, 1e-300  # without a value; orders of magnitude apart
+    weight = rng.integers(3, size=len(X)) * 0.7 if weighted else np.ones(len(X))
+    found, whole = reduce_blocks(cut(X, weight), lambda block: ColumnSums.of(*block)), ColumnSums.of(X, weight)
+    assert found.n_rows == whole.n_rows == (weight > 0).sum()
+    assert found.empty.tolist() == whole.empty.tolist() == [column == 1 for column in range(13)]
+    for name in ("low", "high", "exponent"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    np.testing.assert_allclose(found.mass, whole.mass, rtol=1e-14)
+    for mine, other in zip(found.moments, whole.moments, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-12)
+
+
+def test_rows_of_weight_0_do_not_count(iris):
+    weight = np.arange(len(iris)) % 3.0
+    some, kept = ColumnSums.of(iris, weight), ColumnSums.of(iris[weight > 0], weight[weight > 0])
+    assert some.low.tolist() == kept.low.tolist()
+    assert some.moments.mean.tolist() == kept.moments.mean.tolist()
+    assert some.n_rows == 100
+
+
+def test_partial_sums_may_be_tuples_of_numbers_and_arrays():
+    total, squares = reduce_blocks(range(4), lambda i: (i, np.full(2, i**2)))
+    assert total == 6
+    assert squares.tolist() == [14, 14]
 
 
 def test_scale_there_and_back(wine):

@@ -22,8 +22,9 @@ from skvae import (
     VAEImputer,
     VAETransformer,
     VAETransformerCV,
+    _fit,
 )
-from skvae._tables import batches, sources
+from skvae._tables import batches, reader, sources
 from skvae._tables.batches import Rows, Stream, Table, as_table
 from skvae._tables.facts import column_facts
 from skvae._tables.moments import Scale, column_moments, has_gaps
@@ -304,6 +305,87 @@ def test_moments_and_facts_are_the_arrays(numbers, tmp_path, kind, weighted, mon
     assert column_facts(source) == column_facts(X)
     assert has_gaps(source)
     assert not has_gaps(as_source(SPARSE["csr array"](numbers, tmp_path)))
+
+
+# Passes
+
+
+class Counted(RowSource):
+    """An array whose rows are counted as they are read."""
+
+    def __init__(self, X):
+        super().__init__(X.shape, X.dtype)
+        self.X, self.n_read = X, 0
+
+    def _slice(self, first, last):
+        self.n_read += last - first
+        return self.X[first:last]
+
+    def _take(self, rows):
+        self.n_read += len(rows)
+        return self.X[rows]
+
+
+class CountedArray(np.ndarray):
+    """The same for what the reader makes of an array in memory."""
+
+    def __getitem__(self, key):
+        found = np.asarray(super().__getitem__(key))
+        CountedArray.n_read += len(found)
+        return found
+
+
+class Training(Exception):
+    """Raised where training would begin."""
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def train(*args, **kwargs):
+        raise Training
+
+    monkeypatch.setattr(_fit, "train", train)
+
+
+PASSES = {"gaussian": 2, "bernoulli": 3, "negative_binomial": 3, "log_normal": 3, "johnson_su": 3, "auto": 4}
+
+
+def table_for(likelihood, n_rows=1000):
+    rng = np.random.default_rng(0)
+    counts, yes, real = rng.negative_binomial(2, 0.2, n_rows), rng.random(n_rows) < 0.3, rng.normal(size=n_rows)
+    columns = {
+        "bernoulli": [yes, ~yes],
+        "negative_binomial": [counts, counts],
+        "log_normal": [np.exp(real)] * 2,
+        "auto": [real, counts, yes, np.exp(real)],
+    }
+    return np.column_stack(columns.get(likelihood, [real, real**3])).astype(float)
+
+
+@pytest.mark.parametrize("likelihood", PASSES)
+def test_a_file_is_read_few_times_before_training(streamed, no_training, likelihood):
+    X = Counted(table_for(likelihood))
+    with pytest.raises(Training):
+        make(likelihood=likelihood, early_stopping=False).fit(X)
+    assert X.n_read == PASSES[likelihood] * len(X)
+
+
+@pytest.mark.parametrize("likelihood", PASSES)
+def test_an_array_is_walked_through_few_times_before_training(no_training, monkeypatch, likelihood):
+    """Once to check and sum it, once to convert it; then its rows once to set the likelihood, once to start."""
+    numbers, blocks = reader._numbers, Rows.blocks
+
+    def counted(rows, size=None):
+        CountedArray.n_read += len(rows)
+        return blocks(rows, size)
+
+    monkeypatch.setattr(reader, "_numbers", lambda *args, **kwargs: numbers(*args, **kwargs).view(CountedArray))
+    monkeypatch.setattr(Rows, "blocks", counted)
+    monkeypatch.setattr(CountedArray, "n_read", 0, raising=False)
+    X = table_for(likelihood)
+    with pytest.raises(Training):
+        make(likelihood=likelihood, early_stopping=False).fit(X)
+    assert CountedArray.n_read == (3 if likelihood == "gaussian" else 4) * len(X)
 
 
 # Streams

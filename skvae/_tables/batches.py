@@ -271,9 +271,7 @@ class Stream(Table):
 
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
         """The rows in order, a few blocks at a time."""
-        at_once = max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)
-        for numbers in self.numbers.split(at_once):
-            yield self._rows_of(numbers)
+        return map(self._rows_of, self.numbers.split(max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)))
 
 
 def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Rows | Table:

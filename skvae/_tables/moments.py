@@ -34,7 +34,6 @@ BLOCK_NUMBERS = 250_000
 # A column's unit lies between 2 ** -1000 and 2 ** 1000: neither it nor its inverse leaves the normal numbers.
 MOST_EXPONENT = 1000
 TINY = np.finfo(float).tiny
-
 Array = NDArray[np.float64]
 Block = TypeVar("Block")
 
@@ -163,9 +162,11 @@ class ColumnSums:
             values[~present] = 0.0
             cells = present if weight is None else present * weight[:, None]
             mass = cells.sum(axis=0, dtype=np.float64)
-            mean = (cells * values).sum(axis=0) / np.maximum(mass, TINY)
-            squares = (cells * (values - mean) ** 2).sum(axis=0)
-        return cls(len(X), low, high, exponent, mass, mean, squares)
+            mean = (values if weight is None else values * weight[:, None]).sum(axis=0) / np.maximum(mass, TINY)
+            values -= mean  # in place from here on: blocks are as large as the cache
+            values *= values
+            values *= cells
+        return cls(len(X), low, high, exponent, mass, mean, values.sum(axis=0))
 
     def __add__(self, other: ColumnSums) -> ColumnSums:
         """The sums over both (Chan, Golub & LeVeque 1983)."""

@@ -33,7 +33,6 @@ class Support(Protocol):
 
     def assign(self, X: Any) -> list[tuple[Any, list[int] | None]]:
         """The likelihood of every column, as members and their columns."""
-        ...
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         """Raise ValueError, naming the column, where X leaves the support."""
@@ -108,7 +107,7 @@ class TableReader:
         return cls(name, schema, resolve(assigned, schema), known.n_features_in_, names), X
 
     def read(self, X: Any, checked: bool = True) -> Array:
-        """X as an array of floats or a source of such, NaN where a cell is missing, and `checked` unless that comes."""
+        """X as floats, in an array or a source, NaN where a cell is missing; `checked` says whether `check` sees it."""
         X = unpack_container(X)
         if self.schema.categories:
             X = cells_of(X)
