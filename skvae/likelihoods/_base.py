@@ -364,7 +364,7 @@ class Centred(Density):
         self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
 
     def encode_input(self, x: Tensor) -> Tensor:
-        return (self.features(x) - self.column_mean) / self.pooled_std
+        return (self.features(x) - self.column_mean).div_(self.pooled_std)
 
     @abstractmethod
     def link(self) -> tuple[Array, Array]:

@@ -165,7 +165,7 @@ class _LearntNoise(GaussianDensity):
 
         def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
             log_var = xp.maximum(log_noise, bound)
-            residual = outputs - seen if unit is None else unit * outputs - seen
+            residual = xp.subtract(outputs if unit is None else unit * outputs, seen, out=outputs)
             slope = residual * (xp.exp(-log_var) * cells.mass)
             squares = (residual * slope).sum(-2)[..., None, :]
             nll = cells.total * (log_unit + 0.5 * log_var) + 0.5 * squares
