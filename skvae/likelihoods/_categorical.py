@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,11 @@ __all__ = ["Categorical"]
 # The part of a category's probability that is its share of the training rows, whatever its logit. Without it a held-out
 # row with a category that no training row has would become impossible in the course of training, and end it early.
 FLOOR = 1e-4
+# Exponentials of logits up to this size can be summed in float32 as they are.
+LARGEST_EXPONENT = 80.0
+# Sums over a column's categories are a product with zeros and ones while that matrix is no larger than this: small
+# tables' segments cost numpy more than the zeros.
+SMALL_MATRIX = 100_000
 
 
 class Categorical(Unscaled):
@@ -71,7 +76,7 @@ class Categorical(Unscaled):
 
 def _per_logit(values: np.ndarray, column: np.ndarray) -> np.ndarray:
     """What belongs to each column, (N, D), once for each of its categories. Columns are picked as whole pieces."""
-    return values.T[column].T
+    return values.T.take(column, axis=0).T
 
 
 class _CategoricalDensity(Centred):
@@ -133,17 +138,29 @@ class _CategoricalDensity(Centred):
         if xp is torch:
             return self._torch_gradient
         first, column, mean, unit = (v.numpy() for v in (self.first, self.column, self.column_mean, self.pooled_std))
+        per_column = self._sums()
 
         def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
             own = mean + unit * rows  # 1 for the row's own category, 0 for others
-            growth = np.exp(outputs - _per_logit(np.maximum.reduceat(outputs, first, axis=-1), column))
-            softmax = growth / _per_logit(np.add.reduceat(growth, first, axis=-1), column)
-            chosen = np.add.reduceat(own * softmax, first, axis=-1)
-            p = (1 - FLOOR) * chosen + FLOOR * np.add.reduceat(own * mean, first, axis=-1)
-            mass = cells.mass * ((1 - FLOOR) * chosen / p)
+            if not np.abs(outputs).max() < LARGEST_EXPONENT:
+                outputs = outputs - _per_logit(np.maximum.reduceat(outputs, first, axis=-1), column)
+            growth = np.exp(outputs)
+            softmax = growth / _per_logit(per_column(growth), column)
+            chosen = (1 - FLOOR) * per_column(own * softmax)
+            p = chosen + FLOOR * per_column(own * mean)
+            mass = cells.mass * (chosen / p)
             return -cells.mass * np.log(p), (softmax - own) * _per_logit(mass, column)
 
         return nll_gradient
+
+    def _sums(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The function from one number a category, (N, sum of K_d), to their sums by column, (N, D)."""
+        first, n_logits = self.first.numpy(), len(self.column)
+        if n_logits * self.n_features > SMALL_MATRIX:
+            return lambda values: np.asfortranarray(np.add.reduceat(values, first, axis=-1))
+        member = torch.zeros(self.n_features, n_logits, dtype=self.column_mean.dtype)
+        member[self.column, torch.arange(n_logits)] = 1.0
+        return lambda values: torch.mm(member, torch.from_numpy(values.T)).numpy().T
 
     def _torch_gradient(self, outputs: Tensor, rows: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         own = self.column_mean + self.pooled_std * rows

@@ -141,13 +141,17 @@ class _CountDensity(Centred):
         return below(outputs, self.most_log_mean, grad)
 
     def step_input(self, x: Tensor) -> Tensor:
-        """What the encoder sees, the counts, and what Stirling's formula leaves of log x!."""
-        rest = torch.where(x > 0, log_factorial_rest(torch.where(x > 0, x, 1.0)), 0.0)
-        return torch.cat([self.encode_input(x), x, rest], dim=-1)
+        """What the encoder sees, the counts, and for numpy log x! with the digits that one number would lose."""
+        if not x.is_cpu:
+            return torch.cat([self.encode_input(x), x], dim=-1)
+        exact = torch.lgamma(x.double() + 1)
+        log_factorial = exact.to(x.dtype)
+        return torch.cat([self.encode_input(x), x, log_factorial, (exact - log_factorial).to(x.dtype)], dim=-1)
 
     def torch_gradient(self, outputs: Tensor, rows: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """`gradient_of_seen` of tensors: `nll_gradient` of the counts among `rows`."""
-        nll, grad = self.nll_gradient(outputs, rows.chunk(3, dim=-1)[1], cells)
+        x = rows[..., self.n_features : 2 * self.n_features]
+        nll, grad = self.nll_gradient(outputs, x, cells)
         return nll[..., None, None], grad
 
     def link(self) -> tuple[Array, Array]:
@@ -161,9 +165,9 @@ class _CountDensity(Centred):
 
 def counts_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """From the step's rows, x in double precision and log x!: two (N, D)."""
-    n_features = rows.shape[-1] // 3
-    x = rows[:, n_features : 2 * n_features].astype(np.float64)
-    return x, x * np.log(x + (x == 0)) - x + rows[:, 2 * n_features :]
+    n_features = rows.shape[-1] // 4
+    x, log_factorial, lost = (rows[:, i * n_features : (i + 1) * n_features] for i in (1, 2, 3))
+    return x.astype(np.float64), np.add(log_factorial, lost, dtype=np.float64)
 
 
 def log_factorial_rest(x: Tensor) -> Tensor:
@@ -313,16 +317,19 @@ class _NegativeBinomialDensity(_CountDensity):
 
         def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
             x, log_factorial = counts_of(rows)
-            log_r = -np.clip(dispersion, low, high).astype(np.float64)
+            log_r = -np.minimum(np.maximum(dispersion, low), high, dtype=np.float64)
             r = np.exp(log_r)
             t = np.minimum(outputs, most) - log_r
             total, growth = x + r, np.exp(t)
             softplus = np.log1p(growth)
             rising, rising_slope = numpy_rising(x, r)
-            nll = cells.mass * (total * softplus - x * t - rising + log_factorial)
-            slope = cells.mass * (total * (growth / (1 + growth)) - x)
-            by_log_r = cells.mass * r * (rising_slope - softplus) + slope
-            grad[...] = by_log_r.sum(-2)
+            log_factorial -= rising
+            nll = cells.mass * (total * softplus - x * t + log_factorial)
+            growth /= 1 + growth
+            slope = cells.mass * (total * growth - x)
+            rising_slope -= softplus
+            by_log_r = cells.mass * rising_slope
+            grad[...] = r * by_log_r.sum(-2) + slope.sum(-2)
             grad[blocked(dispersion, low, grad) | blocked(-dispersion, -high, -grad)] = 0.0
             return nll, held_back(slope, outputs, most)
 

@@ -292,14 +292,14 @@ class _MixedDensity(Density):
 
         def nll_gradient(outputs: Any, rows: Any, cells: Cells) -> tuple[Any, Any]:
             mass, total = (v if v.shape[-1] == 1 else v[:, order] for v in cells)
-            nll, gradients = 0.0, []
+            nll = 0.0
             for gradient, (params, seen, more, columns) in pieces:
                 own = rows[:, seen] if more is None else xp.concat([rows[:, seen], rows[:, more]], -1)
                 own_cells = cells if mass.shape[-1] == 1 else Cells(mass[:, columns], total[:, columns])
                 value, slope = gradient(outputs[:, params], own, own_cells)
                 nll += value.sum()
-                gradients.append(slope)
-            return xp.reshape(nll, (1, 1)), xp.concat(gradients, -1)
+                outputs[:, params] = slope
+            return xp.reshape(nll, (1, 1)), outputs
 
         return nll_gradient
 
