@@ -155,7 +155,7 @@ class LocationScale(LikelihoodModule):
 
         def nll_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
             mean, log_var = split(outputs)
-            slope, work, energy = self.shape.weigh(xp, mean - seen, log_var, cells.mass)
+            slope, work, energy = self.shape.weigh(xp, xp.subtract(mean, seen, out=mean), log_var, cells.mass)
             work, count = gather(work), gather(cells.mass, cells.total)
             energy = 0.5 * work if energy is None else gather(energy)
             return count * (log_unit + 0.5 * log_var) + energy, merge(outputs, slope, 0.5 * (count - work))
