@@ -8,8 +8,9 @@ data's own units: the Jacobian -log(scale) is included.
 
 from __future__ import annotations
 
+from .._tables.moments import Scale
 from ._auto import Auto
-from ._base import CellWeights, Likelihood, LikelihoodModule, NLLGradient, autograd_gradient
+from ._base import CellWeights, Likelihood, LikelihoodModule, NLLGradient, Standardised, Unscaled, autograd_gradient
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
@@ -52,7 +53,10 @@ __all__ = [
     "NLLGradient",
     "NegativeBinomial",
     "Poisson",
+    "Scale",
+    "Standardised",
     "StudentT",
+    "Unscaled",
     "autograd_gradient",
     "baseline",
     "baseline_samples",

@@ -25,6 +25,7 @@ __all__ = [
     "LikelihoodModule",
     "Linked",
     "NLLGradient",
+    "Standardised",
     "Unscaled",
     "as_arrays",
     "autograd_gradient",
@@ -98,6 +99,13 @@ class Likelihood(Part, ABC):
 
 # A likelihood, and the numbers of its columns; None for all.
 Assigned = tuple[Likelihood, list[int] | None]
+
+
+class Standardised(Likelihood):
+    """A likelihood of columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
+
+    def scale(self, moments: Moments) -> Scale:
+        return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
 
 
 class Unscaled(Likelihood):

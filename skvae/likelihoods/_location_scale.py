@@ -21,18 +21,13 @@ from torch import Tensor, nn
 from .._linear import LinearGaussian, probabilistic_pca
 from .._math import LOG_2PI, log_normal
 from .._tables.batches import Walk
-from .._tables.moments import Array, Moments, Scale
+from .._tables.moments import Array, Scale
 from ._base import CellWeights, LikelihoodModule, NLLGradient, as_arrays
 from ._bounds import at_least, blocked
 from ._encoding import Encoding, column_sums
 from ._start import LinearStart
 
-__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise", "standardised"]
-
-
-def standardised(moments: Moments) -> Scale:
-    """Columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
-    return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
+__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise"]
 
 
 class Shape(ABC):
