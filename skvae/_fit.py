@@ -478,10 +478,8 @@ def _noise_variance(model: VAE, rows: Rows, mu: torch.Tensor, scale: Scale) -> A
 def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:
     """Warn when training broke off, or ended below the linear model of the same family."""
     if result.diverged is not None:
-        _warn(
-            f"{settings.name}: the loss was not finite in epoch {result.diverged}; the weights of epoch {result.best} "
-            f"are kept. Lower learning_rate_init={settings.learning_rate_init}."
-        )
+        kept = f"the weights of epoch {result.best} are kept. Lower learning_rate_init={settings.learning_rate_init}."
+        _warn(f"{settings.name}: the loss was not finite in epoch {result.diverged}; {kept}")
         return
     likelihood = begun.model.likelihood
     comparable = settings.objective.is_bound and likelihood.linear_start() is not None
@@ -492,11 +490,9 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
             linear = baseline(likelihood, rows, prepared.cov, most)
         reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
         if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):
-            _warn(
-                f"{settings.name} stopped at {reached:.3f} nats per row, below the {linear:.3f} of the linear model "
-                "of the same likelihood. Raise max_iter or learning_rate_init, keep init='linear', or use PCA or "
-                "FactorAnalysis."
-            )
+            model = f"the {linear:.3f} of the linear model of the same likelihood"
+            advice = "Raise max_iter or learning_rate_init, keep init='linear', or use PCA or FactorAnalysis."
+            _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
 
 
 def _warn(text: str) -> None:

@@ -8,6 +8,7 @@ that W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from ._tables.moments import Array, reduce_blocks
 
-__all__ = ["Covariance", "LinearGaussian", "factor_analysis", "probabilistic_pca"]
+__all__ = ["Covariance", "LinearGaussian", "LinearMaps", "factor_analysis", "probabilistic_pca"]
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
@@ -207,6 +208,28 @@ class LinearGaussian(NamedTuple):
             parts.append(((projected[rows] * solved).sum(axis=1), np.linalg.slogdet(precision)[1]))
         explained, log_det = map(np.concatenate, zip(*parts, strict=True))
         return explained, log_det
+
+
+@dataclass
+class LinearMaps:
+    """A linear encoder and decoder: where training begins.
+
+    Attributes
+    ----------
+    decoder_weight : array of shape (n_params, J)
+        From the latents to the decoder's outputs.
+    decoder_bias : array of shape (n_params,)
+        The decoder's outputs where the latents are 0.
+    encoder_weight : array of shape (J, n_inputs)
+        From the encoder's input to the posterior mean; the posterior mean of a row of column means is 0.
+    posterior_var : array of shape (J,)
+        Variance of each latent given a row.
+    """
+
+    decoder_weight: Array
+    decoder_bias: Array
+    encoder_weight: Array
+    posterior_var: Array
 
 
 def probabilistic_pca(cov: Covariance, n_components: int, floor: float) -> LinearGaussian:

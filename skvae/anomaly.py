@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import OutlierMixin
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
@@ -19,10 +17,11 @@ from ._fit import FitSettings, Task, continue_fit, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
 from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
 from ._normality import fault as fault_of_normality
-from ._params import Activation, NetworkLike, RandomState
+from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._state import FittedModel
+from ._tables.containers import framed, refuse_container
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
 from .likelihoods import Likelihood
@@ -36,7 +35,7 @@ __all__ = ["VAEAnomalyDetector"]
 # What a fitted detector has beside its model; a copy that callbacks see in the middle of a fit has none of these.
 LEARNT = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
 # What `contamination` may be.
-SHARE = Interval(Real, 0, 0.5, closed="right")
+SHARE = Share(0.5)
 
 
 class VAEAnomalyDetector(OutlierMixin, BaseVAE):
@@ -189,7 +188,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         **BaseVAE._parameter_constraints,
         "criterion": [StrOptions(set(CRITERIA)), callable],
         "contamination": [StrOptions({"auto"}), SHARE],
-        "support_fraction": [None, Interval(Real, 0, 1, closed="right")],
+        "support_fraction": [None, Share(1)],
     }
 
     def __init__(
@@ -317,7 +316,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
             If the share is out of range.
         """
         check_is_fitted(self)
-        if not _is_within(contamination, SHARE):
+        if not SHARE.is_satisfied_by(contamination):
             raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
         self.offset_ = percentile(self.training_scores_, contamination)
         self.__dict__.pop("calibration_scores_", None)
@@ -350,7 +349,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         """
         check_is_fitted(self)
         rate: Any = false_alarm_rate
-        if not _is_within(rate, Interval(Real, 0, 1, closed="neither")):
+        if not Share(1, "neither").is_satisfied_by(rate):
             raise ValueError(f"false_alarm_rate={rate!r} must be a number between 0 and 1.")
         scores = np.sort(self.score_samples(X_normal))
         # A rate of 0.05 means one row in twenty, which floating point would make a little more than 20.
@@ -411,7 +410,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         normality, rows = self._normality(), self._reader().read(X)
         values = normality.explanations(self._inference(), rows) - normality.typical_explanation
         names = list(_check_feature_names_in(self))
-        return self._framed(X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
+        return framed(self, X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
 
     def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
@@ -434,7 +433,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         values = inference.scale.to_data(self._normality().similar(inference, rows))
         if reader.schema.categories:
             return reader.schema.decoded(values, like=X)
-        return self._framed(X, values, list(_check_feature_names_in(self)))
+        return framed(self, X, values, list(_check_feature_names_in(self)))
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
@@ -454,19 +453,10 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         ValueError
             If scikit-learn knows no such container.
         """
-        words = {"default", *ADAPTERS_MANAGER.supported_outputs}
-        if transform is not None and transform not in words:
-            raise ValueError(f"transform={transform!r} must be one of {sorted(words)} or None.")
         if transform is not None:
+            refuse_container(transform)
             self._sklearn_output_config = {"transform": transform}
         return self
-
-    def _framed(self, X: Any, values: np.ndarray, names: list[str]) -> Any:
-        """`values` in the container that `set_output` or scikit-learn's configuration asks for."""
-        dense = _get_output_config("transform", self)["dense"]
-        if dense == "default":
-            return values
-        return ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
 
     def _fault(self, state: dict[str, Any]) -> str | None:
         fault = super()._fault(state)
@@ -507,7 +497,3 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         """What is normal to the fitted detector."""
         check_is_fitted(self)
         return Normality.of(self.__dict__)
-
-
-def _is_within(value: Any, interval: Interval) -> bool:
-    return not isinstance(value, (bool, np.bool_)) and interval.is_satisfied_by(value)

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._linear import LinearMaps
 from ._math import log_normal
 from ._tables.batches import Rows
 from ._tables.moments import Scale, Units
-from .likelihoods import LikelihoodModule, LinearMaps
+from .likelihoods import LikelihoodModule
 from .networks import ACTIVATIONS, LinearPath
 from .priors import Prior
 

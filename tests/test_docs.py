@@ -18,7 +18,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 PUBLIC = {"skvae", *(f"skvae.{family}" for family in ("likelihoods", "objectives", "priors", "networks"))}
 # What a user derives from to add a member, by the heading under which docs/extend.md does so.
 BASES = {
-    "A likelihood": {"Likelihood", "Density"},
+    "A likelihood": {"Standardised", "LikelihoodModule"},
     "An objective": {"OnePass"},
     "A prior": {"PriorSpec", "Prior"},
     "A network": {"Network"},

@@ -14,9 +14,9 @@ from torch.distributions import Normal
 from torch.nn.utils import skip_init
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
+from skvae._linear import LinearMaps
 from skvae._state import Blueprint
 from skvae._tables.moments import Scale
-from skvae.likelihoods import LinearMaps
 from skvae.model import LOG_VAR_RANGE, Cost, Dims
 
 D, J = 5, 2

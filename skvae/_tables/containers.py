@@ -1,4 +1,4 @@
-"""Containers that scikit-learn's validation misreads: tensors, masked arrays, dates; and cells that are no numbers."""
+"""Containers in, those that scikit-learn's validation misreads; cells that are no numbers; and containers out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from torch import Tensor
 
 from .schema import Schema
 from .sources import as_source
 
-__all__ = ["name_the_string", "unpack_container"]
+__all__ = ["framed", "name_the_string", "refuse_container", "unpack_container"]
 
 
 def unpack_container(X: Any) -> Any:
@@ -57,3 +58,16 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def framed(estimator: Any, X: Any, values: np.ndarray, names: list[str]) -> Any:
+    """`values` in the container that the estimator's `set_output` or scikit-learn's configuration asks for."""
+    dense = _get_output_config("transform", estimator)["dense"]
+    return values if dense == "default" else ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
+
+
+def refuse_container(name: str) -> None:
+    """Raise unless scikit-learn knows how to fill a container of this name."""
+    words = {"default", *ADAPTERS_MANAGER.supported_outputs}
+    if name not in words:
+        raise ValueError(f"transform={name!r} must be one of {sorted(words)} or None.")

@@ -78,6 +78,7 @@ class _Workspace:
         n_components = model.prior.n_components
         self.grad_head = arithmetic.new(vector, n_rows, model.n_encoded)
         self.seen, self.z = self.view(self.encoder.input), self.view(self.decoder.input)
+        self.outputs = self.view(self.decoder.output)
         self.eps = self.view(arithmetic.new(vector, n_draws * n_rows, n_components))
         heads, grads = (t.split(n_components, dim=-1) for t in (self.encoder.output, self.grad_head))
         self.mu, self.grad_mu = self.view(heads[0]), self.view(grads[0])
@@ -247,13 +248,15 @@ class DenseStep:
         work.encoder.forward()
         if eps is None:
             work.z[...] = mu
-            return work, Emitted(mu, None, None, work.z, work.view(work.decoder.forward()))
+            work.decoder.forward()
+            return work, Emitted(mu, None, None, work.z, work.outputs)
         log_var = xp.minimum(xp.maximum(work.raw_log_var, work.low), work.high)
         work.std = xp.exp(0.5 * log_var)
         work.eps[...] = work.view(eps)
         work.std_eps = _repeat(work.std, self.n_draws) * work.eps
         xp.add(_repeat(mu, self.n_draws), work.std_eps, out=work.z)
-        return work, Emitted(mu, log_var, work.eps, work.z, work.view(work.decoder.forward()))
+        work.decoder.forward()
+        return work, Emitted(mu, log_var, work.eps, work.z, work.outputs)
 
     def _shown(self, x: Tensor) -> Tensor:
         """What the encoder sees of the rows as this step reads them."""

@@ -151,6 +151,8 @@ class _Layer:
         self.kept_values = arithmetic.view(self.kept)
         self.flow: Tensor | None = None
         self.plus: Tensor | None = None
+        # Where the outputs' gradient comes to lie, as an array: made once, since a hidden layer's is always the same.
+        self.grad_values: Values = None
 
     def pass_on(self, n_inputs: int, plus: Tensor | None = None) -> Tensor:
         """Make `backward` fill the returned tensor: the gradient of the first inputs, and what else flows to them."""
@@ -166,7 +168,9 @@ class _Layer:
     def backward(self, grad: Tensor) -> None:
         """Set the weight's gradient, and the inputs' where it is passed on; `grad` is overwritten."""
         if self.activation is not None:
-            self.activation.backward(self.arithmetic.view(grad), self.kept_values)
+            if self.grad_values is None:
+                self.grad_values = self.arithmetic.view(grad)
+            self.activation.backward(self.grad_values, self.kept_values)
         torch.mm(self.inputs_T, grad, out=self.grad)
         if self.plus is not None:
             torch.addmm(self.plus, grad, self.weight_T, out=self.flow)

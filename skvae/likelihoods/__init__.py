@@ -8,8 +8,18 @@ data's own units: the Jacobian -log(scale) is included.
 
 from __future__ import annotations
 
+from .._tables.moments import Scale
 from ._auto import Auto
-from ._base import CellWeights, Likelihood, LikelihoodModule, NLLGradient, autograd_gradient
+from ._base import (
+    CellWeights,
+    Likelihood,
+    LikelihoodModule,
+    LinearStart,
+    NLLGradient,
+    Standardised,
+    Unscaled,
+    autograd_gradient,
+)
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
@@ -20,8 +30,6 @@ from ._names import LIKELIHOODS
 from ._resolve import described, fits_schema, resolved
 from ._robust import Laplace, StudentT
 from ._start import (
-    LinearMaps,
-    LinearStart,
     baseline,
     baseline_samples,
     covariance,
@@ -45,14 +53,16 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LikelihoodModule",
-    "LinearMaps",
     "LinearStart",
     "LogNormal",
     "Mixed",
     "NLLGradient",
     "NegativeBinomial",
     "Poisson",
+    "Scale",
+    "Standardised",
     "StudentT",
+    "Unscaled",
     "autograd_gradient",
     "baseline",
     "baseline_samples",

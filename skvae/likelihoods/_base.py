@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,12 +12,11 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from .._linear import LinearGaussian
+from .._linear import Covariance, LinearGaussian
 from .._params import Part
 from .._tables.batches import Walk
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from ._encoding import Centred, Encoding, Identity, Summand, column_sums
-from ._start import LinearStart
 
 __all__ = [
     "Assigned",
@@ -25,6 +25,7 @@ __all__ = [
     "LikelihoodModule",
     "Linked",
     "NLLGradient",
+    "Standardised",
     "Unscaled",
     "as_arrays",
     "autograd_gradient",
@@ -100,11 +101,46 @@ class Likelihood(Part, ABC):
 Assigned = tuple[Likelihood, list[int] | None]
 
 
+class Standardised(Likelihood):
+    """A likelihood of columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
+
+    def scale(self, moments: Moments) -> Scale:
+        return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
+
+
 class Unscaled(Likelihood):
     """A likelihood whose model has the data's own units."""
 
     def scale(self, moments: Moments) -> Scale:
         return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
+
+
+@dataclass(frozen=True)
+class LinearStart:
+    """How a linear model of what the encoder sees becomes a decoder's.
+
+    Attributes
+    ----------
+    least, most : array of shape (n_inputs,)
+        Noise variances that the likelihood can have; equal where it leaves no choice.
+    from_linear : callable
+        Sets the module's noise to that of a `LinearGaussian`; returns the decoder's weight, (n_params, J), and bias,
+        (n_params,).
+    max_loading : array of shape (n_inputs,) or float, default=infinity
+        The largest size of loadings for which the link is near enough to linear.
+    model : callable or None, default=None
+        Finds the linear model, of a covariance and a number of latents; None: factor analysis.
+    log_volume : callable or None, default=None
+        Where p(x|z) is normal in what the encoder sees: from that, (N, D), to the logarithm of its slope over X, in
+        nats. The linear model's density is the baseline then, and that of independent columns elsewhere.
+    """
+
+    least: Array
+    most: Array
+    from_linear: Callable[[LinearGaussian], tuple[Array, Array]]
+    max_loading: Array | float = np.inf
+    model: Callable[[Covariance, int], LinearGaussian] | None = None
+    log_volume: Callable[[Tensor], Tensor] | None = None
 
 
 class LikelihoodModule(nn.Module, ABC):

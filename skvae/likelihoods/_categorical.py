@@ -20,6 +20,11 @@ __all__ = ["Categorical"]
 # The part of a category's probability that is its share of the training rows, whatever its logit. Without it a held-out
 # row with a category that no training row has would become impossible in the course of training, and end it early.
 FLOOR = 1e-4
+# Exponentials of logits up to this size can be summed in float32 as they are.
+LARGEST_EXPONENT = 80.0
+# Sums over a column's categories are a product with zeros and ones while that matrix is no larger than this: small
+# tables' segments cost numpy more than the zeros.
+SMALL_MATRIX = 100_000
 
 
 class Categorical(Unscaled):
@@ -140,18 +145,42 @@ class _CategoricalModule(Linked):
         """The softmax' gradient, times its part in the probability of x."""
         encoding = self.encoding
         mean, unit = as_arrays(xp, encoding.column_mean, encoding.pooled_std)
-        numpy = _numpy_sums(*as_arrays(np, self.first, encoding.column)) if xp is np else None
+        numpy = self._numpy_functions() if xp is np else None
         softmax, sums, spread = numpy or (self.softmax, self.column_sums, encoding.per_input)
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
             own = mean + unit * rows  # 1 for the row's own category, 0 for others
             found = softmax(outputs)
-            chosen = sums(own * found)
-            p = (1 - FLOOR) * chosen + FLOOR * sums(own * mean)
-            mass = cells.mass * ((1 - FLOOR) * chosen / p)
+            chosen = (1 - FLOOR) * sums(own * found)
+            p = chosen + FLOOR * sums(own * mean)
+            mass = cells.mass * (chosen / p)
             return -cells.mass * xp.log(p), (found - own) * spread(mass)
 
         return nll_gradient
+
+    def _numpy_functions(self) -> tuple[Any, Any, Any]:
+        """`softmax`, `column_sums` and `per_input` of numpy arrays, which hold column after column of their table."""
+        first, column = as_arrays(np, self.first, self.encoding.column)
+        member = None
+        if len(column) * self.n_features <= SMALL_MATRIX:
+            member = torch.zeros(self.n_features, len(column), dtype=self.encoding.column_mean.dtype)
+            member[column, np.arange(len(column))] = 1.0
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            return values.T.take(column, axis=0).T
+
+        def sums(values: np.ndarray) -> np.ndarray:
+            if member is None:
+                return np.asfortranarray(np.add.reduceat(values, first, axis=-1))
+            return torch.mm(member, torch.from_numpy(values.T)).numpy().T
+
+        def softmax(outputs: np.ndarray) -> np.ndarray:
+            if not np.abs(outputs).max() < LARGEST_EXPONENT:
+                outputs = outputs - spread(np.maximum.reduceat(outputs, first, axis=-1))
+            growth = np.exp(outputs)
+            return growth / spread(sums(growth))
+
+        return softmax, sums, spread
 
     def error(self, outputs: Tensor, x: Tensor) -> Tensor:
         """sum_k (p_k - [x = k])^2 over a column's categories (Brier 1950)."""
@@ -176,19 +205,3 @@ class _CategoricalModule(Linked):
     def bias(self, square: Array) -> Array:
         """E[exp(w z)] = exp(w^2 / 2): so a rare category keeps its share."""
         return np.log(self.encoding.share) - 0.5 * square
-
-
-def _numpy_sums(first: np.ndarray, column: np.ndarray) -> tuple[Any, Any, Any]:
-    """`softmax`, `column_sums` and `per_input` of numpy arrays, in which a column's categories lie together."""
-
-    def spread(values: np.ndarray) -> np.ndarray:
-        return values.T[column].T  # columns are picked as whole pieces
-
-    def sums(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(values, first, axis=-1)
-
-    def softmax(outputs: np.ndarray) -> np.ndarray:
-        growth = np.exp(outputs - spread(np.maximum.reduceat(outputs, first, axis=-1)))
-        return growth / spread(sums(growth))
-
-    return softmax, sums, spread

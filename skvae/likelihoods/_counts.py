@@ -16,10 +16,9 @@ from torch.nn.functional import softplus
 from .._linear import LinearGaussian
 from .._tables.moments import Array, ColumnSums, Scale
 from .._torch import namespace
-from ._base import CellWeights, LikelihoodModule, Linked, NLLGradient, Unscaled, as_arrays, refuse
+from ._base import CellWeights, LikelihoodModule, LinearStart, Linked, NLLGradient, Unscaled, as_arrays, refuse
 from ._bounds import at_least, at_most, blocked
 from ._encoding import Centred, Summand
-from ._start import LinearStart
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -142,9 +141,10 @@ class _CountModule(Linked):
         return at_most(outputs, self.max_log_mean)
 
     def more(self, x: Tensor) -> Tensor:
-        """The counts, and what Stirling's formula leaves of log x!."""
-        rest = torch.where(x > 0, log_factorial_rest(torch.where(x > 0, x, 1.0)), 0.0)
-        return torch.cat([x, rest], dim=-1)
+        """The counts, and log x! with the digits that one number would lose."""
+        exact = torch.lgamma(double(x) + 1)
+        log_factorial = exact.to(x.dtype)
+        return torch.cat([x, log_factorial, (exact - log_factorial).to(x.dtype)], dim=-1)
 
     def link(self) -> tuple[Array, Array]:
         """Of log(1 + x), as in Poisson columns."""
@@ -222,10 +222,12 @@ class _NegativeBinomialModule(_CountModule):
             total, growth = x + r, xp.exp(t)
             softplus = xp.log1p(growth)
             rising, rising_slope = rising_and_slope(x, r)
-            nll = cells.mass * (total * softplus - x * t - rising + log_factorial)
-            slope = cells.mass * (total * (growth / (1 + growth)) - x)
-            by_log_r = cells.mass * r * (rising_slope - softplus) + slope
-            grad[...] = by_log_r.sum(-2)
+            log_factorial -= rising
+            nll = cells.mass * (total * softplus - x * t + log_factorial)
+            growth /= 1 + growth
+            slope = cells.mass * (total * growth - x)
+            rising_slope -= softplus
+            grad[...] = r * (cells.mass * rising_slope).sum(-2) + slope.sum(-2)
             grad[blocked(dispersion, grad, low, high)] = 0.0
             return nll, held_back(slope, outputs, most)
 
@@ -258,9 +260,8 @@ def double(values: Any) -> Any:
 
 def counts_of(rows: Any) -> tuple[Any, Any]:
     """From a step's rows, x in double precision and log x!: two (N, D)."""
-    n_features = rows.shape[-1] // 3
-    x = double(rows[:, n_features : 2 * n_features])
-    return x, x * namespace(x).log(x + (x == 0)) - x + rows[:, 2 * n_features :]
+    n = rows.shape[-1] // 4
+    return double(rows[:, n : 2 * n]), double(rows[:, 2 * n : 3 * n]) + rows[:, 3 * n :]
 
 
 def held_back(slope: Any, outputs: Any, most: Any) -> Any:

@@ -158,7 +158,7 @@ class Centred(Encoding):
         self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
 
     def encode(self, x: Tensor) -> Tensor:
-        return (self.features(x) - self.column_mean) / self.pooled_std
+        return (self.features(x) - self.column_mean).div_(self.pooled_std)
 
     @property
     def share(self) -> Array:

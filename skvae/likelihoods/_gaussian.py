@@ -9,15 +9,15 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._tables.moments import Moments, Scale
-from ._base import Likelihood, LikelihoodModule
-from ._location_scale import DecoderNoise, FeatureNoise, LocationScale, SharedNoise, standardised
+from ._base import LikelihoodModule, Standardised
+from ._location_scale import DecoderNoise, FeatureNoise, LocationScale, SharedNoise
 
 __all__ = ["Gaussian"]
 
 LAYOUTS: dict[str, type[LocationScale]] = {"feature": FeatureNoise, "shared": SharedNoise, "decoder": DecoderNoise}
 
 
-class Gaussian(Likelihood):
+class Gaussian(Standardised):
     """p(x|z) = N(mean(z), variance): real-valued columns.
 
     Parameters
@@ -68,11 +68,11 @@ class Gaussian(Likelihood):
         self.noise_floor = noise_floor
 
     def scale(self, moments: Moments) -> Scale:
-        if self.noise != "shared":
-            return standardised(moments)
-        largest = moments.std.max(initial=0.0) or 1.0
-        pooled = largest * np.sqrt(np.mean((moments.std / largest) ** 2))
-        return standardised(moments._replace(std=np.full_like(moments.std, pooled)))
+        if self.noise == "shared":
+            largest = moments.std.max(initial=0.0) or 1.0
+            pooled = largest * np.sqrt(np.mean((moments.std / largest) ** 2))
+            moments = moments._replace(std=np.full_like(moments.std, pooled))
+        return super().scale(moments)
 
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         return LAYOUTS[self.noise](scale, self.noise_floor)

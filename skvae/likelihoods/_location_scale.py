@@ -20,18 +20,12 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian, probabilistic_pca
 from .._math import LOG_2PI, log_normal
-from .._tables.moments import Array, ColumnSums, Moments, Scale
-from ._base import CellWeights, LikelihoodModule, NLLGradient, as_arrays
+from .._tables.moments import Array, ColumnSums, Scale
+from ._base import CellWeights, LikelihoodModule, LinearStart, NLLGradient, as_arrays
 from ._bounds import at_least, blocked
 from ._encoding import Encoding, Summand
-from ._start import LinearStart
 
-__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise", "standardised"]
-
-
-def standardised(moments: Moments) -> Scale:
-    """Columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
-    return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
+__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise"]
 
 
 class Shape(ABC):
@@ -154,7 +148,7 @@ class LocationScale(LikelihoodModule):
 
         def nll_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
             mean, log_var = split(outputs)
-            slope, work, energy = self.shape.weigh(xp, mean - seen, log_var, cells.mass)
+            slope, work, energy = self.shape.weigh(xp, xp.subtract(mean, seen, out=mean), log_var, cells.mass)
             work, count = gather(work), gather(cells.mass, cells.total)
             energy = 0.5 * work if energy is None else gather(energy)
             return count * (log_unit + 0.5 * log_var) + energy, merge(outputs, slope, 0.5 * (count - work))

@@ -15,10 +15,9 @@ from .._linear import LinearGaussian
 from .._params import named
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._tables.schema import Schema
-from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, NLLGradient, as_arrays
+from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, LinearStart, NLLGradient, as_arrays
 from ._encoding import Encoding, Summand
 from ._names import LIKELIHOODS
-from ._start import LinearStart
 
 __all__ = ["Mixed", "select_columns"]
 
@@ -254,14 +253,14 @@ class _MixedModule(LikelihoodModule):
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
             mass, total = (v if v.shape[-1] == 1 else v[:, order] for v in cells)
-            nll, slopes = 0.0, []
+            nll = 0.0
             for gradient, (params, seen, more, columns) in pieces:
                 own = xp.concat([rows[:, seen], rows[:, more]], -1) if more.stop > more.start else rows[:, seen]
                 own_cells = cells if mass.shape[-1] == 1 else CellWeights(mass[:, columns], total[:, columns])
                 value, slope = gradient(outputs[:, params], own, own_cells)
                 nll += value.sum()
-                slopes.append(slope)
-            return xp.reshape(nll, (1, 1)), xp.concat(slopes, -1)
+                outputs[:, params] = slope
+            return xp.reshape(nll, (1, 1)), outputs
 
         return nll_gradient
 

@@ -11,15 +11,15 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from .._tables.moments import Moments, Scale
+from .._tables.moments import Scale
 from .._torch import namespace
-from ._base import Likelihood, LikelihoodModule
-from ._location_scale import FeatureNoise, Shape, standardised
+from ._base import LikelihoodModule, Standardised
+from ._location_scale import FeatureNoise, Shape
 
 __all__ = ["Laplace", "StudentT"]
 
 
-class StudentT(Likelihood):
+class StudentT(Standardised):
     """p(x|z) = t(mean(z), scale, df): real-valued columns, of which some cells are far off.
 
     One learnt variance per column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
@@ -62,14 +62,11 @@ class StudentT(Likelihood):
         self.df = df
         self.noise_floor = noise_floor
 
-    def scale(self, moments: Moments) -> Scale:
-        return standardised(moments)
-
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         return FeatureNoise(scale, self.noise_floor, _StudentTNoise(self.df))
 
 
-class Laplace(Likelihood):
+class Laplace(Standardised):
     """p(x|z) = exp(-|x - mean(z)| / b) / 2b: real-valued columns, of which some cells are off.
 
     One learnt b per column. Training lowers absolute errors, so `mean` is a median too.
@@ -99,9 +96,6 @@ class Laplace(Likelihood):
 
     def __init__(self, *, noise_floor: float = 1e-3) -> None:
         self.noise_floor = noise_floor
-
-    def scale(self, moments: Moments) -> Scale:
-        return standardised(moments)
 
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         return FeatureNoise(scale, self.noise_floor, _LaplaceNoise())

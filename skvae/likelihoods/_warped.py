@@ -15,14 +15,14 @@ from torch import Tensor
 
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._torch import namespace
-from ._base import Likelihood, LikelihoodModule, as_arrays, refuse
+from ._base import Likelihood, LikelihoodModule, Standardised, as_arrays, refuse
 from ._encoding import Encoding, Summand
-from ._location_scale import FeatureNoise, SharedNoise, standardised
+from ._location_scale import FeatureNoise, SharedNoise
 
 __all__ = ["JohnsonSU", "LogNormal"]
 
 
-class JohnsonSU(Likelihood):
+class JohnsonSU(Standardised):
     """p(x|z): the inverse hyperbolic sine of x is Gaussian around the decoder's mean (Johnson 1949).
 
     Around a column's mean the likelihood is Gaussian, far from it its tails are heavy: y = tail arcsinh(x / tail), with
@@ -67,9 +67,6 @@ class JohnsonSU(Likelihood):
     def __init__(self, tail: float = 2.0, *, noise_floor: float = 0.05) -> None:
         self.tail = tail
         self.noise_floor = noise_floor
-
-    def scale(self, moments: Moments) -> Scale:
-        return standardised(moments)
 
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         return SharedNoise(scale, self.noise_floor, encoding=_TailArcsinh(n_features, self.tail))
