@@ -21,7 +21,7 @@ from ._inference.scores import latent_information
 from ._linear import Covariance
 from ._params import named
 from ._state import Blueprint, FittedModel, pack
-from ._tables.batches import Rows, Table, as_table
+from ._tables.batches import ArrayTable, Batch, as_table
 from ._tables.moments import Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
@@ -88,7 +88,7 @@ class FitSettings:
     ----------
     name : str
         The estimator's, for messages.
-    specs : dict of str to Part
+    specs : dict of str to Spec
         Likelihood, objective, prior, encoder and decoder, as they were asked for.
     n_components : int or "auto"
     auto_components : callable
@@ -194,9 +194,9 @@ class Prepared:
     moments: Moments
     scale: Scale
     density: LikelihoodModule
-    rows: Rows | Table
-    training: Rows | Table
-    held_out: Rows | None
+    rows: Batch | ArrayTable
+    training: Batch | ArrayTable
+    held_out: Batch | None
     cov: Covariance
 
 
@@ -224,7 +224,7 @@ def prepare(
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
-def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Rows | Table:
+def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
     """The table's rows; its targets too, where they are rows."""
     y = table.y
     if y is not None and settings.objective.target == "row":
@@ -232,7 +232,7 @@ def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) ->
     return as_table(table.X, scale, table.weight, y)
 
 
-def _hold_out(rows: Rows | Table, settings: FitSettings) -> tuple[Rows | Table, Rows | None]:
+def _hold_out(rows: Batch | ArrayTable, settings: FitSettings) -> tuple[Batch | ArrayTable, Batch | None]:
     """Rows to train on and rows held out for early stopping."""
     asked, possible = settings.early_stopping, settings.objective.monitor is not None
     wanted = asked is True or (asked == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
@@ -428,7 +428,7 @@ def _so_far(reader: TableReader, prepared: Prepared, begun: Start, settings: Fit
 def publish(
     reader: TableReader,
     model: VAE,
-    rows: Rows | Table,
+    rows: Batch | ArrayTable,
     mean: np.ndarray,
     scale: Scale,
     settings: FitSettings,
@@ -436,7 +436,7 @@ def publish(
     earlier: dict[str, Any] | None = None,
 ) -> Fit:
     """The trained model as a value, and the fitted attributes of its estimator."""
-    some = rows.thinned(DIAGNOSTIC_ROWS)
+    some = rows.subsample(DIAGNOSTIC_ROWS)
     found, spread, mu = latent_information(model, some)
     information = found.double().numpy()
     before = {} if earlier is None else earlier
@@ -465,7 +465,7 @@ def _progress(result: TrainingResult, before: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _noise_variance(model: VAE, rows: Rows, mu: torch.Tensor, scale: Scale) -> Any:
+def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> Any:
     """The noise that the model has learnt, in data units squared: one number where it is shared; None for no noise."""
     variance = model.likelihood.variance(model.params(mu, rows.x)) if model.is_density else None
     if variance is None:
@@ -484,7 +484,7 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
     likelihood = begun.model.likelihood
     comparable = settings.objective.is_bound and likelihood.linear_start() is not None
     if comparable and not (begun.linear and (result.held_out or result.best == 0)):
-        rows = (prepared.training if prepared.held_out is None else prepared.held_out).thinned(DIAGNOSTIC_ROWS)
+        rows = (prepared.training if prepared.held_out is None else prepared.held_out).subsample(DIAGNOSTIC_ROWS)
         with single_blas():
             most = max_latents(begun.n_components, prepared.cov, likelihood.shared_noise)
             linear = baseline(likelihood, rows, prepared.cov, most)

@@ -10,7 +10,7 @@ import torch
 
 from ._fit import FitSettings, components, prepare
 from ._inference.blocks import Inference
-from ._inference.criteria import CRITERIA, DRAWN, Criterion, View, named_criterion
+from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion
 from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
 from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
@@ -150,12 +150,12 @@ class Normality:
             "offset_": self.offset,
         }
 
-    def view(self, inference: Inference) -> View:
+    def view(self, inference: Inference) -> ScoringContext:
         """What a criterion looks at beside the rows."""
         device = inference.device
         codes = AggregatedPosterior(*(torch.tensor(self.codes[n], device=device) for n in AggregatedPosterior._fields))
         completions = quasi_normal(COMPLETIONS, inference.model.prior.n_components, inference.seed).to(device)
-        return View(inference.rule, codes, completions, torch.tensor(inference.scale.scale, device=device))
+        return ScoringContext(inference.rule, codes, completions, torch.tensor(inference.scale.scale, device=device))
 
     def contributions(self, inference: Inference, X: Array) -> np.ndarray:
         """The criterion's contributions of the rows of X: (N, D + 1)."""

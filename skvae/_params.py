@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import nn
 
-__all__ = ["Activation", "Count", "NetworkLike", "Part", "RandomState", "Share", "named"]
+__all__ = ["Activation", "Count", "NetworkLike", "RandomState", "Share", "Spec", "named"]
 
 # What users pass. Tables are of Any type: arrays, data frames, tensors, lists of rows, files of arrays.
 Activation = str | Callable[[], nn.Module]
@@ -39,7 +39,7 @@ class Share(Interval):
         return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
 
 
-class Part(BaseEstimator):
+class Spec(BaseEstimator):
     """An object an estimator is given: a likelihood, an objective or a network. Hyperparameters only, no state."""
 
     _parameter_constraints: ClassVar[dict] = {}

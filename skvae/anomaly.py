@@ -78,8 +78,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         times. None: 0.5 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
     likelihood : str or Likelihood, default="johnson_su"
         What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
-    objective : {"smoothed", "elbo", "iwae"} or Objective, default="smoothed"
-        What training minimises. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"input_noise", "elbo", "iwae"} or Objective, default="input_noise"
+        What training minimises. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -199,7 +199,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         contamination: float | str = "auto",
         support_fraction: float | None = None,
         likelihood: str | Likelihood = "johnson_su",
-        objective: str | Objective = "smoothed",
+        objective: str | Objective = "input_noise",
         prior: str | PriorSpec = "normal",
         hidden_layer_sizes: Sequence[int] = (100,),
         activation: Activation = "relu",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ._linear import LinearMaps
 from ._math import log_normal
-from ._tables.batches import Rows
+from ._tables.batches import Batch
 from ._tables.moments import Scale, Units
 from .likelihoods import LikelihoodModule
 from .networks import ACTIVATIONS, LinearPath
@@ -166,7 +166,7 @@ class VAE(nn.Module):
         return self.encode(x, mask)[0]
 
     def emit(
-        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+        self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
     ) -> Emitted:
         """One pass: the encoder, draws of z, the decoder.
 
@@ -190,15 +190,15 @@ class VAE(nn.Module):
             )
         return self.encoder.hidden(seen)
 
-    def reconstruction(self, outputs: Tensor, batch: Rows) -> Tensor:
+    def reconstruction(self, outputs: Tensor, batch: Batch) -> Tensor:
         """E_q[log p(x|z)] over the present cells, in nats of data units: (B,) for outputs (S B, n_params)."""
         return self._over_draws(self.likelihood.log_prob, outputs, batch)
 
-    def squared_error(self, outputs: Tensor, batch: Rows) -> Tensor:
+    def squared_error(self, outputs: Tensor, batch: Batch) -> Tensor:
         """E_q of the likelihood's squared `error` over the present cells: (B,) for outputs (S B, n_params)."""
         return self._over_draws(self.likelihood.error, outputs, batch)
 
-    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Rows) -> Tensor:
+    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Batch) -> Tensor:
         """`cells` of every draw, summed over present features and averaged over draws: (B,)."""
         found = cells(outputs.unflatten(0, (-1, len(batch))), batch.x)
         return (found if batch.mask is None else found * batch.mask).sum(-1).mean(0)
@@ -321,7 +321,7 @@ class AutoregressiveVAE(VAE):
     """
 
     def emit(
-        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+        self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
     ) -> Emitted:
         _refuse_gaps(compared.mask)
         return super().emit(seen, compared, rng, n_draws, reads_hidden)

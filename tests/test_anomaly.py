@@ -140,7 +140,7 @@ def test_bernoulli_and_the_smoothed_objective_do_not_go_together():
     detector.set_params(objective="elbo").fit(binary)
     kept = detector.score_samples(binary)
     with pytest.raises(ValueError, match="use objective='elbo'"):
-        detector.set_params(objective="smoothed").fit(binary)
+        detector.set_params(objective="input_noise").fit(binary)
     np.testing.assert_array_equal(detector.score_samples(binary), kept)
 
 

@@ -22,8 +22,8 @@ FAMILIES = ("likelihoods", "objectives", "priors", "networks")
 REGISTRIES = {"likelihood": LIKELIHOODS, "objective": OBJECTIVES, "prior": PRIORS, "activation": ACTIVATIONS}
 MAX_LINES, MAX_BODY = 500, 40
 
-# Members named outside their family: the network that `hidden_layer_sizes` and `activation` describe; the prior that the detector's default criterion makes
-# of training rows, which is no parameter.
+# Members named outside their family: the network that `hidden_layer_sizes` and `activation` describe; the prior that
+# the detector's default criterion makes of training rows, which is no parameter.
 DEFAULTS = {"_fit: MLP", "_inference.criteria: AggregatedPosterior", "_normality: AggregatedPosterior"}
 
 

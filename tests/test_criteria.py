@@ -18,7 +18,7 @@ from skvae._inference.explain import COMPLETIONS, MOST_DIFFERENCE, contributions
 from skvae._inference.posterior import posterior
 from skvae._inference.quadrature import normal_rule, quasi_normal
 from skvae._inference.scores import log_likelihood
-from skvae._tables.batches import Rows, to_rows
+from skvae._tables.batches import Batch, to_rows
 
 D = 5
 LIKELIHOODS = {
@@ -286,7 +286,7 @@ def test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_a
         q = posterior(model, row)
         guesses = [model.mean(q.mean + (q.factor @ eps)) for eps in draws]
         copies = [torch.where(torch.tensor(missing), guess, row.x) for guess in guesses]
-        expected = torch.stack([CRITERIA[name](model, Rows(copy), view)[0] for copy in copies]).mean(0)
+        expected = torch.stack([CRITERIA[name](model, Batch(copy), view)[0] for copy in copies]).mean(0)
         expected[:-1][missing] = typical[:-1][missing]
         torch.testing.assert_close(found[i], expected, rtol=1e-9, atol=1e-9)
 
@@ -356,7 +356,7 @@ def test_what_is_shared_out_is_the_rise_from_the_nearest_row(name, likelihood):
     criterion = CRITERIA[name]
     plain, found = criterion(model, rows, view), explained(criterion, model, rows, view)
     torch.testing.assert_close(found.sum(1), plain.sum(1), rtol=1e-9, atol=1e-9)
-    start = criterion(model, Rows(nearest(model, rows, view)), view)[:, -1]
+    start = criterion(model, Batch(nearest(model, rows, view)), view)[:, -1]
     # Eight points of a path through a mixture of 80 codes are good to a few per cent of a nat or of the rise.
     torch.testing.assert_close(found[:, -1], start, rtol=0.05, atol=0.3)
 
@@ -379,7 +379,7 @@ def test_what_is_shared_out_is_the_integral_of_the_gradient():
             up, down = x.clone(), x.clone()
             up[:, d] += step
             down[:, d] -= step
-            rise = criterion(model, Rows(up), view)[:, -1] - criterion(model, Rows(down), view)[:, -1]
+            rise = criterion(model, Batch(up), view)[:, -1] - criterion(model, Batch(down), view)[:, -1]
             expected[:, d] += rise / (2 * step) * way[:, d] / 400
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from skvae._tables.batches import Rows, to_rows
+from skvae._tables.batches import Batch, to_rows
 from skvae._tables.containers import unpack_container
 from skvae._tables.moments import ColumnSums, Scale, column_moments, reduce_blocks
 from skvae._torch import make_generator
@@ -134,7 +134,7 @@ def test_rows_without_gaps_need_no_mask(iris):
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(1, 32), (10, 10), (33, 32), (100, 32), (7, 1), (65, 64)])
 def test_batches_are_even_and_drop_no_row(n_rows, batch_size):
-    rows = Rows(torch.arange(float(n_rows))[:, None])
+    rows = Batch(torch.arange(float(n_rows))[:, None])
     batches = list(rows.batches(batch_size, make_generator(0)))
     sizes = [len(batch) for batch in batches]
     assert max(sizes) - min(sizes) <= 1
@@ -145,7 +145,7 @@ def test_batches_are_even_and_drop_no_row(n_rows, batch_size):
 
 def test_batches_carry_what_belongs_to_a_row():
     numbers = torch.arange(20.0)
-    rows = Rows(numbers[:, None], mask=numbers[:, None] + 100, weight=numbers + 200, y=numbers + 300)
+    rows = Batch(numbers[:, None], mask=numbers[:, None] + 100, weight=numbers + 200, y=numbers + 300)
     for batch in rows.batches(6, make_generator(0)):
         assert torch.equal(batch.mask, batch.x + 100)
         assert torch.equal(batch.weight, batch.x[:, 0] + 200)
@@ -153,7 +153,7 @@ def test_batches_carry_what_belongs_to_a_row():
 
 
 def test_batches_are_shuffled_anew_by_their_generator_alone():
-    rows, rng = Rows(torch.arange(50.0)[:, None]), make_generator(0)
+    rows, rng = Batch(torch.arange(50.0)[:, None]), make_generator(0)
     first, second = (torch.cat([b.x for b in rows.batches(10, rng)]) for _ in range(2))
     again = torch.cat([b.x for b in rows.batches(10, make_generator(0))])
     assert torch.equal(first, again)
@@ -161,7 +161,7 @@ def test_batches_are_shuffled_anew_by_their_generator_alone():
 
 
 def test_blocks_keep_the_order():
-    rows = Rows(torch.arange(10.0)[:, None])
+    rows = Batch(torch.arange(10.0)[:, None])
     blocks = list(rows.blocks(4))
     assert [len(block) for block in blocks] == [4, 4, 2]
     assert torch.equal(torch.cat([block.x for block in blocks]), rows.x)
@@ -169,7 +169,7 @@ def test_blocks_keep_the_order():
 
 def test_mean_is_weighted_and_lets_scalars_pass():
     values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]])
-    plain, weighted = Rows(torch.zeros(3, 2)), Rows(torch.zeros(3, 2), weight=torch.tensor([0.5, 2.0, 0.5]))
+    plain, weighted = Batch(torch.zeros(3, 2)), Batch(torch.zeros(3, 2), weight=torch.tensor([0.5, 2.0, 0.5]))
     assert plain.mean(values).tolist() == [3.0, 30.0]
     assert weighted.mean(values).tolist() == [2.5, 25.0]
     assert weighted.mean(torch.tensor(4.0)) == 4.0

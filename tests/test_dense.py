@@ -29,7 +29,7 @@ from skvae import (
 )
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
-from skvae._tables.batches import Rows, Table, to_rows
+from skvae._tables.batches import ArrayTable, Batch, to_rows
 from skvae._tables.moments import Scale
 from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae._training import engine
@@ -112,7 +112,7 @@ def make_rows(n_rows, missing=False, weighted=False):
     x = torch.rand(n_rows, D, generator=rng, dtype=torch.float64)
     mask = (torch.rand(n_rows, D, generator=rng) > 0.3).double() if missing else None
     weight = torch.rand(n_rows, generator=rng, dtype=torch.float64) if weighted else None
-    return Rows(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
+    return Batch(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
 
 
 def assert_same_step(model, objective, rows, epoch=2):
@@ -295,7 +295,7 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
     scale = Scale(np.zeros(D), np.ones(D))
     density = JohnsonSU().build(D, scale)
     density.fit(to_rows(X, scale))
-    small, large = (rows.mapped(density.step_input) for rows in (to_rows(X, scale), Table(X, scale)))
+    small, large = (rows.mapped(density.step_input) for rows in (to_rows(X, scale), ArrayTable(X, scale)))
     assert len(large) == 40
     for one, other in zip(small.batches(7, seeded()), large.batches(7, seeded()), strict=True):
         torch.testing.assert_close(one.x, other.x)

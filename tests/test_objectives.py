@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
 from skvae.model import Dims
-from skvae.objectives import OBJECTIVES, Objective, Rows
+from skvae.objectives import OBJECTIVES, Batch, Objective
 
 VARIANTS = {
     "elbo": ELBO(),
@@ -66,7 +66,7 @@ def test_the_registry_names_these_objectives():
     assert {name: repr(objective) for name, objective in made.items()} == {
         "elbo": "ELBO()",
         "iwae": "IWAE()",
-        "smoothed": "ELBO(input_noise=0.05)",
+        "input_noise": "ELBO(input_noise=0.05)",
     }
 
 
@@ -201,7 +201,7 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
     model, rows = vae.module_, rows_of(vae, X)
     rng = seeded()
     noise = math.sqrt(0.2) * torch.randn(rows.x.shape, generator=rng, dtype=torch.float64)
-    noisy = Rows(model.likelihood.encoding.add_noise(rows.x, noise), rows.mask)
+    noisy = Batch(model.likelihood.encoding.add_noise(rows.x, noise), rows.mask)
     seen = [model.likelihood.encoding.encode(r.x) for r in (noisy, rows)]
     torch.testing.assert_close(seen[0] - seen[1], noise, rtol=1e-9, atol=1e-9)
     expected = ELBO()(model, noisy, rng, 1)
@@ -212,7 +212,7 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
 
 def test_input_noise_has_the_variance_it_is_given():
     model, _ = model_and_rows()
-    rows = Rows(torch.zeros(40_000, D, dtype=torch.float64))
+    rows = Batch(torch.zeros(40_000, D, dtype=torch.float64))
     noisy, compared = ELBO(input_noise=0.3).views(model.units, rows, seeded())
     assert compared is noisy
     np.testing.assert_allclose(noisy.x.var(0).numpy(), 0.3, rtol=0.05)
@@ -273,7 +273,7 @@ def test_bernoulli_refuses_input_noise_and_the_previous_model_stays():
     vae = VAETransformer(1, likelihood="bernoulli", max_iter=2, random_state=0).fit(X)
     before = vae.transform(X)
     with pytest.raises(ValueError, match="to which no noise can be added; use objective='elbo'"):
-        vae.set_params(objective="smoothed").fit(X)
+        vae.set_params(objective="input_noise").fit(X)
     np.testing.assert_array_equal(vae.transform(X), before)
 
 
@@ -333,7 +333,7 @@ def test_gradients_equal_finite_differences(name, missing):
 def test_missing_cells_add_nothing(name):
     """What stands in a masked cell is of no account."""
     model, rows = model_and_rows(missing=True)
-    other = Rows(torch.where(rows.mask > 0, rows.x, torch.full_like(rows.x, 99.0)), rows.mask)
+    other = Batch(torch.where(rows.mask > 0, rows.x, torch.full_like(rows.x, 99.0)), rows.mask)
     one, two = (VARIANTS[name](model, r, seeded(), 1)["loss"] for r in (rows, other))
     torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
@@ -360,7 +360,7 @@ def test_a_row_without_any_cell_has_no_reconstruction_term(kl):
 
 def test_bound_of_the_iwae_is_finite_where_weights_underflow():
     model, rows = model_and_rows()
-    far = Rows(rows.x * 1e3)
+    far = Batch(rows.x * 1e3)
     bound = IWAE(5).bound(model, far, seeded()).detach()
     assert bool(bound.isfinite().all())
     assert float(bound.max()) < -1000

@@ -25,7 +25,7 @@ from skvae._inference.criteria import CRITERIA
 from skvae._math import log_normal
 from skvae._torch import build_seeded
 from skvae.model import AutoregressiveVAE, Dims
-from skvae.objectives import Objective, OnePass, Rows
+from skvae.objectives import Batch, Objective, OnePass
 from skvae.priors import Mixture, Prior, PriorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -74,7 +74,7 @@ def model_in_training(name):
     vae = pickle.loads(pickle.dumps(fitted(name)))
     model = vae.module_.requires_grad_(True)
     x = scale_of(vae).to_model(digits(name, 20))
-    return model, Rows(torch.tensor(x))
+    return model, Batch(torch.tensor(x))
 
 
 def terms_of(name, model, batch):
@@ -532,7 +532,7 @@ class Paired(Autoencoder):
     target = "row"
 
     def views(self, units, batch, rng):
-        return batch, Rows(batch.y, batch.mask, batch.weight)
+        return batch, Batch(batch.y, batch.mask, batch.weight)
 
 
 def test_rows_may_be_trained_towards_others_in_data_units():
@@ -561,13 +561,13 @@ class Shifted(Autoencoder):
 
     def views(self, units, batch, rng):
         seen = units.to_model(units.to_data(batch.x) + self.shift).to(batch.x.dtype)
-        return Rows(seen, batch.mask, batch.weight), batch
+        return Batch(seen, batch.mask, batch.weight), batch
 
 
 def test_views_may_speak_the_datas_units():
     vae = estimator("autoencoder", objective=Shifted(3.0)).fit(digits("autoencoder"))
     model, x = vae.module_, torch.zeros(2, 64, dtype=torch.float64)
-    seen, compared = vae.objective.views(model.units, Rows(x), None)
+    seen, compared = vae.objective.views(model.units, Batch(x), None)
     np.testing.assert_allclose(seen.x, np.broadcast_to(3.0 / vae.scale_, (2, 64)))
     assert torch.equal(compared.x, x)
     assert isinstance(vae.objective, OnePass)

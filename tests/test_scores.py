@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from skvae import Gaussian, VAETransformer
 from skvae._inference.quadrature import normal_rule, quasi_normal
 from skvae._inference.scores import block_rows, conditional_mean, latent_information, log_likelihood
-from skvae.objectives import Rows
+from skvae.objectives import Batch
 
 D, J = 5, 2
 
@@ -117,7 +117,7 @@ def test_likelihood_is_the_log_of_the_mean_weight():
 
 def test_a_row_too_far_out_has_likelihood_minus_infinity():
     vae = linear_vae()
-    far = Rows(torch.full((1, D), 1e200, dtype=torch.float64))
+    far = Batch(torch.full((1, D), 1e200, dtype=torch.float64))
     assert log_likelihood(vae.module_, far, normal_rule(4, J, 0)).tolist() == [-math.inf]
 
 

@@ -25,7 +25,7 @@ from skvae import (
     _fit,
 )
 from skvae._tables import batches, reader, sources
-from skvae._tables.batches import Rows, Stream, Table, as_table
+from skvae._tables.batches import ArrayTable, Batch, FileTable, as_table
 from skvae._tables.facts import column_facts
 from skvae._tables.moments import Scale, column_moments, has_gaps
 from skvae._tables.sources import Recoded, RowSource, Selected, as_source
@@ -373,14 +373,14 @@ def test_a_file_is_read_few_times_before_training(streamed, no_training, likelih
 @pytest.mark.parametrize("likelihood", PASSES)
 def test_an_array_is_walked_through_few_times_before_training(no_training, monkeypatch, likelihood):
     """Once to check and sum it, once to convert it; then its rows once to set the likelihood, once to start."""
-    numbers, blocks = reader._numbers, Rows.blocks
+    numbers, blocks = reader._numbers, Batch.blocks
 
     def counted(rows, size=None):
         CountedArray.n_read += len(rows)
         return blocks(rows, size)
 
     monkeypatch.setattr(reader, "_numbers", lambda *args, **kwargs: numbers(*args, **kwargs).view(CountedArray))
-    monkeypatch.setattr(Rows, "blocks", counted)
+    monkeypatch.setattr(Batch, "blocks", counted)
     monkeypatch.setattr(CountedArray, "n_read", 0, raising=False)
     X = table_for(likelihood)
     with pytest.raises(Training):
@@ -413,7 +413,7 @@ def joined(lists):
     return functools.reduce(operator.add, lists, [])
 
 
-def numbers_of(rows: Rows):
+def numbers_of(rows: Batch):
     """Which rows these are; their fields must agree."""
     assert torch.equal(rows.x, rows.x[:, :1].expand(-1, 4))
     assert torch.equal(rows.weight, rows.x[:, 0] + 100)
@@ -426,7 +426,7 @@ def numbers_of(rows: Rows):
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 200])
 def test_an_epoch_reads_every_row_exactly_once(n_rows, batch_size):
     stream = rows_of(n_rows)
-    assert isinstance(stream, Stream)
+    assert isinstance(stream, FileTable)
     assert len(stream) == n_rows
     batches = [numbers_of(batch) for batch in stream.batches(batch_size, make_generator(0))]
     assert sorted(joined(batches)) == list(range(n_rows))
@@ -451,8 +451,8 @@ def test_epochs_are_shuffled_anew_by_their_generator_alone():
 def test_what_is_split_off_and_what_is_left_are_all_rows(seed, n_held_out):
     stream = rows_of()
     rest, held_out = stream.split_off(n_held_out, make_generator(seed))
-    assert isinstance(rest, Stream)
-    assert isinstance(held_out, Rows)
+    assert isinstance(rest, FileTable)
+    assert isinstance(held_out, Batch)
     kept = joined(numbers_of(batch) for batch in rest.batches(10, make_generator(1)))
     assert len(rest) == len(kept)
     assert len(rest) + len(held_out) == 61
@@ -462,7 +462,7 @@ def test_what_is_split_off_and_what_is_left_are_all_rows(seed, n_held_out):
     assert joined(numbers_of(block) for block in rest.blocks()) == sorted(kept)
     some = torch.tensor([len(rest) - 1, 0, 3, 3])
     assert numbers_of(rest.take(some)) == [sorted(kept)[i] for i in some]
-    assert numbers_of(rest.thinned(10)) == sorted(kept)[:: -(-len(rest) // 10)]
+    assert numbers_of(rest.subsample(10)) == sorted(kept)[:: -(-len(rest) // 10)]
 
 
 @pytest.mark.usefixtures("streamed")
@@ -483,10 +483,10 @@ def test_no_more_rows_are_held_out_than_a_limit(monkeypatch):
 
 def test_small_tables_are_rows_and_large_ones_stay_where_they_are(numbers):
     weight = np.ones(61)
-    assert isinstance(as_table(as_source(sp.csr_array(numbers)), UNIT, weight, None), Rows)
+    assert isinstance(as_table(as_source(sp.csr_array(numbers)), UNIT, weight, None), Batch)
     large = sp.csr_array((300_000, 4))
-    assert isinstance(as_table(as_source(large), UNIT, None, None), Stream)
-    assert type(as_table(np.zeros((300_000, 4)), UNIT, None, None)) is Table
+    assert isinstance(as_table(as_source(large), UNIT, None, None), FileTable)
+    assert type(as_table(np.zeros((300_000, 4)), UNIT, None, None)) is ArrayTable
 
 
 @pytest.mark.usefixtures("streamed")

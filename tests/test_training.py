@@ -14,7 +14,7 @@ from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian
 from skvae._state import Blueprint
-from skvae._tables.batches import Rows, to_rows
+from skvae._tables.batches import Batch, to_rows
 from skvae._tables.moments import column_moments
 from skvae._training.held_out import held_out_mean
 from skvae._training.loop import DivergedError, Training, TrainingSettings, train
@@ -76,7 +76,7 @@ class Scripted(Objective):
 def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=False):
     """The report, the model's states at every epoch and its state at the end."""
     model, rows = model_and_rows()
-    held_out = Rows(torch.zeros(2000, 4))  # one evaluation an epoch
+    held_out = Batch(torch.zeros(2000, 4))  # one evaluation an epoch
     states = [state(model)]
     report = train(
         model,
@@ -299,7 +299,7 @@ def test_held_out_mean_is_weighted_and_the_same_at_every_call():
     first, again = (held_out_mean(model, ELBO(), rows, 3) for _ in range(2))
     assert first == again
     weight = torch.rand(2000, generator=seeded())
-    weighted = Rows(rows.x, weight=weight)
+    weighted = Batch(rows.x, weight=weight)
     with torch.no_grad():
         values = ELBO().monitor(model, rows, seeded(3)).double()
     assert held_out_mean(model, ELBO(), weighted, 3) == pytest.approx(float((weight * values).sum() / weight.sum()))
@@ -554,7 +554,7 @@ def test_buffers_are_restored_with_the_best_weights():
     script = [0, 1, 9, 1, 1]
     objective = Buffered(script)
     model, rows = model_and_rows(objective)
-    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Rows(torch.zeros(2000, 4)))
+    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Batch(torch.zeros(2000, 4)))
     assert model.extras["counter"].count == 2
 
 

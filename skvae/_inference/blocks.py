@@ -13,7 +13,7 @@ import torch
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-from .._tables.batches import Rows, to_rows
+from .._tables.batches import Batch, to_rows
 from .._tables.moments import Array, Scale, row_blocks
 from .._torch import thread_limit, torch_scope
 from ..model import VAE
@@ -51,7 +51,7 @@ class Inference:
     def by_blocks(
         self,
         X: Array,
-        function: Callable[[VAE, Rows], Tensor],
+        function: Callable[[VAE, Batch], Tensor],
         n_draws: int = 1,
         dtype: Any = np.float64,
         widest: int = 1,

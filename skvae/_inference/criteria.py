@@ -13,15 +13,24 @@ import torch
 from torch import Tensor
 
 from .._math import log_normal
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from ..model import VAE
 from ..priors import AggregatedPosterior
 from .quadrature import Rule
 
-__all__ = ["CRITERIA", "DRAWN", "NEEDS", "Criterion", "View", "named_criterion", "refuse_criterion", "with_latents"]
+__all__ = [
+    "CRITERIA",
+    "DRAWN",
+    "NEEDS",
+    "Criterion",
+    "ScoringContext",
+    "named_criterion",
+    "refuse_criterion",
+    "with_latents",
+]
 
 
-class View(NamedTuple):
+class ScoringContext(NamedTuple):
     """What a criterion looks at beside the rows.
 
     Attributes
@@ -49,27 +58,27 @@ class View(NamedTuple):
         return self.codes.own(mu) if self.known is None else self.known
 
 
-Criterion = Callable[[VAE, Rows, View], Tensor]
+Criterion = Callable[[VAE, Batch, ScoringContext], Tensor]
 
 
-def reconstruction(model: VAE, rows: Rows, view: View) -> Tensor:
+def reconstruction(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """-(x_d - E[x_d|z])^2 at the posterior mean, in standardised units; the latents have no part."""
     mu, _ = model.encode(rows.x)
     return with_latents(-(rows.x - model.mean(mu)).square(), torch.zeros_like(mu[:, 0]))
 
 
-def reconstruction_data(model: VAE, rows: Rows, view: View) -> Tensor:
+def reconstruction_data(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """`reconstruction` in data units: columns of large values count most."""
     return reconstruction(model, rows, view) * torch.cat([view.scale, view.scale[:1]]).square()
 
 
-def reconstruction_probability(model: VAE, rows: Rows, view: View) -> Tensor:
+def reconstruction_probability(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """E_q[log p(x_d|z)] (An & Cho 2015); the latents have no part."""
     log_prob = model.log_weights(rows.x, view.rule.eps).log_prob
     return with_latents((view.rule.weight * log_prob).sum(0), torch.zeros_like(rows.x[:, 0]))
 
 
-def elbo(model: VAE, rows: Rows, view: View) -> Tensor:
+def elbo(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """E_q[log p(x_d|z)], and -KL(q(z|x) || p(z)) for the latents."""
     log_w, weight = model.log_weights(rows.x, view.rule.eps), view.rule.weight
     kl = model.prior.kl(*model.encode(rows.x))
@@ -77,7 +86,7 @@ def elbo(model: VAE, rows: Rows, view: View) -> Tensor:
     return with_latents((weight * log_w.log_prob).sum(0), latents)
 
 
-def log_likelihood(model: VAE, rows: Rows, view: View) -> Tensor:
+def log_likelihood(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log p(x) = sum_d sum_s W_s log p(x_d|z_s) + sum_s W_s (log p(z_s) - log q(z_s|x) - log S W_s).
 
     W is the softmax over draws of the log importance weights (Burda et al. 2016, eq. 8).
@@ -89,13 +98,13 @@ def log_likelihood(model: VAE, rows: Rows, view: View) -> Tensor:
     return with_latents((share[..., None] * log_w.log_prob).sum(0), latents.sum(0))
 
 
-def latent(model: VAE, rows: Rows, view: View) -> Tensor:
+def latent(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log q_agg(z) at the posterior mean: how far a row's code is from the codes of the training rows."""
     mu, _ = model.encode(rows.x)
     return with_latents(torch.zeros_like(rows.x), view.codes.log_prob(mu, view.own(mu)))
 
 
-def aggregated(model: VAE, rows: Rows, view: View) -> Tensor:
+def aggregated(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log p(x_d|z), and log q_agg(z) - log q(z|x) for the latents, at the posterior mean.
 
     The log importance weight with the training rows' mean posterior as the prior: real codes cluster, and N(0, I) knows

@@ -16,7 +16,7 @@ from torch import Tensor
 from .moments import BLOCK_NUMBERS, Array, Scale
 from .sources import RowSource
 
-__all__ = ["Rows", "Stream", "Table", "Walk", "as_table", "shuffled", "to_rows"]
+__all__ = ["ArrayTable", "Batch", "FileTable", "Table", "as_table", "shuffled", "to_rows"]
 
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768
@@ -32,7 +32,7 @@ def shuffled(n: int, rng: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=rng, device=rng.device, dtype=torch.int32 if n < 2**31 else torch.int64)
 
 
-class Walk(ABC):
+class Table(ABC):
     """Ways through a table, for anything that has a length and can `take` rows."""
 
     @abstractmethod
@@ -45,26 +45,26 @@ class Walk(ABC):
         """D."""
 
     @abstractmethod
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> Batch:
         """The rows at `index`."""
 
     @abstractmethod
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         """The rows in order, at most `size` at a time."""
 
     @abstractmethod
-    def part(self, index: Tensor) -> Walk:
+    def part(self, index: Tensor) -> Table:
         """The rows at `index`, to train on."""
 
     @abstractmethod
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Walk:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Table:
         """The same rows with `change(x)` in place of x."""
 
-    def thinned(self, most: int) -> Rows:
+    def subsample(self, most: int) -> Batch:
         """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
         return self.take(torch.arange(0, len(self), -(-len(self) // most)))
 
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Batch]:
         """One epoch: shuffled rows in even batches of about `batch_size`, none dropped, no small rest.
 
         Rows are gathered for several small batches at once.
@@ -79,11 +79,11 @@ class Walk(ABC):
             taken, order = order.split([sum(group), len(order) - sum(group)])
             yield from self.take(taken).split(group)
 
-    def whole(self) -> Rows:
+    def whole(self) -> Batch:
         """All rows as tensors."""
         return _joined(list(self.blocks()))
 
-    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Batch]:
         """The table without `n_rows` random rows, and those."""
         order = shuffled(len(self), rng)
         return self.part(order[n_rows:]), self.part(order[:n_rows]).whole()
@@ -95,7 +95,7 @@ class Walk(ABC):
 
 
 @dataclass
-class Rows(Walk):
+class Batch(Table):
     """Rows in the model's units. A missing cell holds 0 in `x` and 0 in `mask`.
 
     Attributes
@@ -117,42 +117,42 @@ class Rows(Walk):
     def __len__(self) -> int:
         return len(self.x)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Rows:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         mask, weight, y = (None if v is None else change(v) for v in (self.mask, self.weight, self.y))
-        return Rows(change(self.x), mask, weight, y)
+        return Batch(change(self.x), mask, weight, y)
 
     @property
     def n_features(self) -> int:
         return self.x.shape[-1]
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(self, x=change(self.x))
 
     @property
     def device(self) -> torch.device:
         return self.x.device
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> Batch:
         return self._map(lambda value: value.index_select(0, index))
 
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> Batch:
         """The same rows on `device`."""
         return self._map(lambda value: value.to(device))
 
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         size = size or max(1, BLOCK_NUMBERS // self.x.shape[1])
         for first in range(0, len(self), size):
             yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, len(self) - first)))
 
-    def split(self, sizes: list[int]) -> Iterator[Rows]:
+    def split(self, sizes: list[int]) -> Iterator[Batch]:
         """Views of consecutive rows, `sizes` of them."""
         parts = [[None] * len(sizes) if v is None else v.split(sizes) for v in (self.mask, self.weight, self.y)]
-        return map(Rows, self.x.split(sizes), *parts)
+        return map(Batch, self.x.split(sizes), *parts)
 
-    def part(self, index: Tensor) -> Rows:
+    def part(self, index: Tensor) -> Batch:
         return self.take(index)
 
-    def whole(self) -> Rows:
+    def whole(self) -> Batch:
         return self
 
     def mean(self, values: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Rows(Walk):
 
 
 @dataclass(eq=False)
-class Table(Walk):
+class ArrayTable(Table):
     """The rows of an array in data units, converted to the model's when they are taken: nothing is copied before.
 
     Parameters
@@ -194,32 +194,32 @@ class Table(Walk):
     def n_features(self) -> int:
         return self.X.shape[1]
 
-    def _converted(self, X: Array, weight: Array | None, y: Array | None) -> Rows:
+    def _converted(self, X: Array, weight: Array | None, y: Array | None) -> Batch:
         rows = to_rows(X, self.scale, weight, y)
         return rows if self.change is None else rows.mapped(self.change)
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> Batch:
         at = (index if self.index is None else self.index[index]).numpy()
         return self._converted(self.X[at], *(None if v is None else v[at] for v in (self.weight, self.y)))
 
-    def part(self, index: Tensor) -> Table:
+    def part(self, index: Tensor) -> ArrayTable:
         return replace(self, index=index if self.index is None else self.index[index])
 
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         for part in gen_batches(len(self), size or max(1, BLOCK_NUMBERS // self.n_features)):
             yield self.take(torch.arange(part.start, part.stop))
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Table:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> ArrayTable:
         earlier = self.change
         return replace(self, change=change if earlier is None else lambda x: change(earlier(x)))
 
-    def to(self, device: torch.device) -> Table | Rows:
+    def to(self, device: torch.device) -> ArrayTable | Batch:
         """The table itself on the CPU, its rows as tensors on another device."""
         return self if device.type == "cpu" else self.whole().to(device)
 
 
 @dataclass(eq=False)
-class Stream(Table):
+class FileTable(ArrayTable):
     """The rows of a table that is read from elsewhere, block by block: a file, or a sparse matrix.
 
     An epoch reads `SHUFFLED_BLOCKS` blocks of neighbouring rows at once, from anywhere in the table, and shuffles their
@@ -230,7 +230,7 @@ class Stream(Table):
     ----------
     X : RowSource
     scale, weight, y, change
-        As in `Table`.
+        As in `ArrayTable`.
     index : Tensor of int or None
         The blocks this table consists of; None for all. A last, shorter one stands last.
     """
@@ -244,50 +244,50 @@ class Stream(Table):
         lacking = -len(self.X) % self.size if n_blocks and self.numbers[-1] == len(self.X) // self.size else 0
         return n_blocks * self.size - lacking
 
-    def _rows_of(self, numbers: Tensor) -> Rows:
+    def _rows_of(self, numbers: Tensor) -> Batch:
         """The rows of these blocks."""
         slices = [slice(n * self.size, min((n + 1) * self.size, len(self.X))) for n in numbers.tolist()]
         weight, y = (None if v is None else np.concatenate([v[s] for s in slices]) for v in (self.weight, self.y))
         return self._converted(np.concatenate([self.X[s] for s in slices]), weight, y)
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> Batch:
         return self.part(index).whole()
 
-    def part(self, index: Tensor) -> Table:
+    def part(self, index: Tensor) -> ArrayTable:
         at = self.numbers[index // self.size] * self.size + index % self.size
-        return Table(self.X, self.scale, self.weight, self.y, at, self.change)
+        return ArrayTable(self.X, self.scale, self.weight, self.y, at, self.change)
 
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Batch]:
         """One epoch: shuffled rows in batches of about `batch_size`, none dropped."""
         order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
         for numbers in order.tensor_split(-(-len(order) // SHUFFLED_BLOCKS)):
             yield from self._rows_of(numbers.sort().values).batches(batch_size, rng)
 
-    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Stream, Rows]:
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[FileTable, Batch]:
         """The table without some random blocks that hold about `n_rows`, `MOST_HELD_OUT` at most, and those."""
         n_blocks = max(1, min(n_rows, MOST_HELD_OUT) // self.size)
         order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
         return replace(self, index=order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
 
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         """The rows in order, a few blocks at a time."""
         return map(self._rows_of, self.numbers.split(max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)))
 
 
-def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Rows | Table:
+def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Batch | ArrayTable:
     """The rows of a table, in the model's units where it is small, to be converted when they are taken elsewhere."""
     if X.size <= SMALL_TABLE:
         return to_rows(X[:], scale, weight, y)
-    return Stream(X, scale, weight, y) if isinstance(X, RowSource) else Table(X, scale, weight, y)
+    return FileTable(X, scale, weight, y) if isinstance(X, RowSource) else ArrayTable(X, scale, weight, y)
 
 
-def _joined(parts: list[Rows]) -> Rows:
+def _joined(parts: list[Batch]) -> Batch:
     """Consecutive blocks as one."""
     if any(part.mask is not None for part in parts):
         parts = [replace(part, mask=torch.ones_like(part.x)) if part.mask is None else part for part in parts]
     fields = ([getattr(part, name) for part in parts] for name in ("x", "mask", "weight", "y"))
     tensors: Any = (None if values[0] is None else torch.cat(values) for values in fields)
-    return Rows(*tensors)
+    return Batch(*tensors)
 
 
 def to_rows(
@@ -296,7 +296,7 @@ def to_rows(
     weight: Array | None = None,
     y: Array | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Rows:
+) -> Batch:
     """Rows in model units from a float64 table in data units, where NaN marks a missing cell."""
     # float32 numbers that stay as they are need no detour through float64.
     x = X.copy() if X.dtype == np.float32 and scale.is_identity() else scale.to_model(X)
@@ -306,4 +306,4 @@ def to_rows(
         x[~mask] = 0.0
     # Of their own memory: numpy arrays may be read-only or memory-mapped.
     tensors = (None if v is None else torch.tensor(v, dtype=dtype, device="cpu") for v in (mask, weight, y))
-    return Rows(torch.from_numpy(x).to(dtype), *tensors)
+    return Batch(torch.from_numpy(x).to(dtype), *tensors)

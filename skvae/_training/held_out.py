@@ -6,18 +6,18 @@ import math
 
 import torch
 
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from .._torch import make_generator
 from ..model import VAE
 from ..objectives import Objective
 
-__all__ = ["JUDGED_ROWS", "finite_or_worst", "held_out_mean", "held_out_repeats", "repeated"]
+__all__ = ["HELD_OUT_ROWS", "finite_or_worst", "held_out_mean", "held_out_repeats", "repeated"]
 
 # Held-out rows are repeated with fresh draws up to this many evaluations, so that few rows do not mean a noisy curve.
 HELD_OUT_DRAWS = 2000
 HELD_OUT_REPEATS = 8
 # Rows that are judged at once.
-JUDGED_ROWS = 4096
+HELD_OUT_ROWS = 4096
 
 
 def held_out_repeats(n_rows: int, most: int = HELD_OUT_REPEATS) -> int:
@@ -27,13 +27,13 @@ def held_out_repeats(n_rows: int, most: int = HELD_OUT_REPEATS) -> int:
 
 @torch.no_grad()
 def held_out_mean(
-    model: VAE, objective: Objective, rows: Rows, seed: int, most_repeats: int = HELD_OUT_REPEATS
+    model: VAE, objective: Objective, rows: Batch, seed: int, most_repeats: int = HELD_OUT_REPEATS
 ) -> float:
     """The monitored mean over `rows`, with the same draws at every call; few rows are looked at several times."""
     assert objective.monitor is not None
     rng = make_generator(seed, rows.x.device)
     total, mass = 0.0, 0.0
-    for block in repeated(rows, most_repeats).blocks(JUDGED_ROWS):
+    for block in repeated(rows, most_repeats).blocks(HELD_OUT_ROWS):
         values = objective.monitor(model, block, rng).cpu().double()
         weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
         total += float((weight * values).sum())
@@ -41,7 +41,7 @@ def held_out_mean(
     return finite_or_worst(total / mass)
 
 
-def repeated(rows: Rows, most: int = HELD_OUT_REPEATS) -> Rows:
+def repeated(rows: Batch, most: int = HELD_OUT_REPEATS) -> Batch:
     """Few rows several times."""
     times = held_out_repeats(len(rows), most)
     return rows if times == 1 else rows.take(torch.arange(len(rows), device=rows.device).repeat(times))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._tables.batches import Rows, Table
+from .._tables.batches import ArrayTable, Batch
 from ..model import VAE
 from ..objectives import Objective
 from .parameters import make_players
@@ -103,10 +103,10 @@ class TrainingResult:
 def train(
     model: VAE,
     objective: Objective,
-    rows: Rows | Table,
+    rows: Batch | ArrayTable,
     settings: TrainingSettings,
     rng: torch.Generator,
-    held_out: Rows | None = None,
+    held_out: Batch | None = None,
     on_epoch: Callable[[Epoch], bool] = lambda epoch: False,
     solver_state: list[dict[str, Any]] | None = None,
 ) -> TrainingResult:
@@ -171,10 +171,10 @@ class Training:
         self,
         model: VAE,
         objective: Objective,
-        rows: Rows | Table,
+        rows: Batch | ArrayTable,
         settings: TrainingSettings,
         rng: torch.Generator,
-        held_out: Rows | None = None,
+        held_out: Batch | None = None,
         solver_state: list[dict[str, Any]] | None = None,
         progress: Progress | None = None,
     ):
@@ -222,7 +222,7 @@ class Training:
             since = self.epoch - max(result.best, self.objective.ramp)
             self.over = bool(stop) or since >= settings.patience or self.epoch >= settings.max_iter
 
-    def _one_epoch(self, batches: Iterable[Rows]) -> dict[str, float]:
+    def _one_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Take one step a batch; return the mean of every term over the rows."""
         model, step, number = self.model, self.step, self.settings.done + self.epoch
         if not step.pure:  # the others have no module that asks

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .._tables.batches import Rows, Walk
+from .._tables.batches import Batch, Table
 from ..model import VAE
 from ..objectives import Objective
 from . import engine as _dense
@@ -24,18 +24,18 @@ class Step(Protocol):
 
     pure: bool
 
-    def prepared(self, rows: Walk) -> Walk:
+    def prepared(self, rows: Table) -> Table:
         """The rows in the form that the step reads, made once."""
         ...
 
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
         """Set the gradient of every parameter that this player moves."""
 
     def take_means(self) -> dict[str, Tensor]:
         """The terms' means over the rows of all steps since the last call."""
         ...
 
-    def held_out_mean(self, rows: Rows, seed: int) -> Callable[[], float]:
+    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
         """A function that returns the monitored mean over `rows`, at the weights of the moment, by the same draws."""
         ...
 
@@ -50,18 +50,18 @@ class AutogradStep:
         # Of every term: its sum over rows, and their number.
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
 
-    def prepared(self, rows: Walk) -> Walk:
+    def prepared(self, rows: Table) -> Table:
         return rows
 
     @torch.enable_grad()
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
         terms = {k: batch.mean(term) for k, term in player.turn.terms(self.model, batch, rng, epoch).items()}
         player.backward(terms[player.turn.loss], only=len(self.players) == 1)
         for name, term in terms.items():
             total, n_rows = self.sums.get(name, (0.0, 0))
             self.sums[name] = total + len(batch) * term.detach(), n_rows + len(batch)
 
-    def held_out_mean(self, rows: Rows, seed: int) -> Callable[[], float]:
+    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
         return partial(held_out_mean, self.model, self.objective, rows, seed)
 
     def take_means(self) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from .._linear import Covariance, LinearGaussian
-from .._params import Part
-from .._tables.batches import Walk
+from .._params import Spec
+from .._tables.batches import Table
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from ._encoding import Centred, Encoding, Identity, Summand, column_sums
 
@@ -54,7 +54,7 @@ class CellWeights(NamedTuple):
 NLLGradient = Callable[[Any, Any, CellWeights], tuple[Any, Any]]
 
 
-class Likelihood(Part, ABC):
+class Likelihood(Spec, ABC):
     """Hyperparameters of a p(x|z).
 
     Attributes
@@ -172,7 +172,7 @@ class LikelihoodModule(nn.Module, ABC):
         self.n_params = n_params
         self.encoding = Identity(n_features) if encoding is None else encoding
 
-    def fit(self, rows: Walk) -> None:
+    def fit(self, rows: Table) -> None:
         """Set what depends on the rows, beyond their scale, in one pass through them at most."""
         if functions := self.summands():
             self.fit_sums(*column_sums(rows, functions))

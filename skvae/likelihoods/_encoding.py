@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._tables.batches import Rows, Walk
+from .._tables.batches import Batch, Table
 from .._tables.moments import Array, ColumnSums, reduce_blocks
 
 __all__ = ["Centred", "Encoding", "Identity", "Summand", "column_sums"]
@@ -167,10 +167,10 @@ class Centred(Encoding):
 
 
 @torch.no_grad()
-def column_sums(rows: Walk, functions: Sequence[Summand]) -> tuple[ColumnSums, ...]:
+def column_sums(rows: Table, functions: Sequence[Summand]) -> tuple[ColumnSums, ...]:
     """The column sums of some functions of x, in one pass through the rows."""
 
-    def partial(block: Rows) -> tuple[ColumnSums, ...]:
+    def partial(block: Batch) -> tuple[ColumnSums, ...]:
         x, weight = block.x.double(), None if block.weight is None else block.weight.double().numpy()
         x = x if block.mask is None else x.masked_fill(block.mask == 0, torch.nan)
         return tuple(ColumnSums.of(function(x).numpy(), weight) for function in functions)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .._linear import Block, Covariance, LinearGaussian, LinearMaps, factor_analysis
-from .._tables.batches import Rows, Walk
+from .._tables.batches import Batch, Table
 from .._tables.moments import Array
 from ._base import LikelihoodModule, LinearStart
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-def covariance(module: LikelihoodModule, rows: Walk, noise: float = 0.0) -> Covariance:
+def covariance(module: LikelihoodModule, rows: Table, noise: float = 0.0) -> Covariance:
     """The covariance of `rows` as the encoder sees them, with input noise of this variance."""
     encoding = module.encoding
 
@@ -65,14 +65,14 @@ def start_linear(module: LikelihoodModule, cov: Covariance, n_components: int) -
     return LinearMaps(weight, bias, linear.encoder, 1.0 / linear.precision)
 
 
-def baseline(module: LikelihoodModule, rows: Rows, cov: Covariance, n_components: int) -> float:
+def baseline(module: LikelihoodModule, rows: Batch, cov: Covariance, n_components: int) -> float:
     """Mean log-likelihood of `rows`, in nats of data units, under the family's linear model of `cov`."""
     total = baseline_samples(module, rows, cov, n_components)
     return float(np.average(total, weights=None if rows.weight is None else rows.weight.cpu().numpy()))
 
 
 @torch.no_grad()
-def baseline_samples(module: LikelihoodModule, rows: Rows, cov: Covariance, n_components: int) -> Array:
+def baseline_samples(module: LikelihoodModule, rows: Batch, cov: Covariance, n_components: int) -> Array:
     """`baseline`'s log-likelihood of every row, (N,): what ranks rows before there is a model."""
     known = module.linear_start()
     if known is None:
