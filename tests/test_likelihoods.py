@@ -758,6 +758,52 @@ def test_extremes_are_finite_and_so_are_their_gradients(name, dtype):
         assert all(bool(value.isfinite().all()) for value in found)
 
 
+def numpy_step(density, outputs, x, cells):
+    """-log p, its slope, and those of the parameters, as a step in numpy finds them: of arrays stored by column."""
+    arrays = [np.asfortranarray(values.detach().numpy()) for values in (outputs, density.step_input(x), *cells)]
+    with np.errstate(all="ignore"):
+        nll, slope = density.stated_gradient_of_seen(np)(arrays[0], arrays[1], Cells(*arrays[2:]))
+    return [torch.as_tensor(nll).sum((-2, -1)), torch.as_tensor(slope), *[p.grad.clone() for p in density.parameters()]]
+
+
+@pytest.mark.parametrize("name", [name for name in EXTREMES if name != "log_normal"])  # its log x is float32's
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_extremes_are_the_same_for_a_step_in_numpy(name, dtype):
+    density = density_of(name, table(name))[0].to(dtype)
+    values, outputs = EXTREMES[name]
+    x = torch.tensor([values], dtype=torch.float64).clamp(-1e30, 1e30).to(dtype)
+    outputs = torch.tensor([outputs], dtype=dtype)
+    cells = Cells(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
+    for p in density.parameters():
+        p.grad = torch.zeros_like(p)
+    expected = [*density.nll_gradient(outputs.clone(), x, cells), *[p.grad.clone() for p in density.parameters()]]
+    found = numpy_step(density, outputs, x, cells)
+    assert found[1].dtype == dtype
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.to(dtype), other, rtol=1e-4 if dtype == torch.float32 else 1e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [3.0, 1e3, 1e5, 1e6])
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+@torch.no_grad()
+def test_a_step_in_numpy_keeps_the_digits_of_large_counts(name, size):
+    """In float32, against float64: nats of a cell are differences of millions."""
+    rng = seeded(3)
+    X = torch.poisson(torch.full((50, D), size), generator=rng).double()
+    exact = density_of(name, X.numpy())[0]
+    coarse = copy.deepcopy(exact).float()
+    outputs = X.mean(0).log().float().expand(50, -1) + 0.1 * torch.randn(50, D, generator=rng)
+    cells = Cells(torch.full((1, 1), 0.02), torch.ones(1, 1))
+    for density in (exact, coarse):
+        for p in density.parameters():
+            p.grad = torch.zeros_like(p)
+    nll, slope, *_ = numpy_step(coarse, outputs.clone(), X.float(), cells)
+    expected = exact.nll_gradient(outputs.double(), X, Cells(*(c.double() for c in cells)))
+    torch.testing.assert_close(nll.double(), expected[0], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(slope.double(), expected[1], rtol=1e-5, atol=1e-7 * size)
+
+
 def test_a_continuous_bernoulli_is_smooth_through_a_logit_of_zero():
     density, _, _ = density_of("continuous_bernoulli", table("continuous_bernoulli"))
     logit = torch.tensor([0.0, 1e-9, -1e-5, 0.0499, 0.0501, -0.0499, -0.0501], dtype=torch.float64)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from skvae import ELBO, MLP, Gaussian
+from skvae import ELBO, MLP, Gaussian, training
 from skvae._solvers import SOLVERS
 from skvae._state import Blueprint
 from skvae.data import Rows, column_moments, to_rows
 from skvae.objectives import Objective, Turn
 from skvae.priors import Normal
-from skvae.training import DivergedError, Plan, Player, held_out_mean, make_players, train
+from skvae.training import DivergedError, Plan, Player, average_weight, held_out_mean, make_players, train
 
 ADAM = partial(SOLVERS["adam"], lr=1e-2)
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -210,6 +210,33 @@ def test_average_is_a_power_weighted_mean_of_the_steps():
     found = torch.cat([p.detach().t().reshape(-1) if p.dim() == 2 else p.detach() for p in model.parameters()])
     assert len(path) == 9
     torch.testing.assert_close(found, average, rtol=1e-6, atol=1e-7)
+
+
+def test_a_long_vector_is_averaged_every_few_steps(monkeypatch):
+    """The weights of one step stand in for those since the last: the average stays near that of all steps."""
+    found = {}
+    for length in (training.LONG_VECTOR, 0):
+        monkeypatch.setattr(training, "LONG_VECTOR", length)
+        (player,) = make_players(model_and_rows()[0], ELBO(), ADAM)
+        rng, path = seeded(), []
+        for t in range(1, 101):
+            player.vector.data += 0.1 * torch.randn(player.vector.shape, generator=rng)
+            path.append(player.vector.detach().clone())
+            player.step(average_weight(t))
+        player.swap_average()
+        found[length] = player.vector.detach().clone()
+        assert (player.steps_an_average == 1) is (length > 0)
+    every, few = found.values()
+    spread = (torch.stack(path) - every).square().mean().sqrt()
+    assert not torch.equal(every, few)
+    assert (every - few).square().mean().sqrt() < 0.2 * spread
+    # All of the weight is given out by an epoch's end, whatever the number of its steps.
+    (player,) = make_players(model_and_rows()[0], ELBO(), ADAM)
+    player.vector.data.fill_(3.0)
+    player.vector.grad.zero_()
+    player.step(average_weight(1))
+    player.swap_average()
+    torch.testing.assert_close(player.vector.detach(), torch.full_like(player.vector, 3.0))
 
 
 def test_averaging_changes_what_is_kept_and_not_the_path():

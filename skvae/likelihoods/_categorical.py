@@ -141,7 +141,7 @@ class _CategoricalDensity(Centred):
         per_column = self._sums()
 
         def nll_gradient(outputs: np.ndarray, rows: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-            own = mean + unit * rows  # 1 for the row's own category, 0 for others
+            own = np.rint(mean + unit * rows)  # 1 for the row's own category, 0 for others
             if not np.abs(outputs).max() < LARGEST_EXPONENT:
                 outputs = outputs - _per_logit(np.maximum.reduceat(outputs, first, axis=-1), column)
             growth = np.exp(outputs)
