@@ -1,4 +1,4 @@
-"""The one owner of how parameters lie in memory: training moves them as one vector, the engine multiplies parts of it."""
+"""The one owner of how parameters lie in memory: training moves them as one vector, the engine multiplies its parts."""
 
 from __future__ import annotations
 
