@@ -128,6 +128,18 @@ def test_rows_hold_zero_and_a_mask_where_a_cell_is_missing():
     assert rows.x.dtype == rows.mask.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_rows_are_a_copy_whatever_the_units(dtype, shift):
+    X = np.array([[1.0, np.nan], [3.0, 4.0]], dtype=dtype)
+    before = X.copy()
+    rows = to_rows(X, Scale(np.full(2, shift), np.ones(2)))
+    assert rows.x.dtype == torch.float32
+    np.testing.assert_array_equal(rows.x.numpy(), np.where(np.isnan(X), 0, X - shift))
+    rows.x.fill_(9.0)
+    np.testing.assert_array_equal(X, before)
+
+
 def test_rows_without_gaps_need_no_mask(iris):
     assert to_rows(iris, Scale(np.zeros(4), np.ones(4))).mask is None
 

@@ -28,10 +28,11 @@ from skvae import (
     VAETransformer,
 )
 from skvae import Laplace as LaplaceNoise
+from skvae._flat import FlatParameters, block
 from skvae._state import Blueprint
 from skvae._tables.batches import ArrayTable, Batch, to_rows
 from skvae._tables.moments import Scale
-from skvae._torch import SINGLE_THREAD_PRODUCT
+from skvae._torch import SINGLE_THREAD_PRODUCT, build_seeded
 from skvae._training import engine
 from skvae._training.held_out import held_out_mean
 from skvae._training.parameters import make_players
@@ -317,6 +318,25 @@ def test_an_epoch_of_uneven_batches_has_the_same_means():
         means.append(step.take_means())
     for name, value in means[0].items():
         torch.testing.assert_close(means[1][name], value)
+
+
+def test_a_layer_whose_parts_lie_apart_is_no_block():
+    """What encoder and decoder agree on with training is owned, and asserted, by one function."""
+    network = build_seeded(lambda: MLP((3,)).build_encoder(4, 2), seeded())
+    first, last = network.body[0], network.body[2]
+    vector = FlatParameters(list(network.parameters())).vector.data
+    assert block(vector, [first]).shape == (5, 3)
+    both = block(vector, [last, network.linear])
+    torch.testing.assert_close(
+        both, torch.cat([last.weight.t(), last.bias[None], network.linear.weight.t(), network.linear.bias[None]])
+    )
+    both.fill_(7.0)
+    assert bool((network.linear.bias == 7).all())
+    with pytest.raises(AssertionError, match="side by side"):
+        block(vector, [first, network.linear])
+    plain = build_seeded(lambda: nn.Linear(4, 3), seeded())
+    with pytest.raises(AssertionError, match="inputs by outputs"):
+        block(FlatParameters(list(plain.parameters())).vector.data, [plain])
 
 
 # The choice

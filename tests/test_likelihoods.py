@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 
@@ -485,6 +486,42 @@ def test_extremes_are_finite_and_so_are_their_gradients(name, dtype):
     for method, rows in [(density.gradient(torch), density.step_input(x)), (autograd_gradient(density), x)]:
         found = [*method(outputs.clone(), rows, cells), *[p.grad for p in density.parameters()]]
         assert all(bool(value.isfinite().all()) for value in found)
+
+
+@pytest.mark.parametrize("name", [name for name in EXTREMES if name != "log_normal"])  # its log x is float32's
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_extremes_are_the_same_for_a_step_in_numpy(name, dtype):
+    density = density_of(name, table(name))[0].to(dtype)
+    values, outputs = EXTREMES[name]
+    x = torch.tensor([values], dtype=torch.float64).clamp(-1e30, 1e30).to(dtype)
+    outputs = torch.tensor([outputs], dtype=dtype)
+    cells = CellWeights(torch.ones(1, 1, dtype=dtype), torch.ones(1, 1, dtype=dtype))
+    found = []
+    for xp in (torch, np):
+        with np.errstate(all="ignore"):
+            nll, slope = by_formula(density, xp)(outputs.clone(), x, cells)
+        assert slope.dtype == dtype
+        found.append([nll.to(dtype), slope, *[p.grad.clone() for p in density.parameters()]])
+    for expected, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4 if dtype == torch.float32 else 1e-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [3.0, 1e3, 1e5, 1e6])
+@pytest.mark.parametrize("name", ["poisson", "negative_binomial"])
+@torch.no_grad()
+def test_a_step_in_numpy_keeps_the_digits_of_large_counts(name, size):
+    """In float32, against float64: nats of a cell are differences of millions."""
+    rng = seeded(3)
+    X = torch.poisson(torch.full((50, D), size), generator=rng).double()
+    exact = density_of(name, X.numpy())[0]
+    coarse = copy.deepcopy(exact).float()
+    outputs = X.mean(0).log().float().expand(50, -1) + 0.1 * torch.randn(50, D, generator=rng)
+    cells = CellWeights(torch.full((1, 1), 0.02), torch.ones(1, 1))
+    nll, slope = by_formula(coarse, np)(outputs.clone(), X.float(), cells)
+    expected = by_formula(exact, torch)(outputs.double(), X, CellWeights(*(c.double() for c in cells)))
+    torch.testing.assert_close(nll.double(), expected[0], rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(slope.double(), expected[1], rtol=1e-5, atol=1e-7 * size)
 
 
 def test_a_continuous_bernoulli_is_smooth_through_a_logit_of_zero():

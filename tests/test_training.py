@@ -16,9 +16,10 @@ from skvae import ELBO, IWAE, MLP, Gaussian
 from skvae._state import Blueprint
 from skvae._tables.batches import Batch, to_rows
 from skvae._tables.moments import column_moments
+from skvae._training import parameters as trained
 from skvae._training.held_out import held_out_mean
-from skvae._training.loop import DivergedError, Training, TrainingSettings, train
-from skvae._training.parameters import FlatParameters, make_players
+from skvae._training.loop import DivergedError, Training, TrainingSettings, average_weight, train
+from skvae._training.parameters import Player, make_players
 from skvae._training.solvers import SOLVERS
 from skvae.objectives import Objective, Turn
 from skvae.priors import Normal
@@ -96,7 +97,7 @@ def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=Fa
 def test_parameters_and_gradients_are_views_into_one_vector():
     group = parameters((3, 2), (3,))
     before = [p.detach().clone() for p in group]
-    player = FlatParameters(Turn(group, None), SGD)
+    player = Player(Turn(group, None), SGD)
     assert player.vector.shape == (9,)
     assert all(torch.equal(p, b) for p, b in zip(group, before, strict=True))
     with torch.no_grad():
@@ -107,7 +108,7 @@ def test_parameters_and_gradients_are_views_into_one_vector():
 
 def test_a_step_on_the_vector_is_a_step_on_each_parameter():
     flat, apart = parameters((3, 2), (3,)), parameters((3, 2), (3,))
-    player, solver = FlatParameters(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
+    player, solver = Player(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
     for _ in range(5):
         player.backward(sum(p.pow(4).sum() for p in flat), only=True)
         player.step(1.0)
@@ -223,6 +224,33 @@ def test_average_is_a_power_weighted_mean_of_the_steps():
     found = torch.cat([p.detach().t().reshape(-1) if p.dim() == 2 else p.detach() for p in model.parameters()])
     assert len(path) == 9
     torch.testing.assert_close(found, average, rtol=1e-6, atol=1e-7)
+
+
+def test_a_long_vector_is_averaged_every_few_steps(monkeypatch):
+    """The weights of one step stand in for those since the last: the average stays near that of all steps."""
+    found = {}
+    for length in (trained.LONG_VECTOR, 0):
+        monkeypatch.setattr(trained, "LONG_VECTOR", length)
+        (player,) = make_players(model_and_rows()[0], ELBO(), ADAM)
+        rng, path = seeded(), []
+        for t in range(1, 101):
+            player.vector.data += 0.1 * torch.randn(player.vector.shape, generator=rng)
+            path.append(player.vector.detach().clone())
+            player.step(average_weight(t))
+        player.swap_average()
+        found[length] = player.vector.detach().clone()
+        assert (player.steps_an_average == 1) is (length > 0)
+    every, few = found.values()
+    spread = (torch.stack(path) - every).square().mean().sqrt()
+    assert not torch.equal(every, few)
+    assert (every - few).square().mean().sqrt() < 0.2 * spread
+    # All of the weight is given out by an epoch's end, whatever the number of its steps.
+    (player,) = make_players(model_and_rows()[0], ELBO(), ADAM)
+    player.vector.data.fill_(3.0)
+    player.vector.grad.zero_()
+    player.step(average_weight(1))
+    player.swap_average()
+    torch.testing.assert_close(player.vector.detach(), torch.full_like(player.vector, 3.0))
 
 
 def test_averaging_changes_what_is_kept_and_not_the_path():

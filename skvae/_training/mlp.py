@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._flat import block
 from .._torch import namespace
 from ..networks import LinearPath
 
@@ -205,14 +206,15 @@ class GraphFreeMLP:
         inputs = [first, *(new(width + 1) for width in widths[:-1]), last] if body else [last]
         hidden = [values[:, :width] for values, width in zip(inputs[1:], widths, strict=True)]
         activations = [ACTIVATION_STEPS[type(layer)] for layer in body[1::2]]
-        self.layers = []
-        for layer, values, outputs, activation in zip(
-            body[::2] or [network.linear], inputs, [*hidden, self.output], [*activations, None], strict=True
-        ):
-            place = layer.weight.storage_offset(), values.shape[-1], outputs.shape[-1]
-            self.layers.append(
-                _Layer(values, _block(vector, *place), _block(grad, *place), outputs, activation, arithmetic)
+        # The linear path is added to what the last layer puts out: they are one.
+        layers = [[layer] for layer in body[::2]] or [[]]
+        layers[-1].append(network.linear)
+        self.layers = [
+            _Layer(values, block(vector, own), block(grad, own), outputs, activation, arithmetic)
+            for own, values, outputs, activation in zip(
+                layers, inputs, [*hidden, self.output], [*activations, None], strict=True
             )
+        ]
 
         # Gradients pass to the hidden units below a layer, and to the inputs where something trains beneath them.
         below = [layer.pass_on(width) for layer, width in zip(self.layers[1:], widths, strict=True)]
@@ -235,11 +237,6 @@ class GraphFreeMLP:
         for layer, flow in self.down:
             layer.backward(grad if flow is None else flow)
         return self.input_grad
-
-
-def _block(flat: Tensor, first: int, n_in: int, n_out: int) -> Tensor:
-    """A layer's weights above its biases, (n_in, n_out): a view into the flat vector."""
-    return flat[first : first + n_in * n_out].view(n_in, n_out)
 
 
 class AutogradNetwork:

@@ -14,7 +14,7 @@ from ..model import VAE
 from ..objectives import Objective
 from . import engine as _dense
 from .held_out import held_out_mean
-from .parameters import FlatParameters
+from .parameters import Player
 
 __all__ = ["AutogradStep", "make_step"]
 
@@ -28,7 +28,7 @@ class Step(Protocol):
         """The rows in the form that the step reads, made once."""
         ...
 
-    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Player) -> None:
         """Set the gradient of every parameter that this player moves."""
 
     def take_means(self) -> dict[str, Tensor]:
@@ -45,7 +45,7 @@ class AutogradStep:
 
     pure = False
 
-    def __init__(self, model: VAE, objective: Objective, players: list[FlatParameters]):
+    def __init__(self, model: VAE, objective: Objective, players: list[Player]):
         self.model, self.objective, self.players = model, objective, players
         # Of every term: its sum over rows, and their number.
         self.sums: dict[str, tuple[Tensor | float, int]] = {}
@@ -54,7 +54,7 @@ class AutogradStep:
         return rows
 
     @torch.enable_grad()
-    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: FlatParameters) -> None:
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Player) -> None:
         terms = {k: batch.mean(term) for k, term in player.turn.terms(self.model, batch, rng, epoch).items()}
         player.backward(terms[player.turn.loss], only=len(self.players) == 1)
         for name, term in terms.items():
@@ -70,7 +70,7 @@ class AutogradStep:
         return means
 
 
-def make_step(model: VAE, objective: Objective, players: list[FlatParameters]) -> Step:
+def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
     """The dense engine where it knows the model's pieces, autograd elsewhere."""
     if _dense.understands(model, objective):
         (player,) = players

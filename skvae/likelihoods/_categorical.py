@@ -149,7 +149,7 @@ class _CategoricalModule(Linked):
         softmax, sums, spread = numpy or (self.softmax, self.column_sums, encoding.per_input)
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
-            own = mean + unit * rows  # 1 for the row's own category, 0 for others
+            own = xp.round(mean + unit * rows)  # 1 for the row's own category, 0 for others
             found = softmax(outputs)
             chosen = (1 - FLOOR) * sums(own * found)
             p = chosen + FLOOR * sums(own * mean)

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._flat import store_inputs_by_outputs
 from .._params import NetworkLike, Spec
 
 __all__ = ["AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
@@ -57,12 +58,10 @@ class LinearPath(nn.Module):
 
     def __init__(self, linear: nn.Linear, body: nn.Sequential | None):
         super().__init__()
-        # In this order, and stored inputs by outputs, a layer's weights and biases lie side by side in a flat vector.
+        # In this order the body's last layer and the linear map lie side by side in a flat vector, see `_flat`.
         self.body = body
         self.linear = linear
-        for layer in self.modules():
-            if isinstance(layer, nn.Linear):
-                layer.weight.data = layer.weight.data.t().contiguous().t()
+        store_inputs_by_outputs(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x) if self.body is None else self.linear(x) + self.body(x)
