@@ -60,6 +60,10 @@ def _own_parameters(model: VAE) -> bool:
     return sum(map(len, parts)) == len(list(model.parameters()))
 
 
+# What a warp adds to the log-likelihood, of what the encoder sees; None where nothing is bent.
+Bend = Callable[[Values], Values] | None
+
+
 class _Workspace:
     """The tensors of a step on one number of rows, and arrays of what is computed with between its products."""
 
@@ -136,8 +140,8 @@ class At:
     cells: CellWeights
     volume: Values
 
-    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: Callable[..., tuple[Values, Values]]):
-        self.xp, self.prior, self._nll = xp, prior, nll
+    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: NLLGradient, bend: Bend):
+        self.xp, self.prior, self._nll, self.bend = xp, prior, nll, bend
         self.repeat, self.sum_draws = partial(_repeat, n_draws=n_draws), partial(_sum_draws, n_draws=n_draws)
 
     def nll_gradient(self, outputs: Values) -> tuple[Values, Values]:
@@ -163,7 +167,7 @@ class DenseStep:
         self.density, self.largest_product = model.likelihood, model.largest_product
         self.workspaces: dict[int, _Workspace] = {}
         # By numpy or torch: the likelihood's gradient, and what of its value depends on the rows alone.
-        self.formulas: dict[Any, tuple[NLLGradient, Callable[[Values], Values] | None]] = {}
+        self.formulas: dict[Any, tuple[NLLGradient, Bend]] = {}
         self.mean_volume: Any = None
         networks = model.encoder, model.decoder
         self.in_networks = [p for network in networks for p in network.parameters() if p.requires_grad]
@@ -283,15 +287,14 @@ class DenseStep:
     def _at(self, work: _Workspace, seen: Rows, compared: Rows, volume: Any) -> At:
         """What the objective is told of the batch."""
         if work.at is None:
-            work.at = At(work.xp, self.model.prior, self.n_draws, self._formula(work.arithmetic)[0])
+            work.at = At(work.xp, self.model.prior, self.n_draws, *self._formula(work.arithmetic))
         at = work.at
         at.x = _repeat(self._read(work, seen, compared), self.n_draws)
         at.std = work.std
         at.mass, at.cells = self._weights(work, compared)
-        bend = self._formula(work.arithmetic)[1]
         at.volume = volume
-        if bend is not None and volume is None:
-            at.volume = (at.cells.mass * bend(at.x[:, : self.density.encoding.n_inputs])).sum()
+        if at.bend is not None and volume is None:
+            at.volume = (at.cells.mass * at.bend(at.x[:, : self.density.encoding.n_inputs])).sum()
         return at
 
     def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
@@ -379,7 +382,7 @@ class DenseStep:
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
 
-    def _formula(self, arithmetic: Arithmetic) -> tuple[NLLGradient, Callable[[Values], Values] | None]:
+    def _formula(self, arithmetic: Arithmetic) -> tuple[NLLGradient, Bend]:
         """The likelihood's gradient for such arrays, and what of its value it leaves out."""
         xp = arithmetic.xp
         if xp not in self.formulas:

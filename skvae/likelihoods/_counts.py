@@ -171,7 +171,7 @@ class _PoissonModule(_CountModule):
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
             x, log_factorial = counts_of(rows)
-            log_rate = double(xp.minimum(outputs, most))
+            log_rate = in_double(xp.minimum, outputs, most)
             rate = xp.exp(log_rate)
             nll = cells.mass * (rate - x * log_rate + log_factorial)
             return nll, held_back(cells.mass * (rate - x), outputs, most)
@@ -215,9 +215,9 @@ class _NegativeBinomialModule(_CountModule):
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
             x, log_factorial = counts_of(rows)
-            log_r = -double(xp.clip(dispersion, low, high))
+            log_r = -in_double(xp.minimum, xp.maximum(dispersion, low), high)
             r = xp.exp(log_r)
-            t = double(xp.minimum(outputs, most)) - log_r
+            t = xp.minimum(outputs, most) - log_r
             total, growth = x + r, xp.exp(t)
             softplus = xp.log1p(growth)
             rising, rising_slope = rising_and_slope(x, r)
@@ -257,16 +257,26 @@ def double(values: Any) -> Any:
     return values.astype(np.float64)
 
 
+def in_double(function: Any, first: Any, second: Any) -> Any:
+    """A function of two numpy arrays, or of two tensors, in double precision."""
+    if isinstance(first, Tensor):
+        return function(double(first), double(second))
+    return function(first, second, dtype=np.float64)
+
+
 def counts_of(rows: Any) -> tuple[Any, Any]:
     """From a step's rows, x in double precision and log x!: two (N, D)."""
     n = rows.shape[-1] // 4
-    return double(rows[:, n : 2 * n]), double(rows[:, 2 * n : 3 * n]) + rows[:, 3 * n :]
+    x, log_factorial, lost = (rows[:, i * n : (i + 1) * n] for i in (1, 2, 3))
+    return double(x), in_double(namespace(rows).add, log_factorial, lost)
 
 
 def held_back(slope: Any, outputs: Any, most: Any) -> Any:
-    """The slope over outputs that `at_most` bounds, in their precision."""
-    held = slope * ((outputs <= most) | (slope > 0))
-    return held.to(outputs.dtype) if isinstance(held, Tensor) else held.astype(outputs.dtype)
+    """The slope over outputs that `at_most` bounds, in their place."""
+    passed = (outputs <= most) | (slope > 0)
+    if isinstance(slope, Tensor):
+        return outputs.copy_(slope * passed)
+    return np.multiply(slope, passed, out=outputs, casting="same_kind")
 
 
 def log_factorial_rest(x: Tensor) -> Tensor:
