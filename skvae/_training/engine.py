@@ -61,7 +61,7 @@ def _own_parameters(model: VAE) -> bool:
 
 
 # What a warp adds to the log-likelihood, of what the encoder sees; None where nothing is bent.
-Bend = Callable[[Values], Values] | None
+LogSlope = Callable[[Values], Values] | None
 
 
 class _Workspace:
@@ -140,8 +140,8 @@ class At:
     cells: CellWeights
     volume: Values
 
-    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: NLLGradient, bend: Bend):
-        self.xp, self.prior, self._nll, self.bend = xp, prior, nll, bend
+    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: NLLGradient, log_slope: LogSlope):
+        self.xp, self.prior, self._nll, self.log_slope = xp, prior, nll, log_slope
         self.repeat, self.sum_draws = partial(_repeat, n_draws=n_draws), partial(_sum_draws, n_draws=n_draws)
 
     def nll_gradient(self, outputs: Values) -> tuple[Values, Values]:
@@ -167,7 +167,7 @@ class DenseStep:
         self.density, self.largest_product = model.likelihood, model.largest_product
         self.workspaces: dict[int, _Workspace] = {}
         # By numpy or torch: the likelihood's gradient, and what of its value depends on the rows alone.
-        self.formulas: dict[Any, tuple[NLLGradient, Bend]] = {}
+        self.formulas: dict[Any, tuple[NLLGradient, LogSlope]] = {}
         self.mean_volume: Any = None
         networks = model.encoder, model.decoder
         self.in_networks = [p for network in networks for p in network.parameters() if p.requires_grad]
@@ -293,8 +293,8 @@ class DenseStep:
         at.std = work.std
         at.mass, at.cells = self._weights(work, compared)
         at.volume = volume
-        if at.bend is not None and volume is None:
-            at.volume = (at.cells.mass * at.bend(at.x[:, : self.density.encoding.n_inputs])).sum()
+        if at.log_slope is not None and volume is None:
+            at.volume = (at.cells.mass * at.log_slope(at.x[:, : self.density.encoding.n_inputs])).sum()
         return at
 
     def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
@@ -382,13 +382,13 @@ class DenseStep:
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
 
-    def _formula(self, arithmetic: Arithmetic) -> tuple[NLLGradient, Bend]:
+    def _formula(self, arithmetic: Arithmetic) -> tuple[NLLGradient, LogSlope]:
         """The likelihood's gradient for such arrays, and what of its value it leaves out."""
         xp = arithmetic.xp
         if xp not in self.formulas:
             stated = self.density.gradient(xp) if self.reads_seen else None
             if stated is not None:
-                self.formulas[xp] = stated, self.density.encoding.log_bend(xp)
+                self.formulas[xp] = stated, self.density.encoding.log_slope(xp)
             else:
                 self.formulas[xp] = _of_tensors(autograd_gradient(self.density), arithmetic), None
         return self.formulas[xp]
@@ -465,12 +465,12 @@ def _of_tensors(gradient: NLLGradient, arithmetic: Arithmetic) -> NLLGradient:
 
 def _mean_volume(module: LikelihoodModule, rows: Walk) -> float | None:
     """The mean over a table of what a warp adds to a row's log-likelihood: the steps of an epoch leave it out."""
-    bend, n_inputs = module.encoding.log_bend(torch), module.encoding.n_inputs
-    if bend is None:
+    log_slope, n_inputs = module.encoding.log_slope(torch), module.encoding.n_inputs
+    if log_slope is None:
         return None
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     for block in rows.blocks():
-        terms = bend(block.x[:, :n_inputs])
+        terms = log_slope(block.x[:, :n_inputs])
         terms = terms if block.mask is None else terms * block.mask
         total += (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=total.dtype)
     return float(total) / len(rows)
