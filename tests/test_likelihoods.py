@@ -997,6 +997,9 @@ def test_mixed_passes_over_columns_of_set_values():
         assert bool((smooth[:, d] != rows.x[:, d]).all()) is (kind in moved)
     numbers = [1, 1, 0, 0, 0, 0, 1, 0]  # two real columns, three categories, counts, amounts, yes or no
     np.testing.assert_array_equal(density.encoding.takes_noise.numpy(), numbers)
+    added = density.encoding.add_to_seen(density.step_input(rows.x), noise)
+    torch.testing.assert_close(added[:, : density.encoding.n_inputs], density.encoding.encode(smooth))
+    torch.testing.assert_close(density.step_input(smooth), added)
     seen = density.encoding.encode(smooth) - density.encoding.encode(rows.x)
     torch.testing.assert_close(seen[:, [0, 1, 6]], noise[:, [4, 1, 2]], rtol=1e-9, atol=1e-9)
 

@@ -261,8 +261,8 @@ def in_double(function: Any, first: Any, second: Any) -> Any:
 def counts_of(rows: Any) -> tuple[Any, Any]:
     """From a step's rows, x in double precision and log x!: two (N, D)."""
     n = rows.shape[-1] // 4
-    x, log_factorial, lost = (rows[:, i * n : (i + 1) * n] for i in (1, 2, 3))
-    return double(x), in_double(namespace(rows).add, log_factorial, lost)
+    log_factorial = in_double(namespace(rows).add, rows[:, 2 * n : 3 * n], rows[:, 3 * n :])
+    return double(rows[:, n : 2 * n]), log_factorial
 
 
 def held_back(slope: Any, outputs: Any, most: Any) -> Any:
