@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: fresh processes, peak memory, slopes, a table of any size, the README's marks.
+"""What the speed benchmarks share: fresh processes, peak memory, slopes, two kinds of table, the README's marks.
 
 Peak memory is the kernel's high-water mark of the resident set, VmHWM in /proc/self/status: exact, where a thread that
 samples would miss short peaks. The mark is set back just before the call (by writing 5 to /proc/self/clear_refs) after
@@ -23,7 +23,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["EXACT", "MB", "README", "Measured", "fresh", "latent_table", "measure", "rewrite", "slope", "verdict"]
+__all__ = [
+    "EXACT",
+    "MB",
+    "README",
+    "Measured",
+    "fresh",
+    "latent_table",
+    "measure",
+    "near_constant",
+    "rewrite",
+    "slope",
+    "verdict",
+]
 
 MB = 1e6
 README = Path(__file__).parents[1] / "README.md"
@@ -88,6 +100,12 @@ def latent_table(n_rows: int, n_columns: int, dtype: str = "float64", seed: int 
         latents = rng.standard_normal((len(block), 4))
         block[:] = np.tanh(latents @ first) @ second + 0.3 * rng.standard_normal(block.shape)
     return X
+
+
+def near_constant(X: np.ndarray) -> np.ndarray:
+    """Columns of no variance, or with one value in more than 95 % of the rows."""
+    most = [np.unique(column, return_counts=True)[1].max() for column in X.T]
+    return (X.max(axis=0) == X.min(axis=0)) | (np.array(most) > 0.95 * len(X))
 
 
 def verdict(claim: str, holds: bool) -> str:

@@ -33,7 +33,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skvae import ELBO, Bernoulli, Gaussian, VAETransformer
-from skvae._tables.batches import Rows
+from skvae._tables.batches import Batch
 from skvae.likelihoods import Likelihood
 
 STEPS = (0.01, 0.02, 0.1)
@@ -68,7 +68,7 @@ def perceptron(n_in: int, n_out: int, hidden: int) -> nn.Module:
 def bound(vae: VAETransformer, X: Array) -> float:
     """Mean ELBO of the rows of X, with the same draws at every call."""
     shift = 0.0 if isinstance(vae.likelihood, Bernoulli) else vae.mean_
-    rows = Rows(torch.tensor((X - shift) / vae.scale_))
+    rows = Batch(torch.tensor((X - shift) / vae.scale_))
     return float(ELBO(n_draws=4).monitor(vae.module_, rows, torch.Generator().manual_seed(0)).mean())
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _measure import README, rewrite
+from _measure import README, near_constant, rewrite
 from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn import datasets
@@ -65,12 +65,6 @@ def load(name: str, data: Path | None) -> Array:
     file = np.load(data / "adbench" / f"{name}.npz")
     X = file["X"][file["y"] == 0].astype(float)
     return np.random.default_rng(0).permutation(X)[:MAX_ROWS]
-
-
-def near_constant(X: Array) -> NDArray[np.bool_]:
-    """Columns of no variance, or with one value in more than 95 % of the rows."""
-    most = [np.unique(column, return_counts=True)[1].max() for column in X.T]
-    return (X.max(axis=0) == X.min(axis=0)) | (np.array(most) > 0.95 * len(X))
 
 
 def factor_analysis(train: Array, test: Array, J: int) -> float:

@@ -49,7 +49,7 @@ from skvae._inference.posterior import Posterior, laplace, posterior
 from skvae._inference.quadrature import Rule, normal_rule
 from skvae._inference.scores import block_rows
 from skvae._math import log_normal
-from skvae._tables.batches import Rows
+from skvae._tables.batches import Batch
 from skvae._tables.moments import Scale
 from skvae.model import VAE
 from skvae.priors import StandardNormal
@@ -91,17 +91,17 @@ def split(name: str, data: Path | None) -> tuple[Array, Array]:
 def held_out(model: VAE, x: torch.Tensor, n_draws: int) -> float:
     """Mean log-likelihood of the rows x, in the model's units: the higher of two lower bounds."""
     rule, size = normal_rule(n_draws, model.prior.n_components, seed=0), block_rows(model, n_draws)
-    encoded = posterior(model, Rows(x))
+    encoded = posterior(model, Batch(x))
 
     def bound(q: Posterior) -> float:
         blocks = zip(x.split(size), q.mean.split(size), q.factor.split(size), strict=True)
-        values = [log_likelihood(model, Rows(rows), Posterior(*moments), rule) for rows, *moments in blocks]
+        values = [log_likelihood(model, Batch(rows), Posterior(*moments), rule) for rows, *moments in blocks]
         return float(torch.cat(values).mean())
 
-    return max(bound(encoded), bound(laplace(model, Rows(x), encoded.mean)))
+    return max(bound(encoded), bound(laplace(model, Batch(x), encoded.mean)))
 
 
-def log_likelihood(model: VAE, rows: Rows, q: Posterior, rule: Rule) -> torch.Tensor:
+def log_likelihood(model: VAE, rows: Batch, q: Posterior, rule: Rule) -> torch.Tensor:
     """`skvae.scores.log_likelihood`, with any normal distribution in the place of the encoder's: (N,)."""
     z = q.mean + torch.einsum("njk,sk->snj", q.factor, rule.eps[:, 0])
     log_q = log_normal(rule.eps).sum(-1) - q.factor.diagonal(dim1=1, dim2=2).log().sum(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
@@ -15,11 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from ._callbacks import fit_task
-from ._fit import FitSettings, check_same_specs, continue_fit, fit_model, read
+from ._fit import FitSettings, Task, check_same_specs, read
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._state import FittedModel, damaged, fault_of_model, model_of, stamp, unstamp
-from ._tables.moments import Array
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
 from ._training.solvers import SOLVERS
@@ -29,7 +29,7 @@ from .networks import ACTIVATIONS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
 
-__all__ = ["BaseVAE", "become", "is_fitted_name", "offers"]
+__all__ = ["BaseVAE", "become", "offers"]
 
 
 class BaseVAE(CallbackSupportMixin, BaseEstimator):
@@ -95,8 +95,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         settings = self._settings()
         reader, rows = read(settings, X, y, sample_weight)
         settings = settings.seeded(self.random_state)
-        with fit_task(self, X, y) as task:
-            task.result = fit_model(reader, rows, settings, task.epoch).attributes
+        with fit_task(self, X, y, settings.max_iter) as task:
+            task.result = self._learn(reader, rows, settings, task.epoch)
         become(self, task.result)
         return self
 
@@ -128,8 +128,16 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             since the first call.
         """
         settings, reader, rows = self._chunk(X, y, sample_weight)
-        become(self, continue_fit(reader, rows, settings, self._earlier()).attributes)
+        become(self, self._learn_chunk(reader, rows, settings))
         return self
+
+    @abstractmethod
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        """The attributes that a fit to these rows leaves."""
+
+    @abstractmethod
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        """The attributes that one more epoch, on these rows, leaves."""
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_weights" in vars(self)
@@ -147,9 +155,13 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         name = type(self).__name__
         state = unstamp(state, name)
-        if "_weights" in state and (fault := fault_of_model(state)):
+        if "_weights" in state and (fault := self._fault(state)):
             raise damaged(name, fault)
         super().__setstate__(state)
+
+    def _fault(self, state: dict[str, Any]) -> str | None:
+        """What is wrong with a saved state, in words; None if nothing is."""
+        return fault_of_model(state)
 
     @property
     def module_(self) -> VAE:
@@ -171,10 +183,6 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """What checks tables."""
         return self._fitted().reader(type(self).__name__, getattr(self, "feature_names_in_", None))
 
-    def _read(self, X: Any) -> Array:
-        """X as an array of floats or a source of such."""
-        return self._reader().read(X)
-
     def _earlier(self) -> dict[str, Any] | None:
         """The fitted attributes, for `partial_fit` to go on from; None before fit."""
         return self.__dict__ if self.__sklearn_is_fitted__() else None
@@ -192,17 +200,17 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             return settings.seeded(self.random_state), reader, rows
         check_same_specs(settings, earlier)
         reader = self._reader()
-        rows = reader.training_rows(reader.read(X), y, sample_weight, settings.objective)
+        rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
         return replace(settings, seed=earlier["_seed"]), reader, rows
 
 
 def become(estimator: Any, attributes: dict[str, Any]) -> None:
     """Write what a fit left to its estimator, in place of what the last one left: all of it, or nothing."""
-    kept = {name: value for name, value in vars(estimator).items() if not is_fitted_name(name)}
+    kept = {name: value for name, value in vars(estimator).items() if not _is_fitted(name)}
     estimator.__dict__ = kept | attributes
 
 
-def is_fitted_name(name: str) -> bool:
+def _is_fitted(name: str) -> bool:
     """Whether an attribute of this name is a fit's, and not a parameter or scikit-learn's own."""
     own = ("_skl", "_callback", "_parent_callback", "_metadata")
     return name.endswith("_") or (name.startswith("_") and not name.startswith(own))

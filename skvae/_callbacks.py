@@ -29,12 +29,12 @@ class FitTask:
 
 
 @contextmanager
-def fit_task(estimator: Any, X: Any, y: Any) -> Iterator[FitTask]:
-    """A scope for a fit of `estimator`; set `result` to its attributes before the end.
+def fit_task(estimator: Any, X: Any, y: Any, max_iter: int) -> Iterator[FitTask]:
+    """A scope for a fit of `estimator` of so many epochs at most; set `result` to its attributes before the end.
 
     The estimator itself is to be written afterwards: an error of a callback then leaves it as it was.
     """
-    context = estimator._init_callback_context(max_subtasks=estimator.max_iter)
+    context = estimator._init_callback_context(max_subtasks=max_iter)
     # An autoencoder's target is X.
     task = FitTask(context, {"estimator": estimator, "X": X, "y": X if y is None else y})
     context.call_on_fit_task_begin(**task.hooks)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,12 +21,13 @@ from ._inference.scores import latent_information
 from ._linear import Covariance
 from ._params import named
 from ._state import Blueprint, FittedModel, pack
-from ._tables.batches import Rows, Table, as_table
-from ._tables.moments import Moments, Scale, column_moments
+from ._tables.batches import ArrayTable, Batch, as_table
+from ._tables.moments import Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
 from ._training import engine
-from ._training.loop import DivergedError, Epoch, Plan, Report, held_out_mean, train
+from ._training.held_out import held_out_mean
+from ._training.loop import Epoch, Progress, Training, TrainingResult, TrainingSettings, train
 from ._training.solvers import SOLVERS
 from .likelihoods import (
     LIKELIHOODS,
@@ -45,8 +47,8 @@ from .priors import PRIORS
 __all__ = [
     "Fit",
     "FitSettings",
-    "Prepared",
-    "Start",
+    "Paused",
+    "Task",
     "check_same_specs",
     "components",
     "continue_fit",
@@ -56,6 +58,9 @@ __all__ = [
     "start",
 ]
 
+# What is called after every epoch, with a function that returns the attributes of a fit that stopped there; it may stop
+# training by returning True.
+Task = Callable[[Callable[[], dict[str, Any]]], bool]
 # early_stopping="auto" holds rows out from this many on.
 MIN_ROWS_TO_HOLD_OUT = 20
 # n_components="auto": the share of variance the leading principal components must hold, and at most how many.
@@ -83,7 +88,7 @@ class FitSettings:
     ----------
     name : str
         The estimator's, for messages.
-    specs : dict of str to Part
+    specs : dict of str to Spec
         Likelihood, objective, prior, encoder and decoder, as they were asked for.
     n_components : int or "auto"
     auto_components : callable
@@ -91,8 +96,6 @@ class FitSettings:
     init, max_iter, batch_size, solver, learning_rate_init, early_stopping, validation_fraction, n_iter_no_change
         As in `VAETransformer`; so is verbose.
     device : torch.device
-    seed : int
-        See `seeded`.
     """
 
     name: str
@@ -139,16 +142,17 @@ class FitSettings:
             return min(self.batch_size, n_rows)
         return min(n_rows, max(32, min(200, n_rows // 10)))
 
-    def plan(self, n_rows: int, watched: bool, **changes: Any) -> Plan:
+    def training(self, n_rows: int, watched: bool, **changes: Any) -> TrainingSettings:
         """How to train on so many rows; `watched` says whether there are held-out ones."""
         solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
-        plan = Plan(
+        found = TrainingSettings(
             solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
             batch_size=self.batch_rows(n_rows),
             max_iter=self.max_iter,
             patience=self.n_iter_no_change if watched else math.inf,
+            learning_rate=self.learning_rate_init,
         )
-        return replace(plan, **changes)
+        return replace(found, **changes)
 
 
 def specs_of(estimator: Any) -> dict[str, Any]:
@@ -176,7 +180,7 @@ def read(settings: FitSettings, X: Any, y: Any, sample_weight: Any) -> tuple[Tab
     """The table to train on, and what was learnt of its columns."""
     reader, X = TableReader.learn(settings.name, X, settings.specs["likelihood"], resolved)
     rows = reader.training_rows(X, y, sample_weight, settings.objective)
-    reader.refuse_empty_columns(rows.X)
+    reader.refuse_empty_columns(rows)
     return reader, rows
 
 
@@ -190,9 +194,9 @@ class Prepared:
     moments: Moments
     scale: Scale
     density: LikelihoodModule
-    rows: Rows | Table
-    training: Rows | Table
-    held_out: Rows | None
+    rows: Batch | ArrayTable
+    training: Batch | ArrayTable
+    held_out: Batch | None
     cov: Covariance
 
 
@@ -208,7 +212,7 @@ def prepare(
     `whole_std` are the standard deviations of columns that are constant here.
     """
     likelihood: Any = reader.likelihood
-    moments = column_moments(table.X, table.weight)
+    moments = table.sums.moments
     if whole_std is not None:
         moments = moments._replace(std=np.where(moments.constant, whole_std, moments.std))
     scale = likelihood.scale(moments)
@@ -220,7 +224,7 @@ def prepare(
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
-def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Rows | Table:
+def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
     """The table's rows; its targets too, where they are rows."""
     y = table.y
     if y is not None and settings.objective.target == "row":
@@ -228,7 +232,7 @@ def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) ->
     return as_table(table.X, scale, table.weight, y)
 
 
-def _hold_out(rows: Rows | Table, settings: FitSettings) -> tuple[Rows | Table, Rows | None]:
+def _hold_out(rows: Batch | ArrayTable, settings: FitSettings) -> tuple[Batch | ArrayTable, Batch | None]:
     """Rows to train on and rows held out for early stopping."""
     asked, possible = settings.early_stopping, settings.objective.monitor is not None
     wanted = asked is True or (asked == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
@@ -258,20 +262,26 @@ class Start:
     """A new model at its start, which is a linear model if `linear`."""
 
     model: VAE
-    blueprint: Blueprint
+    n_components: int
     linear: bool
 
 
-def start(reader: TableReader, prepared: Prepared, settings: FitSettings) -> Start:
-    """Build a model for a table, at the linear model where there is one."""
-    n_features, rng = len(prepared.scale.scale), make_generator(settings.seed)
+def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused: Paused | None = None) -> Start:
+    """Build a model for a table, at the linear model where there is one.
+
+    One that is to go on from where it `paused` keeps random weights: others will take their place.
+    """
+    rng, n_components = make_generator(settings.seed), components(prepared, settings)
     specs = {**settings.specs, "likelihood": reader.likelihood}
-    blueprint = Blueprint(n_features, components(prepared, settings), scale=prepared.scale, **specs)
-    model = blueprint.build(rng, prepared.density)
+    model = Blueprint(len(prepared.scale.scale), n_components, scale=prepared.scale, **specs).build(
+        rng, prepared.density
+    )
     model.to("cpu", torch.float32).check_widths()
+    if paused is not None:
+        return Start(model, n_components, paused.linear)
     linear = settings.init == "linear" and model.has_linear_path and _start_linear(model, prepared.cov, settings)
     settings.objective.start(model, prepared.training, rng)
-    return Start(model, blueprint, linear)
+    return Start(model, n_components, linear)
 
 
 def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
@@ -284,86 +294,84 @@ def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
     return found is not None
 
 
-def train_model(begun: Start, prepared: Prepared, settings: FitSettings, task: Callable[[VAE], bool]) -> Report:
-    """Train a started model in place, to its best weights; `task` sees it after every epoch, and may stop training."""
-    model, training, held_out = begun.model.to(settings.device), prepared.training, prepared.held_out
-    log = EpochLog(settings.name, settings.max_iter, settings.verbose)
-
-    def on_epoch(epoch: Epoch) -> bool:
-        log.epoch(epoch)
-        return task(model)
-
-    plan = settings.plan(len(training), held_out is not None)
+def training_of(begun: Start, prepared: Prepared, settings: FitSettings, progress: Progress | None = None) -> Training:
+    """The training of a started model, from its start or from where it was paused."""
+    device, rows, held_out = settings.device, prepared.training, prepared.held_out
+    how = settings.training(len(rows), held_out is not None)
     watched = settings.early_stopping == "auto" and settings.objective.monitor is not None
     if held_out is None and begun.linear and watched:
         # A table too small to hold rows out stays at its linear start: nothing could tell learning from overfitting.
-        plan = replace(plan, keep_start=True, max_iter=1)
-    rng = make_generator(settings.seed, settings.device)
-    return run(model, training, plan, settings, rng, held_out, on_epoch, log)
-
-
-def run(
-    model: VAE,
-    rows: Rows | Table,
-    plan: Plan,
-    settings: FitSettings,
-    rng: torch.Generator,
-    held_out: Rows | None = None,
-    on_epoch: Callable[[Epoch], bool] = lambda epoch: False,
-    log: EpochLog | None = None,
-    solver_state: list | None = None,
-) -> Report:
-    """`train`, with the threads and the matrix products that suit a step, and an error that says what to do."""
-    device, objective, largest = settings.device, settings.objective, model.largest_product(plan.batch_size)
+        how = replace(how, keep_start=True, max_iter=1)
     held_out = None if held_out is None else held_out.to(device)
-    if log is not None:
-        step = "dense engine" if engine.understands(model, objective) else "autograd"
-        log.say(f"{len(rows)} training rows, gradients by {step}")
-    try:
-        with thread_limit(largest), large_products(largest):
-            return train(model, objective, rows.to(device), plan, rng, held_out, on_epoch, solver_state)
-    except DivergedError:
-        raise DivergedError(
-            f"Training diverged in its first epoch at learning_rate_init={settings.learning_rate_init}: the loss is "
-            "not finite. Lower the learning rate; if X holds extreme values, clip or transform them."
-        ) from None
+    rng, model = make_generator(settings.seed, device), begun.model.to(device)
+    return Training(model, settings.objective, rows.to(device), how, rng, held_out, progress=progress)
+
+
+@contextmanager
+def products(model: VAE, settings: FitSettings, n_rows: int) -> Iterator[EpochLog]:
+    """A scope with the threads and the matrix products that suit a step on `n_rows` rows; what prints epochs."""
+    largest = model.largest_product(settings.batch_rows(n_rows))
+    log = EpochLog(settings.name, settings.max_iter, settings.verbose)
+    step = "dense engine" if engine.understands(model, settings.objective) else "autograd"
+    log.say(f"{n_rows} training rows, gradients by {step}")
+    with thread_limit(largest), large_products(largest):
+        yield log
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A fit between two epochs: where training stands, and whether it began at the linear model."""
+
+    progress: Progress
+    linear: bool
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a fit leaves: the model, and the attributes that its estimator is to have."""
+    """What a fit leaves: the model, the attributes that its estimator is to have, and where it paused, if it did."""
 
     model: FittedModel
     attributes: dict[str, Any]
+    paused: Paused | None = None
 
 
 def fit_model(
     reader: TableReader,
     table: TrainingRows,
     settings: FitSettings,
-    task: Callable[[Callable[[], dict]], bool] = lambda attributes: False,
+    task: Task = lambda attributes: False,
     whole_std: np.ndarray | None = None,
+    until: float = math.inf,
+    paused: Paused | None = None,
 ) -> Fit:
     """Fit a model to a table: prepare, start, train, publish.
 
-    `task` is called after every epoch with a function that returns the attributes of a fit that stopped there; it may
-    stop training by returning True.
+    It pauses after epoch `until`, and goes on from where an earlier call `paused`; the model is the best one so far,
+    and nobody is warned of it.
     """
     with torch_scope(settings.device, grad=True):
         prepared = prepare(reader, table, settings, whole_std=whole_std)
-        begun = start(reader, prepared, settings)
+        begun = start(reader, prepared, settings, paused)
         so_far = partial(_so_far, reader, prepared, begun, settings)
-        report = train_model(begun, prepared, settings, lambda model: task(so_far))
-        begun.model.cpu()
-        if report.best == 0 and begun.linear and prepared.held_out is not None:
+        with products(begun.model, settings, len(prepared.training)) as log:
+            training = training_of(begun, prepared, settings, None if paused is None else paused.progress)
+
+            def on_epoch(epoch: Epoch) -> bool:
+                log.epoch(epoch)
+                return task(so_far)
+
+            training.run(until, on_epoch)
+        now = Paused(training.progress(), begun.linear) if until < math.inf else None
+        result, model = training.finish(), begun.model.cpu()
+        if result.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
-            cov = covariance(prepared.density, prepared.rows, settings.objective.input_noise)
-            _start_linear(begun.model, cov, settings)
-        _warn_if_poor(begun, prepared, settings, report)
+            _start_linear(model, covariance(prepared.density, prepared.rows, settings.objective.input_noise), settings)
+        if now is None:
+            _warn_if_poor(begun, prepared, settings, result)
         # A later partial_fit starts its optimiser afresh.
-        report = replace(report, solver_state=[])
-        mean, scale = prepared.moments.mean, prepared.scale
-        return publish(reader, begun.model, prepared.rows, mean, scale, settings, report)
+        result = replace(result, solver_state=[])
+        fit = publish(reader, model, prepared.rows, prepared.moments.mean, prepared.scale, settings, result)
+        return replace(fit, paused=now)
 
 
 def continue_fit(
@@ -380,11 +388,11 @@ def continue_fit(
             mean, scale = earlier["mean_"], before.scale
             model, rows = before.rebuilt(torch.float32), _in_model_units(table, scale, settings)
         done, state = (0, None) if earlier is None else (earlier["n_iter_"], earlier["_solver_state"])
-        rng = make_generator(settings.seed + done, settings.device)
-        plan = settings.plan(len(rows), False, max_iter=1, done=done, average=False)
-        log = EpochLog(settings.name, settings.max_iter, settings.verbose)
-        report = run(model.to(settings.device), rows, plan, settings, rng, log=log, solver_state=state)
-        return publish(reader, model.cpu(), rows, mean, scale, settings, report, earlier)
+        rng, model = make_generator(settings.seed + done, settings.device), model.to(settings.device)
+        how = settings.training(len(rows), False, max_iter=1, done=done, average=False)
+        with products(model, settings, len(rows)):
+            result = train(model, settings.objective, rows.to(settings.device), how, rng, solver_state=state)
+        return publish(reader, model.cpu(), rows, mean, scale, settings, result, earlier)
 
 
 def check_same_specs(settings: FitSettings, earlier: dict[str, Any]) -> None:
@@ -411,7 +419,7 @@ def _of_table(reader: TableReader, mean: np.ndarray) -> dict[str, Any]:
 
 def _so_far(reader: TableReader, prepared: Prepared, begun: Start, settings: FitSettings) -> dict[str, Any]:
     """The attributes of an estimator whose fit stopped here."""
-    order = np.arange(begun.blueprint.n_components)
+    order = np.arange(begun.n_components)
     model = _value(reader, begun.model, prepared.scale, settings, order)
     return _of_table(reader, prepared.moments.mean) | model.attributes
 
@@ -420,21 +428,21 @@ def _so_far(reader: TableReader, prepared: Prepared, begun: Start, settings: Fit
 def publish(
     reader: TableReader,
     model: VAE,
-    rows: Rows | Table,
+    rows: Batch | ArrayTable,
     mean: np.ndarray,
     scale: Scale,
     settings: FitSettings,
-    report: Report,
+    result: TrainingResult,
     earlier: dict[str, Any] | None = None,
 ) -> Fit:
     """The trained model as a value, and the fitted attributes of its estimator."""
-    some = rows.thinned(DIAGNOSTIC_ROWS)
+    some = rows.subsample(DIAGNOSTIC_ROWS)
     found, spread, mu = latent_information(model, some)
     information = found.double().numpy()
     before = {} if earlier is None else earlier
     order = before.get("_order", np.argsort(-information, kind="stable"))
     value = _value(reader, model, scale, settings, order)
-    attributes = _of_table(reader, mean) | value.attributes | _progress(report, before)
+    attributes = _of_table(reader, mean) | value.attributes | _progress(result, before)
     attributes["_asked"] = {name: repr(spec) for name, spec in settings.specs.items()}
     if model.has_posterior:
         attributes["latent_information_"] = information[order]
@@ -443,21 +451,21 @@ def publish(
     return Fit(value, attributes if noise is None else attributes | {"noise_variance_": noise})
 
 
-def _progress(report: Report, before: dict[str, Any]) -> dict[str, Any]:
+def _progress(result: TrainingResult, before: dict[str, Any]) -> dict[str, Any]:
     """What training did, after what it had done before."""
     done, history = before.get("n_iter_", 0), before.get("history_", {})
-    history = {name: history.get(name, []) + values for name, values in report.history.items()}
+    history = {name: history.get(name, []) + values for name, values in result.history.items()}
     return {
-        "n_iter_": done + report.n_iter,
-        "best_iter_": done + report.best,
+        "n_iter_": done + result.n_iter,
+        "best_iter_": done + result.best,
         "history_": history,
         "loss_curve_": history["loss"],
-        "validation_curve_": report.held_out,
-        "_solver_state": report.solver_state,
+        "validation_curve_": result.held_out,
+        "_solver_state": result.solver_state,
     }
 
 
-def _noise_variance(model: VAE, rows: Rows, mu: torch.Tensor, scale: Scale) -> Any:
+def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> Any:
     """The noise that the model has learnt, in data units squared: one number where it is shared; None for no noise."""
     variance = model.likelihood.variance(model.params(mu, rows.x)) if model.is_density else None
     if variance is None:
@@ -467,28 +475,24 @@ def _noise_variance(model: VAE, rows: Rows, mu: torch.Tensor, scale: Scale) -> A
     return float(noise[0]) if model.likelihood.shared_noise else noise
 
 
-def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, report: Report) -> None:
+def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:
     """Warn when training broke off, or ended below the linear model of the same family."""
-    if report.diverged is not None:
-        _warn(
-            f"{settings.name}: the loss was not finite in epoch {report.diverged}; the weights of epoch {report.best} "
-            f"are kept. Lower learning_rate_init={settings.learning_rate_init}."
-        )
+    if result.diverged is not None:
+        kept = f"the weights of epoch {result.best} are kept. Lower learning_rate_init={settings.learning_rate_init}."
+        _warn(f"{settings.name}: the loss was not finite in epoch {result.diverged}; {kept}")
         return
     likelihood = begun.model.likelihood
     comparable = settings.objective.is_bound and likelihood.linear_start() is not None
-    if comparable and not (begun.linear and (report.held_out or report.best == 0)):
-        rows = (prepared.training if prepared.held_out is None else prepared.held_out).thinned(DIAGNOSTIC_ROWS)
+    if comparable and not (begun.linear and (result.held_out or result.best == 0)):
+        rows = (prepared.training if prepared.held_out is None else prepared.held_out).subsample(DIAGNOSTIC_ROWS)
         with single_blas():
-            most = max_latents(begun.blueprint.n_components, prepared.cov, likelihood.shared_noise)
+            most = max_latents(begun.n_components, prepared.cov, likelihood.shared_noise)
             linear = baseline(likelihood, rows, prepared.cov, most)
         reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
         if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):
-            _warn(
-                f"{settings.name} stopped at {reached:.3f} nats per row, below the {linear:.3f} of the linear model "
-                "of the same likelihood. Raise max_iter or learning_rate_init, keep init='linear', or use PCA or "
-                "FactorAnalysis."
-            )
+            model = f"the {linear:.3f} of the linear model of the same likelihood"
+            advice = "Raise max_iter or learning_rate_init, keep init='linear', or use PCA or FactorAnalysis."
+            _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
 
 
 def _warn(text: str) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ._fit import FitSettings, components, prepare
 from ._inference.blocks import Inference
-from ._inference.criteria import CRITERIA, DRAWN, Criterion, View, named_criterion
+from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion
 from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
 from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
@@ -18,13 +18,13 @@ from ._linear import Covariance
 from ._reservoir import Reservoir
 from ._state import is_finite_array
 from ._tables.batches import to_rows
-from ._tables.moments import Array, column_moments, empty_columns, has_gaps, row_blocks
+from ._tables.moments import Array, has_gaps, row_blocks
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import single_blas, thread_limit, torch_scope
 from .likelihoods import baseline_samples, max_latents
 from .priors import AggregatedPosterior
 
-__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "learn", "percentile", "supported"]
+__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "percentile", "supported"]
 
 # n_components="auto": as many latents as columns, at most this many.
 AUTO_MOST = 64
@@ -52,12 +52,15 @@ def as_many_as_columns(cov: Covariance) -> int:
 
 def supported(
     reader: TableReader, table: TrainingRows, settings: FitSettings, share: float
-) -> tuple[np.ndarray, Array | None]:
+) -> tuple[TrainingRows, np.ndarray, Array | None]:
     """The most normal rows, by steps of the minimum covariance determinant (Rousseeuw & Van Driessen 1999).
 
     Returns
     -------
+    used : TrainingRows
+        These rows.
     kept : ndarray of bool of shape (N,)
+        Which they are.
     whole_std : ndarray of shape (D,) or None
         The columns' standard deviations over all rows, where some are left out: a column that is constant in the
         others keeps its scale.
@@ -65,16 +68,17 @@ def supported(
     n_kept = max(1, int(np.ceil(share * len(table))))
     kept = np.ones(len(table), dtype=bool)
     if n_kept == len(table):
-        return kept, None
-    whole_std = column_moments(table.X, table.weight).std
+        return table, kept, None
+    whole_std, used = table.sums.moments.std, table
     for _ in range(CONCENTRATIONS):
-        scores = _linear_scores(reader, table.X, table.at(kept), settings, whole_std)
+        scores = _linear_scores(reader, table.X, used, settings, whole_std)
         nearer = np.zeros(len(table), dtype=bool)
         nearer[np.argsort(-scores, kind="stable")[:n_kept]] = True
-        if empty_columns(table.at(nearer).X).any():
+        closer = table.at(nearer)
+        if closer.sums.empty.any():
             break
-        kept = nearer
-    return kept, whole_std
+        kept, used = nearer, closer
+    return used, kept, whole_std
 
 
 def _linear_scores(reader: TableReader, X: Array, used: TrainingRows, settings: FitSettings, whole_std: Array) -> Array:
@@ -146,12 +150,12 @@ class Normality:
             "offset_": self.offset,
         }
 
-    def view(self, inference: Inference) -> View:
+    def view(self, inference: Inference) -> ScoringContext:
         """What a criterion looks at beside the rows."""
         device = inference.device
         codes = AggregatedPosterior(*(torch.tensor(self.codes[n], device=device) for n in AggregatedPosterior._fields))
         completions = quasi_normal(COMPLETIONS, inference.model.prior.n_components, inference.seed).to(device)
-        return View(inference.rule, codes, completions, torch.tensor(inference.scale.scale, device=device))
+        return ScoringContext(inference.rule, codes, completions, torch.tensor(inference.scale.scale, device=device))
 
     def contributions(self, inference: Inference, X: Array) -> np.ndarray:
         """The criterion's contributions of the rows of X: (N, D + 1)."""
@@ -218,6 +222,14 @@ def learn(
     # Explanations are to sum to the score less the mean of all training scores.
     typical[-1] += np.ma.masked_invalid(scores).mean() - typical.sum()
     return replace(found, typical_explanation=typical, training_scores=scores, offset=percentile(scores, share))
+
+
+def known_rows(sample: dict[str, Any] | None, codes: dict[str, np.ndarray], inference: Inference) -> Reservoir:
+    """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
+    if sample is not None:
+        return Reservoir(**sample)
+    X = inference.decoded(codes["mean"], lambda model, z: model.mean(z))
+    return Reservoir.of(X, np.exp(codes["log_weight"]) * len(X), inference.seed)
 
 
 def joined(known: Reservoir | None, chunk: Reservoir) -> Reservoir:

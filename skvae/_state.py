@@ -20,7 +20,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from torch import nn
 
 from ._inference.blocks import Inference
-from ._params import Part
+from ._params import Spec
 from ._tables.moments import Scale
 from ._tables.reader import TableReader
 from ._tables.schema import Schema
@@ -47,7 +47,7 @@ __all__ = [
 
 FORMAT = 1
 # What a model is built from, by name.
-KINDS: dict[str, type[Part]] = {
+KINDS: dict[str, type[Spec]] = {
     "likelihood": Likelihood,
     "objective": Objective,
     "prior": PriorSpec,
@@ -121,7 +121,7 @@ class FittedModel:
 
     Attributes
     ----------
-    specs : dict of str to Part
+    specs : dict of str to Spec
         The likelihood, as resolved for the table, the objective, the prior, the encoder and the decoder.
     schema : Schema
     scale : Scale

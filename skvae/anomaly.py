@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.base import OutlierMixin, _fit_context
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import OutlierMixin
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
-from ._base import BaseVAE, become
-from ._callbacks import fit_task
-from ._fit import FitSettings, continue_fit, fit_model, read
-from ._inference.criteria import CRITERIA, NEEDS, Criterion
-from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, learn, percentile, supported
+from ._base import BaseVAE
+from ._fit import FitSettings, Task, continue_fit, fit_model
+from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
+from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
 from ._normality import fault as fault_of_normality
-from ._params import Activation, NetworkLike, RandomState
+from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
-from ._state import damaged
+from ._state import FittedModel
+from ._tables.containers import framed, refuse_container
+from ._tables.reader import TableReader, TrainingRows
+from ._torch import resolve_device
 from .likelihoods import Likelihood
 from .networks import Network
 from .objectives import Objective
@@ -35,7 +35,7 @@ __all__ = ["VAEAnomalyDetector"]
 # What a fitted detector has beside its model; a copy that callbacks see in the middle of a fit has none of these.
 LEARNT = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
 # What `contamination` may be.
-SHARE = Interval(Real, 0, 0.5, closed="right")
+SHARE = Share(0.5)
 
 
 class VAEAnomalyDetector(OutlierMixin, BaseVAE):
@@ -78,8 +78,8 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         times. None: 0.5 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
     likelihood : str or Likelihood, default="johnson_su"
         What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
-    objective : {"smoothed", "elbo", "iwae"} or Objective, default="smoothed"
-        What training minimises. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"input_noise", "elbo", "iwae"} or Objective, default="input_noise"
+        What training minimises. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -188,7 +188,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         **BaseVAE._parameter_constraints,
         "criterion": [StrOptions(set(CRITERIA)), callable],
         "contamination": [StrOptions({"auto"}), SHARE],
-        "support_fraction": [None, Interval(Real, 0, 1, closed="right")],
+        "support_fraction": [None, Share(1)],
     }
 
     def __init__(
@@ -199,7 +199,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         contamination: float | str = "auto",
         support_fraction: float | None = None,
         likelihood: str | Likelihood = "johnson_su",
-        objective: str | Objective = "smoothed",
+        objective: str | Objective = "input_noise",
         prior: str | PriorSpec = "normal",
         hidden_layer_sizes: Sequence[int] = (100,),
         activation: Activation = "relu",
@@ -242,78 +242,6 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         self.verbose = verbose
         self.device = device
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Learn what normal rows look like.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Training rows; NaN marks a missing cell. See `contamination` where some of them are anomalies.
-        y : array-like, default=None
-            Ignored, unless the objective has a `target`.
-        sample_weight : array-like of shape (n_samples,), default=None
-            A row of weight 2 counts as two rows. Only ratios matter; rows of weight 0 are dropped.
-
-        Returns
-        -------
-        self : object
-            The fitted detector. After any error it is what it was before.
-
-        Raises
-        ------
-        ValueError
-            If a parameter or X breaks a rule, the criterion needs what the objective does not offer, or the first
-            epoch diverges.
-        """
-        settings = self._settings()
-        reader, rows = read(settings, X, y, sample_weight)
-        settings = settings.seeded(self.random_state)
-        with fit_task(self, X, y) as task:
-            kept, whole_std = supported(reader, rows, settings, self._share())
-            used = rows.at(kept)
-            fit = fit_model(reader, used, settings, task.epoch, whole_std)
-            inference = fit.model.inference(settings.device, self.n_draws)
-            normality = learn(inference, self.criterion, self.contamination, rows, used)
-            task.result = fit.attributes | normality.attributes | {"support_": kept}
-        become(self, task.result)
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Train for one epoch on X, and learn anew what is normal from a random sample of all rows seen so far.
-
-        The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
-        later ones keep them: give it a chunk that represents the table. Up to 5000 rows are kept.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            A chunk of rows; NaN marks a missing cell.
-        y : array-like, default=None
-            Ignored, unless the objective has a `target`.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, relative to each other.
-
-        Returns
-        -------
-        self : object
-            The fitted detector. After any error it is what it was before.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule, or a parameter the model is built from has changed since the first call.
-        """
-        known = self._known_rows()
-        settings, reader, rows = self._chunk(X, y, sample_weight)
-        fit = continue_fit(reader, rows, settings, self._earlier())
-        sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
-        inference = fit.model.inference(settings.device, self.n_draws)
-        normality = learn(inference, self.criterion, self.contamination, sample.table, sample.table)
-        become(self, fit.attributes | normality.attributes | {"_reservoir": sample.state})
-        return self
-
     def score_samples(self, X: Any) -> np.ndarray:
         """How normal every row is, by the criterion; higher is more normal.
 
@@ -351,11 +279,6 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         -------
         decision : ndarray of shape (n_samples,)
             As `score_samples`, less `offset_`.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule.
         """
         return self.score_samples(X) - self.offset_
 
@@ -371,11 +294,6 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         -------
         labels : ndarray of int of shape (n_samples,)
             One label per row.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
@@ -398,7 +316,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
             If the share is out of range.
         """
         check_is_fitted(self)
-        if not _is_within(contamination, SHARE):
+        if not SHARE.is_satisfied_by(contamination):
             raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
         self.offset_ = percentile(self.training_scores_, contamination)
         self.__dict__.pop("calibration_scores_", None)
@@ -431,7 +349,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         """
         check_is_fitted(self)
         rate: Any = false_alarm_rate
-        if not _is_within(rate, Interval(Real, 0, 1, closed="neither")):
+        if not Share(1, "neither").is_satisfied_by(rate):
             raise ValueError(f"false_alarm_rate={rate!r} must be a number between 0 and 1.")
         scores = np.sort(self.score_samples(X_normal))
         # A rate of 0.05 means one row in twenty, which floating point would make a little more than 20.
@@ -488,17 +406,11 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
             One column per feature and "latent". Negative is anomalous. A row sums to its score less the mean of
             `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule.
         """
         normality, rows = self._normality(), self._reader().read(X)
         values = normality.explanations(self._inference(), rows) - normality.typical_explanation
-        return self._framed(
-            X, values, [*(names := self._names()), "latent" if "latent" not in names else "latent (model)"]
-        )
+        names = list(_check_feature_names_in(self))
+        return framed(self, X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
 
     def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
@@ -515,18 +427,13 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         -------
         X_similar : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule.
         """
         reader, inference = self._reader(), self._inference()
         rows = reader.read(X)
         values = inference.scale.to_data(self._normality().similar(inference, rows))
         if reader.schema.categories:
             return reader.schema.decoded(values, like=X)
-        return self._framed(X, values, self._names())
+        return framed(self, X, values, list(_check_feature_names_in(self)))
 
     def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
@@ -546,65 +453,47 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         ValueError
             If scikit-learn knows no such container.
         """
-        words = {"default", *ADAPTERS_MANAGER.supported_outputs}
-        if transform is not None and transform not in words:
-            raise ValueError(f"transform={transform!r} must be one of {sorted(words)} or None.")
         if transform is not None:
+            refuse_container(transform)
             self._sklearn_output_config = {"transform": transform}
         return self
 
-    def _framed(self, X: Any, values: np.ndarray, names: list[str]) -> Any:
-        """`values` in the container that `set_output` or scikit-learn's configuration asks for."""
-        dense = _get_output_config("transform", self)["dense"]
-        if dense == "default":
-            return values
-        return ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
-
-    def _names(self) -> list[str]:
-        return list(getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)]))
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        state = self.__dict__
-        if LEARNT & state.keys():
-            fault = fault_of_normality(state) or fault_of_reservoir(state.get("_reservoir"), self.n_features_in_)
-            if fault:
-                raise damaged(type(self).__name__, fault)
+    def _fault(self, state: dict[str, Any]) -> str | None:
+        fault = super()._fault(state)
+        if fault or not LEARNT & state.keys():
+            return fault
+        return fault_of_normality(state) or fault_of_reservoir(state.get("_reservoir"), state["n_features_in_"])
 
     # The parts of a fit
 
     def _settings(self) -> FitSettings:
-        """What a fit reads of the parameters; the criterion must be one that the objective can answer."""
         settings = FitSettings.of(self, as_many_as_columns)
-        needs = NEEDS.get(self.criterion, frozenset()) if isinstance(self.criterion, str) else frozenset()
-        if lacking := needs - settings.objective.offers:
-            raise ValueError(
-                f"criterion={self.criterion!r} needs an objective that offers a {' and a '.join(sorted(lacking))}; "
-                f"objective={self.objective!r} does not. Use criterion='reconstruction', or another objective."
-            )
+        refuse_criterion(self.criterion, settings.objective)
         return settings
 
-    def _share(self) -> float:
-        """The share of training rows to train on."""
-        if self.support_fraction is not None:
-            return self.support_fraction
-        return 1.0 if self.contamination == "auto" else ROBUST_SUPPORT
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        share = self.support_fraction
+        if share is None:
+            share = 1.0 if self.contamination == "auto" else ROBUST_SUPPORT
+        used, kept, whole_std = supported(reader, rows, settings, share)
+        fit = fit_model(reader, used, settings, epoch, whole_std)
+        return fit.attributes | self._normal(fit.model, rows, used).attributes | {"support_": kept}
 
-    def _known_rows(self) -> Reservoir | None:
-        """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
-        if not self.__sklearn_is_fitted__():
-            return None
-        if hasattr(self, "_reservoir"):
-            return Reservoir(**self._reservoir)
-        inference = self._inference()
-        X = inference.decoded(self._codes["mean"], lambda model, z: model.mean(z))
-        return Reservoir.of(X, np.exp(self._codes["log_weight"]) * len(X), inference.seed)
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        known = None
+        if self.__sklearn_is_fitted__():
+            known = known_rows(getattr(self, "_reservoir", None), self._codes, self._inference())
+        fit = continue_fit(reader, rows, settings, self._earlier())
+        sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
+        normal = self._normal(fit.model, sample.table, sample.table)
+        return fit.attributes | normal.attributes | {"_reservoir": sample.state}
+
+    def _normal(self, model: FittedModel, table: TrainingRows, used: TrainingRows) -> Normality:
+        """What is normal to a model of the used rows of a table."""
+        inference = model.inference(resolve_device(self.device), self.n_draws)
+        return learn(inference, self.criterion, self.contamination, table, used)
 
     def _normality(self) -> Normality:
         """What is normal to the fitted detector."""
         check_is_fitted(self)
         return Normality.of(self.__dict__)
-
-
-def _is_within(value: Any, interval: Interval) -> bool:
-    return not isinstance(value, (bool, np.bool_)) and interval.is_satisfied_by(value)

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ._linear import LinearMaps
 from ._math import log_normal
-from ._tables.batches import Rows
+from ._tables.batches import Batch
 from ._tables.moments import Scale, Units
-from .likelihoods import LikelihoodModule, LinearMaps
+from .likelihoods import LikelihoodModule
 from .networks import ACTIVATIONS, LinearPath
 from .priors import Prior
 
-__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted"]
+__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted", "LogWeight"]
 
 # Log variances of q(z|x) are kept where float32 can square and exponentiate them.
 LOG_VAR_RANGE = (-30.0, 20.0)
@@ -67,6 +68,26 @@ class Cost(NamedTuple):
 
     product: int
     width: int
+
+
+class LogWeight(NamedTuple):
+    """The log importance weight, log w(x, z) = log p(x|z) + log p(z) - log q(z|x), in nats of data units.
+
+    Attributes
+    ----------
+    log_prob : Tensor of shape (..., N, D)
+        log p(x_d|z), 0 where x_d is missing.
+    log_prior, log_q : Tensors of shape (..., N)
+    """
+
+    log_prob: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """log w: (..., N)."""
+        return self.log_prob.sum(-1) + self.log_prior - self.log_q
 
 
 class VAE(nn.Module):
@@ -145,7 +166,7 @@ class VAE(nn.Module):
         return self.encode(x, mask)[0]
 
     def emit(
-        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+        self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
     ) -> Emitted:
         """One pass: the encoder, draws of z, the decoder.
 
@@ -169,15 +190,15 @@ class VAE(nn.Module):
             )
         return self.encoder.hidden(seen)
 
-    def reconstruction(self, outputs: Tensor, batch: Rows) -> Tensor:
+    def reconstruction(self, outputs: Tensor, batch: Batch) -> Tensor:
         """E_q[log p(x|z)] over the present cells, in nats of data units: (B,) for outputs (S B, n_params)."""
         return self._over_draws(self.likelihood.log_prob, outputs, batch)
 
-    def squared_error(self, outputs: Tensor, batch: Rows) -> Tensor:
+    def squared_error(self, outputs: Tensor, batch: Batch) -> Tensor:
         """E_q of the likelihood's squared `error` over the present cells: (B,) for outputs (S B, n_params)."""
         return self._over_draws(self.likelihood.error, outputs, batch)
 
-    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Rows) -> Tensor:
+    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Batch) -> Tensor:
         """`cells` of every draw, summed over present features and averaged over draws: (B,)."""
         found = cells(outputs.unflatten(0, (-1, len(batch))), batch.x)
         return (found if batch.mask is None else found * batch.mask).sum(-1).mean(0)
@@ -223,11 +244,15 @@ class VAE(nn.Module):
         """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
         return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
-    def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J): (S, N)."""
+    def log_weight(self, z: Tensor, log_q: Tensor, x: Tensor, mask: Tensor | None = None) -> LogWeight:
+        """log w(x, z) at points z (..., N, J), where log q(z|x) is `log_q`, (..., N)."""
+        return LogWeight(self.log_prob(z, x, mask), self.prior.log_prob(z), log_q)
+
+    def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> LogWeight:
+        """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J)."""
         mu, log_var = self.encode(x, mask)
         z = mu + torch.exp(0.5 * log_var) * eps
-        return self.log_joint(z, x, mask) - log_normal(eps, log_var).sum(-1)
+        return self.log_weight(z, log_normal(eps, log_var).sum(-1), x, mask)
 
     @torch.no_grad()
     def check_widths(self) -> None:
@@ -296,7 +321,7 @@ class AutoregressiveVAE(VAE):
     """
 
     def emit(
-        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+        self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
     ) -> Emitted:
         _refuse_gaps(compared.mask)
         return super().emit(seen, compared, rng, n_draws, reads_hidden)

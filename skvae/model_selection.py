@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
-from scipy.stats import rankdata
 from sklearn.base import _fit_context, clone
-from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, check_cv
-from sklearn.utils import _safe_indexing, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 
-from ._base import become, is_fitted_name
+from ._base import become
+from ._callbacks import fit_task
+from ._fit import Fit, FitSettings, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
+from ._race import Candidate, Fold, Labelled, Race
 from ._tables.reader import TableReader
-from ._training.loop import DivergedError
-from .likelihoods import LIKELIHOODS, Likelihood, described, resolved
+from .likelihoods import LIKELIHOODS, Likelihood, resolved
 from .networks import Network
 from .objectives import Objective
 from .priors import PriorSpec
@@ -34,18 +35,11 @@ from .transformer import VAETransformer
 __all__ = ["VAETransformerCV"]
 
 
-class _Job(NamedTuple):
-    """One model to fit: a candidate on the training rows of a fold."""
-
-    estimator: VAETransformer
-    fold: int
-
-
 class VAETransformerCV(VAETransformer):
     """VAETransformer with the number of latents chosen by cross-validated likelihood.
 
-    Every candidate is trained on every fold; then the best is trained on all rows, and the estimator is that model. Its
-    answers are those of `GridSearchCV` over :class:`VAETransformer`.
+    Candidates are trained on every fold, those clearly behind not to the end; then the best is trained on all rows, and
+    the estimator is that model. With `race=False` its answers are those of `GridSearchCV` over :class:`VAETransformer`.
 
     Parameters
     ----------
@@ -58,6 +52,9 @@ class VAETransformerCV(VAETransformer):
     selection : {"best", "one_standard_error"}, default="best"
         Keep the candidate of the highest mean likelihood, or the one of fewest latents among those within one standard
         error of it.
+    race : bool, default=True
+        Drop candidates that are clearly behind after 1/8, 1/4 or 1/2 of their `max_iter` epochs; False trains all to
+        the end. See Notes.
     n_jobs : int, default=None
         Processes that candidates and folds are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
@@ -66,8 +63,8 @@ class VAETransformerCV(VAETransformer):
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
-    objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"elbo", "iwae", "input_noise"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -113,6 +110,8 @@ class VAETransformerCV(VAETransformer):
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
         `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats per row, in the units of X.
+        `dropped_after` holds the number of epochs after which a candidate was dropped, 0 for those that never were. Its
+        scores are those it had then, over `n_draws // 4` points; it ranks behind all that went on longer.
     scores_ : ndarray of shape (n_candidates, n_splits)
         Mean held-out log-likelihood of every candidate and fold, in nats per row.
     best_params_ : dict
@@ -128,6 +127,24 @@ class VAETransformerCV(VAETransformer):
     --------
     VAETransformer : The fitted attributes of the chosen model are described there.
     sklearn.model_selection.GridSearchCV : Works as well, and for any parameter.
+
+    Notes
+    -----
+    After 1/8, 1/4 and 1/2 of its epochs a candidate is compared with the leader, the one of the highest mean score, by
+    the differences d of their scores on the K folds. It is dropped if their mean exceeds `t sd(d) sqrt(1/K + r)`: r is
+    test rows over training rows (folds share rows, [1]_), and t the quantile of Student's t with K - 1 degrees of
+    freedom at which the chance to drop the best candidate, or a given one that is as good by then, is at most 5 % in
+    the whole search. With "one_standard_error" it must be a standard error of the leader's mean further behind. Others
+    go on where they stopped, with the numbers of a fit without stops; a candidate left alone is trained to the end too,
+    so `best_score_` is what `GridSearchCV` would report.
+
+    A candidate that is behind early and would have led in the end is lost; `race=False` is the way out where learning
+    rates or solvers are compared. No one is dropped before epoch 20, where the start still decides, or with fewer than
+    three folds, which cannot tell.
+
+    References
+    ----------
+    .. [1] C. Nadeau and Y. Bengio, "Inference for the Generalization Error", Machine Learning 52 (2003).
 
     Examples
     --------
@@ -149,6 +166,7 @@ class VAETransformerCV(VAETransformer):
         "param_grid": [dict, None],
         "cv": ["cv_object"],
         "selection": [StrOptions({"best", "one_standard_error"})],
+        "race": ["boolean"],
         "n_jobs": [None, Integral],
     }
 
@@ -161,6 +179,7 @@ class VAETransformerCV(VAETransformer):
         param_grid: dict[str, Sequence[Any]] | None = None,
         cv: Any = 5,
         selection: str = "best",
+        race: bool = True,
         n_jobs: int | None = None,
         likelihood: str | Likelihood = "gaussian",
         objective: str | Objective = "elbo",
@@ -207,6 +226,7 @@ class VAETransformerCV(VAETransformer):
         self.param_grid = param_grid
         self.cv = cv
         self.selection = selection
+        self.race = race
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -232,29 +252,24 @@ class VAETransformerCV(VAETransformer):
         ValueError
             If a parameter or X breaks a rule.
         """
-        candidates, name = self._candidates(), type(self).__name__
-        reader, table = TableReader.learn(name, X, named(self.likelihood, LIKELIHOODS), resolved)
-        table, y = indexable(table, y)
+        candidates = self._candidates()
+        reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
+        reader.check(rows)
+        rows, y = indexable(rows, y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, table, ensure_non_negative=True)
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        base = self._single(seed, reader.likelihood)
-        estimators = [clone(base).set_params(**clone(candidate, safe=False)) for candidate in candidates]
-        for estimator in estimators:
-            estimator._validate_params()
-            self._refuse_without_density(estimator)
-        folds = self._folds(table, y, sample_weight)
-        jobs = [_Job(clone(e), k) for e in estimators for k in range(len(folds))]
-        results = _fit_and_score_all(jobs, folds, table, y, sample_weight, self.n_jobs)
-        _warn_of_failures(results["score"])
-        index = self._choose(results["score"], candidates)
-        best = estimators[index].set_params(verbose=self.verbose)
-        best.set_callbacks(*getattr(self, "_skl_callbacks", []))
-        best.fit(table, y, sample_weight)
-        found = {k: v for k, v in vars(best).items() if is_fitted_name(k)} | reader.attributes
-        if "likelihood" not in candidates[index]:
-            found["likelihood_"] = described(reader.likelihood, reader.schema)
-        become(self, found | _report(index, candidates, results))
+            sample_weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
+        table = Labelled(rows, y, sample_weight)
+        base = self._base(int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)))
+        entrants = [self._entrant(base, candidate, reader, table, X) for candidate in candidates]
+        folds, near = self._folds(table), self.selection == "one_standard_error"
+        race = Race(entrants, folds, self.n_jobs, near, partial(self._log, candidates))
+        # Callbacks and the log are this process'.
+        watched = bool(getattr(self, "_skl_callbacks", [])) or self.verbose
+        winner = race.run(race.rungs() if self.race else [], fit_winner=not watched)
+        _warn_of_failures(race.scores)
+        index = self._choose(race.scores, candidates, race.alive)
+        found = self._fitted_to_all(entrants[index], X, y) if winner is None else _with_warnings(*winner)
+        become(self, found | _report(index, candidates, race))
         return self
 
     @property
@@ -262,13 +277,31 @@ class VAETransformerCV(VAETransformer):
         """Not offered: candidates are compared on whole tables."""
         raise AttributeError("VAETransformerCV has no partial_fit; choose the size first, then use VAETransformer.")
 
-    def _single(self, seed: int, likelihood: Any) -> VAETransformer:
+    def _base(self, seed: int) -> VAETransformer:
         """The estimator that the candidates vary."""
         names = VAETransformer._get_param_names()
-        settings = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
-        # Of the whole table: a fold may lack a category.
-        settings["likelihood"] = likelihood
-        return VAETransformer(**{**settings, "random_state": seed})
+        parameters = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
+        return VAETransformer(**{**parameters, "random_state": seed})
+
+    def _entrant(
+        self, base: VAETransformer, candidate: dict[str, Any], reader: TableReader, table: Labelled, X: Any
+    ) -> Candidate:
+        """What a candidate is compared by; one with a likelihood of its own reads the table anew."""
+        estimator = clone(base).set_params(**clone(candidate, safe=False))
+        estimator._validate_params()
+        self._refuse_without_density(estimator)
+        settings = FitSettings.of(estimator).seeded(base.random_state)
+        if any(name.split("__")[0] == "likelihood" for name in candidate):
+            reader, rows = TableReader.learn(reader.name, X, settings.specs["likelihood"], resolved)
+            table = table._replace(X=rows)
+        return Candidate(settings, reader, table, self.n_draws)
+
+    def _fitted_to_all(self, entrant: Candidate, X: Any, y: Any) -> dict[str, Any]:
+        """The attributes of a candidate fitted to all rows, under the eyes of this estimator's callbacks."""
+        settings, rows = replace(entrant.settings, verbose=self.verbose), entrant.rows(entrant.table)
+        with fit_task(self, X, y, settings.max_iter) as task:
+            task.result = fit_model(entrant.reader, rows, settings, task.epoch).attributes
+        return task.result
 
     def _candidates(self) -> list[dict[str, Any]]:
         sizes = list(self.n_components) if np.ndim(self.n_components) else [self.n_components]
@@ -284,9 +317,10 @@ class VAETransformerCV(VAETransformer):
             )
         return list(ParameterGrid({"n_components": sizes, **others}))
 
-    def _folds(self, X: np.ndarray, y: Any, weight: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _folds(self, rows: Labelled) -> list[Fold]:
         """Training and test rows of every fold."""
-        folds = list(check_cv(self.cv, y).split(X, y))
+        weight = rows.weight
+        folds = [Fold(*fold) for fold in check_cv(self.cv, rows.y).split(rows.X, rows.y)]
         if not folds:
             raise ValueError("cv gives no folds; pass a number of folds, a splitter, or an iterable of splits.")
         for k, (_, test) in enumerate(folds):
@@ -301,24 +335,30 @@ class VAETransformerCV(VAETransformer):
                 "compared by; use GridSearchCV with a scoring of your own."
             )
 
-    def _choose(self, scores: np.ndarray, candidates: list[dict[str, Any]]) -> int:
-        """The candidate to keep."""
+    def _choose(self, scores: np.ndarray, candidates: list[dict[str, Any]], alive: Sequence[int] | None = None) -> int:
+        """The candidate to keep, among those that are still `alive`; all by default."""
         means = np.nan_to_num(scores.mean(axis=1), nan=-np.inf)
-        best = int(np.argmax(means))
+        left = np.arange(len(means)) if alive is None else np.asarray(alive)
+        best = int(left[np.argmax(means[left])])
         if self.selection == "best" or scores.shape[1] < 2:
             return best
         error = np.nan_to_num(scores[best].std(ddof=1) / np.sqrt(scores.shape[1]))
-        near = np.flatnonzero(means >= means[best] - error)
+        near = left[means[left] >= means[best] - error]
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
+    def _log(self, candidates: list[dict[str, Any]], share: float, dropped: list[int]) -> None:
+        if self.verbose:
+            names = ", ".join(str(candidates[i]) for i in dropped) or "nobody"
+            print(f"[{type(self).__name__}] after {Fraction(share)} of the epochs: dropped {names}")
 
-def _report(best: int, candidates: list[dict[str, Any]], results: dict[str, np.ndarray]) -> dict[str, Any]:
+
+def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str, Any]:
     """What cross-validation found, in GridSearchCV's words."""
-    scores = results["score"]
+    scores = race.scores
     means = scores.mean(axis=1)
     table: dict[str, Any] = {}
-    for name in ("fit_time", "score_time"):
-        table[f"mean_{name}"], table[f"std_{name}"] = results[name].mean(axis=1), results[name].std(axis=1)
+    for name, seconds in (("fit_time", race.fit_time), ("score_time", race.score_time)):
+        table[f"mean_{name}"], table[f"std_{name}"] = seconds.mean(axis=1), seconds.std(axis=1)
     for name in candidates[0]:
         values = np.empty(len(candidates), dtype=object)
         values[:] = [candidate[name] for candidate in candidates]
@@ -326,8 +366,8 @@ def _report(best: int, candidates: list[dict[str, Any]], results: dict[str, np.n
     table["params"] = candidates
     table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
     table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
-    ranked = np.where(np.isnan(means), np.nanmin(means) - 1, means)
-    table["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
+    table["rank_test_score"] = _ranks(race.dropped_after, means)
+    table["dropped_after"] = race.dropped_after
     return {
         "cv_results_": table,
         "scores_": scores,
@@ -336,6 +376,20 @@ def _report(best: int, candidates: list[dict[str, Any]], results: dict[str, np.n
         "best_params_": candidates[best],
         "best_score_": float(means[best]),
     }
+
+
+def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """1 for the best; who was dropped comes after who went on longer, whatever the scores then were."""
+    lasted = np.where(dropped_after > 0, dropped_after, np.inf)
+    keys = list(zip(lasted, np.nan_to_num(means, nan=-np.inf), strict=True))
+    return np.array([1 + sum(other > key for other in keys) for key in keys], dtype=np.int32)
+
+
+def _with_warnings(fit: Fit, caught: list[warnings.WarningMessage]) -> dict[str, Any]:
+    """The attributes that a fit elsewhere left, after the warnings that it gave there."""
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=4)
+    return fit.attributes
 
 
 def _warn_of_failures(scores: np.ndarray) -> None:
@@ -356,38 +410,3 @@ def _warn_of_failures(scores: np.ndarray) -> None:
 def _size(n_components: Any) -> float:
     """ "auto" is no number, and so comes last."""
     return np.inf if n_components == "auto" else n_components
-
-
-def _fit_and_score_all(
-    jobs: list[_Job], folds: list, X: np.ndarray, y: Any, weight: Any, n_jobs: int | None
-) -> dict[str, np.ndarray]:
-    """Fit and score every job: score, fit_time and score_time, (n_candidates, n_splits)."""
-    # In processes: threads would wait for each other between small operations.
-    calls = (delayed(_fit_and_score)(job.estimator, *folds[job.fold], X, y, weight) for job in jobs)
-    found = np.array(Parallel(n_jobs=n_jobs)(calls)).reshape(-1, len(folds), 3)
-    return dict(zip(("score", "fit_time", "score_time"), np.moveaxis(found, -1, 0), strict=True))
-
-
-def _fit_and_score(
-    estimator: VAETransformer, train: np.ndarray, test: np.ndarray, X: np.ndarray, y: Any, weight: Any
-) -> tuple[float, float, float]:
-    """The score of one model, and the seconds it took to fit and to score."""
-    began = time.perf_counter()
-    with warnings.catch_warnings(), suppress(DivergedError):
-        # The score says how good a candidate is.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(*_rows_at(train, X, y, weight))
-    fitted = time.perf_counter()
-    score = _score(estimator, test, X, weight)
-    return score, fitted - began, time.perf_counter() - fitted
-
-
-def _score(estimator: VAETransformer, test: np.ndarray, X: np.ndarray, weight: Any) -> float:
-    """Mean log-likelihood of the test rows, in nats; NaN for a model whose training diverged at once."""
-    if not estimator.__sklearn_is_fitted__():
-        return np.nan
-    return float(np.average(estimator.score_samples(X[test]), weights=None if weight is None else weight[test]))
-
-
-def _rows_at(index: np.ndarray, X: np.ndarray, y: Any, weight: Any) -> tuple[Any, Any, Any]:
-    return X[index], None if y is None else _safe_indexing(y, index), None if weight is None else weight[index]

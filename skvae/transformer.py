@@ -13,12 +13,14 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from ._base import BaseVAE, offers
+from ._fit import FitSettings, Task, continue_fit, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
-from ._inference.scores import completed, conditional_draws, conditional_mean, log_likelihood
+from ._inference.scores import completed, conditional_draws, conditional_mean
 from ._params import Activation, Count, NetworkLike, RandomState
-from ._tables.batches import Rows
+from ._tables.batches import Batch
 from ._tables.moments import Array
+from ._tables.reader import TableReader, TrainingRows
 from ._torch import make_generator, torch_scope
 from .likelihoods import Likelihood
 from .model import VAE
@@ -49,8 +51,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
-    objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"elbo", "iwae", "input_noise"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -351,7 +353,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             return inference.by_blocks(X, lambda model, rows: conditional_mean(model, rows, rule)[:, None], n_draws)
         rng = _generator(random_state, inference)
 
-        def draws(model: VAE, rows: Rows) -> Tensor:
+        def draws(model: VAE, rows: Batch) -> Tensor:
             return conditional_draws(model, rows, self.n_draws, n_draws, rng).transpose(0, 1)
 
         # One thread: draws come from a generator, in order.
@@ -419,9 +421,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         ValueError
             If X breaks a rule.
         """
-        X, inference = self._reader().read(X), self._inference()
-        rule = inference.rule
-        return inference.by_blocks(X, lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
+        X = self._reader().read(X)
+        return self._inference().log_likelihood(X)
 
     @available_if(offers("density"))
     def score(self, X: Any, y: Any = None) -> float:
@@ -446,11 +447,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         return float(np.mean(self.score_samples(X)))
 
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        return fit_model(reader, rows, settings, epoch).attributes
+
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        return continue_fit(reader, rows, settings, self._earlier()).attributes
+
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def _codes(self, X: Array, function: Callable[[VAE, Rows], Tensor]) -> np.ndarray:
+    def _codes(self, X: Array, function: Callable[[VAE, Batch], Tensor]) -> np.ndarray:
         """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
         inference = self._inference()
         order = torch.tensor(self._fitted().order, device=inference.device)

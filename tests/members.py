@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from helpers import seeded
 from scipy import stats
 from scipy.special import expit, log_softmax
 
@@ -89,20 +90,30 @@ def table(name: str, n_rows: int = 50, seed: int = 0) -> np.ndarray:
     return X * [0.5, 2.0, 30.0] + [1.0, -5.0, 1000.0]
 
 
-def density_of(name: str, X: np.ndarray, weight: np.ndarray | None = None):
-    """The density for table X in float64 with noise away from its start, its scale, and the rows in model units."""
-    member = MEMBERS[name]
+def columns_of(member, X: np.ndarray, weight: np.ndarray | None = None):
+    """The density for table X in float64 with its own start, its scale, and the rows in model units."""
     scale = member.scale(column_moments(X, weight))
     rows = to_rows(X, scale, weight, dtype=torch.float64)
     density = member.build(X.shape[1], scale).double()
     density.fit(rows)
+    return density, scale, rows
+
+
+def density_of(name: str, X: np.ndarray, weight: np.ndarray | None = None):
+    """`columns_of` a member by its name, with noise away from its start."""
+    density, scale, rows = columns_of(MEMBERS[name], X, weight)
     for p in density.parameters():
         p.data = torch.linspace(-1.5, 0.5, p.numel(), dtype=torch.float64)
     return density, scale, rows
 
 
+def unit_of(density) -> float:
+    """What the decoder's means are multiplied by, in model units."""
+    return float(getattr(density, "unit", 1.0))
+
+
 def outputs_for(density, *shape: int, seed: int = 0) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(seed)
+    rng = seeded(seed)
     return torch.randn(*shape, density.n_params, generator=rng, dtype=torch.float64)
 
 
@@ -150,11 +161,6 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
         case Laplace():
             return _frozen(stats.laplace(mean, std / np.sqrt(2)))
     raise AssertionError(member)
-
-
-def unit_of(density) -> float:
-    """What the decoder's means are multiplied by, in model units."""
-    return float(getattr(density, "unit", 1.0))
 
 
 def noise_std(density) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import Reconstruction, make
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
@@ -17,14 +18,9 @@ from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian, VAETransformer
 from skvae._training.solvers import SOLVERS
-from skvae.objectives import Objective
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"  # few epochs from random weights
 METHODS = ["transform", "posterior", "reconstruct", "impute", "score_samples", "score"]
-
-
-def make(**parameters):
-    return VAETransformer(**{"n_components": 2, "max_iter": 5, "random_state": 0, **parameters})
 
 
 def same_model(first, second, X):
@@ -181,17 +177,10 @@ def test_two_rows_are_too_few_to_hold_one_out(iris):
         make(early_stopping=True).fit(iris[:2])
 
 
-class _Unwatched(Objective):
-    """A plain autoencoder: no density, nothing to watch."""
-
-    def __call__(self, model, batch, rng, epoch):
-        return {"loss": (model.mean(model.encode(batch.x)[0]) - batch.x).square().sum(-1)}
-
-
 def test_early_stopping_needs_something_to_watch(iris):
-    assert make(objective=_Unwatched()).fit(iris).validation_curve_ == []
-    with pytest.raises(ValueError, match="early_stopping=True needs a number to watch, which _Unwatched lacks"):
-        make(objective=_Unwatched(), early_stopping=True).fit(iris)
+    assert make(objective=Reconstruction()).fit(iris).validation_curve_ == []
+    with pytest.raises(ValueError, match="early_stopping=True needs a number to watch, which Reconstruction lacks"):
+        make(objective=Reconstruction(), early_stopping=True).fit(iris)
 
 
 # Divergence
@@ -428,7 +417,7 @@ def test_a_network_of_the_wrong_width_is_a_clear_error(iris, part):
 
 
 def test_two_players_cannot_share_a_parameter(iris):
-    class Shared(_Unwatched):
+    class Shared(Reconstruction):
         def players(self, model):
             return 2 * super().players(model)
 

@@ -7,17 +7,18 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, scale_of
 from scipy import stats
 from scipy.special import expit, log_softmax, logsumexp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from skvae import Gaussian, JohnsonSU, VAEAnomalyDetector
+from skvae import Bernoulli, Gaussian, JohnsonSU, VAEAnomalyDetector
 from skvae._inference.criteria import CRITERIA, DRAWN
 from skvae._inference.explain import COMPLETIONS, MOST_DIFFERENCE, contributions, explained, nearest
 from skvae._inference.posterior import posterior
 from skvae._inference.quadrature import normal_rule, quasi_normal
 from skvae._inference.scores import log_likelihood
-from skvae._tables.batches import Rows, to_rows
+from skvae._tables.batches import Batch, to_rows
 
 D = 5
 LIKELIHOODS = {
@@ -25,7 +26,7 @@ LIKELIHOODS = {
     "feature": Gaussian(),
     "shared": Gaussian("shared"),
     "decoder": Gaussian("decoder"),
-    "bernoulli": "bernoulli",
+    "bernoulli": Bernoulli(),
 }
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -66,19 +67,19 @@ def new_rows(likelihood, n_rows=25):
 
 def encoded(detector, X):
     """Mean and standard deviation of q(z|x) by the encoder: two arrays (N, J)."""
-    x = to_rows(X, detector._inference().scale, dtype=torch.float64).x
+    x = rows_of(detector, X).x
     mu, log_var = detector.module_.encode(x)
     return mu.numpy(), np.exp(0.5 * log_var.numpy())
 
 
 def decoded(detector, z):
     """p(x|z) as a frozen scipy distribution in data units, for latents (..., J)."""
-    density, shift, scale = detector.module_.likelihood, detector._shift, detector.scale_
+    density, shift, scale = detector.module_.likelihood, scale_of(detector).shift, detector.scale_
     outputs = detector.module_.params(torch.tensor(z)).numpy()
-    kind = type(detector._specs["likelihood"]).__name__
+    kind = type(detector.likelihood).__name__
     if kind == "Bernoulli":
         return stats.bernoulli(expit(outputs))
-    if detector._specs["likelihood"].get_params().get("noise") == "decoder":
+    if detector.likelihood.get_params().get("noise") == "decoder":
         log_var = np.maximum(outputs[..., D:], density.log_floor.numpy())
         return stats.norm(outputs[..., :D] * scale + shift, np.exp(0.5 * log_var) * scale)
     n = len(density.log_noise)
@@ -176,7 +177,7 @@ def test_the_registry_names_these_criteria():
 def test_a_criterion_is_its_formula(name, likelihood, n_components):
     """Of new rows, in data units, with one and two latents by quadrature and with three by draws."""
     detector, X = fitted(likelihood, n_components=n_components), new_rows(likelihood)
-    rows = to_rows(X, detector._inference().scale, dtype=torch.float64)
+    rows = rows_of(detector, X)
     found = CRITERIA[name](detector.module_, rows, detector._normality().view(detector._inference())).numpy()
     features, latents = ORACLES[name](detector, X)
     np.testing.assert_allclose(found[:, :-1], features, rtol=1e-7, atol=1e-7)
@@ -204,7 +205,7 @@ def test_contributions_sum_to_the_score(name, likelihood):
 @pytest.mark.parametrize("likelihood", ["johnson_su", "feature"])
 def test_the_likelihood_criterion_is_score_samples_of_the_transformer(likelihood):
     detector, X = fitted(likelihood, "log_likelihood"), new_rows(likelihood)
-    rows = to_rows(X, detector._inference().scale, dtype=torch.float64)
+    rows = rows_of(detector, X)
     rule = normal_rule(detector.n_draws, 3, detector._seed)
     expected = log_likelihood(detector.module_, rows, rule).numpy()
     np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-9)
@@ -220,7 +221,7 @@ def test_draws_stand_for_the_mean_over_the_posterior(name):
     kl = 0.5 * (mu**2 + sigma**2 - 1 - 2 * np.log(sigma)).sum(1) if name == "elbo" else 0.0
     found = CRITERIA[name](
         detector.module_,
-        to_rows(X, detector._inference().scale, dtype=torch.float64),
+        rows_of(detector, X),
         detector._normality().view(detector._inference()),
     )
     np.testing.assert_allclose(found.sum(1).numpy()[1:], (mean - kl)[1:], atol=0.2)
@@ -255,7 +256,7 @@ def test_a_known_row_is_judged_by_the_others_codes(name):
 def test_other_criteria_know_no_codes():
     for name in CRITERIA.keys() - {"aggregated", "latent"}:
         detector, X = fitted(criterion=name), new_rows("johnson_su")
-        rows = to_rows(X, detector._inference().scale, dtype=torch.float64)
+        rows = rows_of(detector, X)
         view = detector._normality().view(detector._inference())
         moved = view._replace(codes=view.codes._replace(mean=view.codes.mean + 1))
         found = [CRITERIA[name](detector.module_, rows, v) for v in (view, moved)]
@@ -275,7 +276,7 @@ def with_gaps(X, share=0.3, seed=0):
 def test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_are(name):
     detector, X = fitted(criterion=name), with_gaps(new_rows("johnson_su"))
     model, view = detector.module_, detector._normality().view(detector._inference())
-    rows = to_rows(X, detector._inference().scale, dtype=torch.float64)
+    rows = rows_of(detector, X)
     typical = torch.arange(D + 1.0, dtype=torch.float64)
     found = contributions(CRITERIA[name], model, rows, view, typical)
     draws = quasi_normal(COMPLETIONS, 3, detector._seed)
@@ -285,7 +286,7 @@ def test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_a
         q = posterior(model, row)
         guesses = [model.mean(q.mean + (q.factor @ eps)) for eps in draws]
         copies = [torch.where(torch.tensor(missing), guess, row.x) for guess in guesses]
-        expected = torch.stack([CRITERIA[name](model, Rows(copy), view)[0] for copy in copies]).mean(0)
+        expected = torch.stack([CRITERIA[name](model, Batch(copy), view)[0] for copy in copies]).mean(0)
         expected[:-1][missing] = typical[:-1][missing]
         torch.testing.assert_close(found[i], expected, rtol=1e-9, atol=1e-9)
 
@@ -310,7 +311,7 @@ def test_a_block_may_hold_rows_with_gaps_only_or_none(name, share_out):
 
 def test_the_nearest_row_is_that_of_the_smallest_capped_distance():
     detector, X = fitted(), new_rows("johnson_su")
-    model, scale = detector.module_, detector._inference().scale
+    model, scale = detector.module_, scale_of(detector)
     rows = to_rows(X, scale, dtype=torch.float64)
     mean = model.mean(torch.tensor(detector._codes["mean"]))
     seen, codes = (model.likelihood.encoding.encode(x).numpy() for x in (rows.x, mean))
@@ -325,7 +326,7 @@ def test_one_absurd_cell_does_not_choose_the_nearest_row():
     detector, X = fitted(), new_rows("johnson_su")
     model, scale, view = (
         detector.module_,
-        detector._inference().scale,
+        scale_of(detector),
         detector._normality().view(detector._inference()),
     )
     far, farther = X.copy(), X.copy()
@@ -336,7 +337,7 @@ def test_one_absurd_cell_does_not_choose_the_nearest_row():
 
 def test_a_known_rows_nearest_is_another():
     detector = fitted()
-    rows = to_rows(table(), detector._inference().scale, dtype=torch.float64)
+    rows = rows_of(detector, table())
     found = nearest(detector.module_, rows, detector._normality().view(detector._inference()))
     own = detector.module_.mean(torch.tensor(detector._codes["mean"]))
     assert (found - own).abs().amax(dim=1).min() > 1e-6
@@ -348,14 +349,14 @@ def test_what_is_shared_out_is_the_rise_from_the_nearest_row(name, likelihood):
     """Integrated gradients are complete: the latents keep what they say of the nearest row itself."""
     detector, X = fitted(likelihood), new_rows(likelihood)[1:]
     rows, model, view = (
-        to_rows(X, detector._inference().scale, dtype=torch.float64),
+        rows_of(detector, X),
         detector.module_,
         detector._normality().view(detector._inference()),
     )
     criterion = CRITERIA[name]
     plain, found = criterion(model, rows, view), explained(criterion, model, rows, view)
     torch.testing.assert_close(found.sum(1), plain.sum(1), rtol=1e-9, atol=1e-9)
-    start = criterion(model, Rows(nearest(model, rows, view)), view)[:, -1]
+    start = criterion(model, Batch(nearest(model, rows, view)), view)[:, -1]
     # Eight points of a path through a mixture of 80 codes are good to a few per cent of a nat or of the rise.
     torch.testing.assert_close(found[:, -1], start, rtol=0.05, atol=0.3)
 
@@ -364,7 +365,7 @@ def test_what_is_shared_out_is_the_integral_of_the_gradient():
     """By finite differences at 400 points of the path."""
     detector, X = fitted("feature", "elbo"), new_rows("feature")[1:6]
     rows, model, view = (
-        to_rows(X, detector._inference().scale, dtype=torch.float64),
+        rows_of(detector, X),
         detector.module_,
         detector._normality().view(detector._inference()),
     )
@@ -378,7 +379,7 @@ def test_what_is_shared_out_is_the_integral_of_the_gradient():
             up, down = x.clone(), x.clone()
             up[:, d] += step
             down[:, d] -= step
-            rise = criterion(model, Rows(up), view)[:, -1] - criterion(model, Rows(down), view)[:, -1]
+            rise = criterion(model, Batch(up), view)[:, -1] - criterion(model, Batch(down), view)[:, -1]
             expected[:, d] += rise / (2 * step) * way[:, d] / 400
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
@@ -387,7 +388,7 @@ def test_what_is_shared_out_is_the_integral_of_the_gradient():
 def test_without_a_latent_part_there_is_nothing_to_share_out(name):
     detector, X = fitted(), new_rows("johnson_su")
     rows, view = (
-        to_rows(X, detector._inference().scale, dtype=torch.float64),
+        rows_of(detector, X),
         detector._normality().view(detector._inference()),
     )
     plain = CRITERIA[name](detector.module_, rows, view)

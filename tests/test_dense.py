@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from members import MEMBERS, table
 from torch import nn
 
@@ -28,11 +29,13 @@ from skvae import (
 )
 from skvae import Laplace as LaplaceNoise
 from skvae._state import Blueprint
-from skvae._tables.batches import Rows, Table, to_rows
+from skvae._tables.batches import ArrayTable, Batch, to_rows
 from skvae._tables.moments import Scale
 from skvae._torch import SINGLE_THREAD_PRODUCT
 from skvae._training import engine
-from skvae._training.loop import AutogradStep, held_out_mean, make_players, make_step
+from skvae._training.held_out import held_out_mean
+from skvae._training.parameters import make_players
+from skvae._training.steps import AutogradStep, make_step
 from skvae.likelihoods import CellWeights, LikelihoodModule
 from skvae.likelihoods._location_scale import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
@@ -81,10 +84,6 @@ NETWORKS = [
 ]
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def make_model(likelihood, objective, encoder, decoder=None, prior=None):
     """A float64 model with weights anywhere, some noises below their floor and some codes out of range."""
     scale = Scale(np.zeros(D), np.exp(np.arange(D) / 3))
@@ -113,13 +112,13 @@ def make_rows(n_rows, missing=False, weighted=False):
     x = torch.rand(n_rows, D, generator=rng, dtype=torch.float64)
     mask = (torch.rand(n_rows, D, generator=rng) > 0.3).double() if missing else None
     weight = torch.rand(n_rows, generator=rng, dtype=torch.float64) if weighted else None
-    return Rows(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
+    return Batch(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
 
 
 def assert_same_step(model, objective, rows, epoch=2):
     """As autograd's, with numpy between the products and with torch."""
     (player,) = make_players(model, objective, lambda parameters: None)
-    reference = AutogradStep(model, [player])
+    reference = AutogradStep(model, objective, [player])
     reference(rows, seeded(5), epoch, player)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
     for size in (0, SINGLE_THREAD_PRODUCT):
@@ -281,14 +280,14 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     (player,) = make_players(model, objective, lambda parameters: None)
     step = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
     rows = make_rows(33, missing, weighted)
-    expected = held_out_mean(model, objective, rows, 3, most_repeats=2)
-    judge = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    expected = held_out_mean(model, objective, rows, 3)
+    judge = step.held_out_mean(rows, 3)
     assert judge() == judge() == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr(engine, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
-    again = step.judge(rows.take(torch.arange(33).repeat(2)), 3)
+    monkeypatch.setattr(engine, "HELD_OUT_NUMBERS", 0)  # tables too large to keep their draws
+    again = step.held_out_mean(rows, 3)
     assert again() == again() == pytest.approx(expected, rel=1e-9)
     player.vector.data.mul_(1.1)  # the weights of the moment
-    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3, most_repeats=2), rel=1e-9)
+    assert judge() == pytest.approx(held_out_mean(model, objective, rows, 3), rel=1e-9)
 
 
 def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
@@ -296,7 +295,7 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
     scale = Scale(np.zeros(D), np.ones(D))
     density = JohnsonSU().build(D, scale)
     density.fit(to_rows(X, scale))
-    small, large = (rows.mapped(density.step_input) for rows in (to_rows(X, scale), Table(X, scale)))
+    small, large = (rows.mapped(density.step_input) for rows in (to_rows(X, scale), ArrayTable(X, scale)))
     assert len(large) == 40
     for one, other in zip(small.batches(7, seeded()), large.batches(7, seeded()), strict=True):
         torch.testing.assert_close(one.x, other.x)
@@ -314,7 +313,7 @@ def test_an_epoch_of_uneven_batches_has_the_same_means(likelihood, objective):
     ]
     model = make_model(likelihood, objective, MLP((6,)))
     (player,) = make_players(model, objective, lambda parameters: None)
-    steps = [AutogradStep(model, [player]), make_step(model, objective, [player])]
+    steps = [AutogradStep(model, objective, [player]), make_step(model, objective, [player])]
     rows = make_rows(33, missing=True, weighted=True)
     means = []
     for step in steps:

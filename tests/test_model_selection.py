@@ -123,7 +123,7 @@ def test_results_are_in_grid_searchs_words(table):
     vae = make((2, 1), param_grid=grid).fit(table)
     search = grid_search({"n_components": [2, 1], **grid}).set_params(refit=False).fit(table)
     own, theirs = vae.cv_results_, search.cv_results_
-    assert own.keys() == theirs.keys()
+    assert own.keys() == theirs.keys() | {"dropped_after"}
     assert repr(own["params"]) == repr(theirs["params"])
     for name, values in theirs.items():
         assert len(own[name]) == len(values) == 4
@@ -749,6 +749,7 @@ class Reconstruction(Objective):
         ({"n_components": ["few"]}, "it holds 'few'"),
         ({"n_components": "few"}, "int in the range .1, inf. or an array-like. Got 'few' instead"),
         ({"selection": "worst"}, "The 'selection' parameter of VAETransformerCV must be a str among"),
+        ({"race": "yes"}, "The 'race' parameter of VAETransformerCV"),
         ({"cv": "three"}, "The 'cv' parameter of VAETransformerCV"),
         ({"n_jobs": 1.5}, "The 'n_jobs' parameter of VAETransformerCV"),
         ({"param_grid": [{"max_iter": [1]}]}, "The 'param_grid' parameter of VAETransformerCV must be an instance of"),
@@ -791,9 +792,9 @@ def test_a_column_that_is_empty_in_a_fold_is_an_error_in_words(table, solver):
         make(solver=solver).fit(X)
 
 
-def test_parameters_are_a_transformers_and_four_more():
+def test_parameters_are_a_transformers_and_five_more():
     own, single = VAETransformerCV().get_params(), VAETransformer().get_params()
-    assert own.keys() - single.keys() == {"param_grid", "cv", "selection", "n_jobs"}
+    assert own.keys() - single.keys() == {"param_grid", "cv", "selection", "race", "n_jobs"}
     assert single.keys() - own.keys() == set()
     assert {name for name in single if own[name] != single[name]} == {"n_components"}
     assert own["n_components"] == (1, 2, 4, 8, 16)

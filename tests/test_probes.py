@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import scale_of, seeded
 from probes import VAEGAN, Adversarial, Autoencoder, Contractive, Groups, PixelCNN, PlainELBO, Sparse
 from scipy.linalg import subspace_angles
 from sklearn.base import clone
@@ -22,10 +23,9 @@ import skvae
 from skvae import ELBO, Gaussian, VAEAnomalyDetector, VAETransformer
 from skvae._inference.criteria import CRITERIA
 from skvae._math import log_normal
-from skvae._tables.batches import Rows
 from skvae._torch import build_seeded
 from skvae.model import AutoregressiveVAE, Dims
-from skvae.objectives import Objective, OnePass
+from skvae.objectives import Batch, Objective, OnePass
 from skvae.priors import Mixture, Prior, PriorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -64,10 +64,6 @@ def fitted(name):
     return estimator(name).fit(digits(name))
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def objective_of(name):
     objective = PROBES[name].get("objective", "elbo")
     return objective if isinstance(objective, Objective) else ELBO()
@@ -77,8 +73,8 @@ def model_in_training(name):
     """A copy of the fitted model with gradients, and a batch in its units."""
     vae = pickle.loads(pickle.dumps(fitted(name)))
     model = vae.module_.requires_grad_(True)
-    x = (digits(name, 20) - vae._shift) / vae.scale_
-    return model, Rows(torch.tensor(x))
+    x = scale_of(vae).to_model(digits(name, 20))
+    return model, Batch(torch.tensor(x))
 
 
 def terms_of(name, model, batch):
@@ -484,7 +480,7 @@ def test_samples_without_a_density_are_means():
     seed = int(np.random.RandomState(0).randint(np.iinfo(np.int32).max))
     z = model.prior.sample(5, seeded(seed), torch.float64)
     with torch.no_grad():
-        expected = model.mean(z).numpy() * vae.scale_ + vae._shift
+        expected = scale_of(vae).to_data(model.mean(z).numpy())
     np.testing.assert_allclose(vae.sample(5, random_state=0), expected)
 
 
@@ -536,7 +532,7 @@ class Paired(Autoencoder):
     target = "row"
 
     def views(self, units, batch, rng):
-        return batch, Rows(batch.y, batch.mask, batch.weight)
+        return batch, Batch(batch.y, batch.mask, batch.weight)
 
 
 def test_rows_may_be_trained_towards_others_in_data_units():
@@ -565,13 +561,13 @@ class Shifted(Autoencoder):
 
     def views(self, units, batch, rng):
         seen = units.to_model(units.to_data(batch.x) + self.shift).to(batch.x.dtype)
-        return Rows(seen, batch.mask, batch.weight), batch
+        return Batch(seen, batch.mask, batch.weight), batch
 
 
 def test_views_may_speak_the_datas_units():
     vae = estimator("autoencoder", objective=Shifted(3.0)).fit(digits("autoencoder"))
     model, x = vae.module_, torch.zeros(2, 64, dtype=torch.float64)
-    seen, compared = vae.objective.views(model.units, Rows(x), None)
+    seen, compared = vae.objective.views(model.units, Batch(x), None)
     np.testing.assert_allclose(seen.x, np.broadcast_to(3.0 / vae.scale_, (2, 64)))
     assert torch.equal(compared.x, x)
     assert isinstance(vae.objective, OnePass)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import skops.io
 import torch
+from helpers import by_skops
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -35,11 +36,6 @@ def by_joblib(estimator, mmap_mode=None):
         return joblib.load(tmp_path / "model.joblib", mmap_mode=mmap_mode)
 
     return there_and_back
-
-
-def by_skops(estimator):
-    data = skops.io.dumps(estimator)
-    return skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if "skvae" in name])
 
 
 ROUTES = {

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import math
+import pickle
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from torch import nn
 
-from skvae import ELBO, MLP, Gaussian
+from skvae import ELBO, IWAE, MLP, Gaussian
 from skvae._state import Blueprint
-from skvae._tables.batches import Rows, to_rows
+from skvae._tables.batches import Batch, to_rows
 from skvae._tables.moments import column_moments
-from skvae._training.loop import DivergedError, Plan, Player, held_out_mean, make_players, train
+from skvae._training.held_out import held_out_mean
+from skvae._training.loop import DivergedError, Training, TrainingSettings, train
+from skvae._training.parameters import FlatParameters, make_players
 from skvae._training.solvers import SOLVERS
 from skvae.objectives import Objective, Turn
 from skvae.priors import Normal
 
 ADAM = partial(SOLVERS["adam"], lr=1e-2)
 SGD = partial(torch.optim.SGD, lr=0.1)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def parameters(*shapes, seed=0):
@@ -52,7 +52,7 @@ def same(one, other):
 
 
 def plan(max_iter, **kw):
-    return Plan(**{"solver": ADAM, "batch_size": 20, "max_iter": max_iter, **kw})
+    return TrainingSettings(**{"solver": ADAM, "batch_size": 20, "max_iter": max_iter, **kw})
 
 
 class Scripted(Objective):
@@ -76,13 +76,13 @@ class Scripted(Objective):
 def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=False):
     """The report, the model's states at every epoch and its state at the end."""
     model, rows = model_and_rows()
-    held_out = Rows(torch.zeros(2000, 4))  # one evaluation an epoch
+    held_out = Batch(torch.zeros(2000, 4))  # one evaluation an epoch
     states = [state(model)]
     report = train(
         model,
         Scripted(script, ramp_epochs),
         rows,
-        Plan(SGD, len(rows), max_iter or len(script) - 1, patience=patience, average=average),
+        TrainingSettings(SGD, len(rows), max_iter or len(script) - 1, patience=patience, average=average),
         seeded(),
         held_out,
         lambda epoch: states.append(state(model)) or False,
@@ -96,7 +96,7 @@ def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=Fa
 def test_parameters_and_gradients_are_views_into_one_vector():
     group = parameters((3, 2), (3,))
     before = [p.detach().clone() for p in group]
-    player = Player(Turn(group, None), SGD)
+    player = FlatParameters(Turn(group, None), SGD)
     assert player.vector.shape == (9,)
     assert all(torch.equal(p, b) for p, b in zip(group, before, strict=True))
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_parameters_and_gradients_are_views_into_one_vector():
 
 def test_a_step_on_the_vector_is_a_step_on_each_parameter():
     flat, apart = parameters((3, 2), (3,)), parameters((3, 2), (3,))
-    player, solver = Player(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
+    player, solver = FlatParameters(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
     for _ in range(5):
         player.backward(sum(p.pow(4).sum() for p in flat), only=True)
         player.step(1.0)
@@ -149,7 +149,7 @@ class Opposed(Objective):
 def test_players_with_opposed_losses_move_only_their_own_parameters():
     model, rows = model_and_rows(Opposed())
     before = state(model)
-    train(model, Opposed(), rows, Plan(SGD, len(rows), 1, average=False), seeded())
+    train(model, Opposed(), rows, TrainingSettings(SGD, len(rows), 1, average=False), seeded())
     for name, value in state(model).items():
         moved = {"encoder": -0.1, "decoder": 0.1}.get(name.split(".")[0], 0.0)
         torch.testing.assert_close(value - before[name], torch.full_like(value, moved), rtol=0, atol=1e-6)
@@ -159,7 +159,13 @@ def test_players_with_opposed_losses_move_only_their_own_parameters():
 def test_every_solver_moves_each_player_down_its_own_loss(solver):
     model, rows = model_and_rows(Opposed())
     before = state(model)
-    train(model, Opposed(), rows, Plan(partial(SOLVERS[solver], lr=1e-3), len(rows), 1, average=False), seeded())
+    train(
+        model,
+        Opposed(),
+        rows,
+        TrainingSettings(partial(SOLVERS[solver], lr=1e-3), len(rows), 1, average=False),
+        seeded(),
+    )
     for name, value in state(model).items():
         if name.startswith(("encoder", "decoder")):
             assert bool((torch.sign(value - before[name]) == (-1 if name.startswith("encoder") else 1)).all()), name
@@ -177,7 +183,7 @@ def test_two_players_equal_two_separate_optimisers():
     """One Adam over both groups would add the losses and cancel every gradient."""
     model, rows = model_and_rows(Selfish())
     twin, _ = model_and_rows(Selfish())
-    train(model, Selfish(), rows, Plan(ADAM, len(rows), 4, average=False), seeded())
+    train(model, Selfish(), rows, TrainingSettings(ADAM, len(rows), 4, average=False), seeded())
     for network, sign in [(twin.encoder, 1), (twin.decoder, -1)]:
         solver = torch.optim.Adam(network.parameters(), lr=1e-2)
         for _ in range(4):
@@ -195,7 +201,7 @@ def test_average_is_a_power_weighted_mean_of_the_steps():
     """w_1 = p_1 and w_t = w_{t-1} + 10 / (9 + t) (p_t - w_{t-1})."""
     model, rows = model_and_rows()
     twin, _ = model_and_rows()
-    train(model, ELBO(), rows, Plan(ADAM, 20, 3), seeded())
+    train(model, ELBO(), rows, TrainingSettings(ADAM, 20, 3), seeded())
 
     path = []
 
@@ -204,7 +210,13 @@ def test_average_is_a_power_weighted_mean_of_the_steps():
             super().step(closure)
             path.append(self.param_groups[0]["params"][0].detach().clone())
 
-    train(twin, ELBO(), rows, Plan(lambda p: Recording(p, lr=1e-2, fused=True), 20, 3, average=False), seeded())
+    train(
+        twin,
+        ELBO(),
+        rows,
+        TrainingSettings(lambda p: Recording(p, lr=1e-2, fused=True), 20, 3, average=False),
+        seeded(),
+    )
     average = torch.zeros_like(path[0])
     for t, vector in enumerate(path, start=1):
         average += min(1.0, 10 / (9 + t)) * (vector - average)
@@ -287,7 +299,7 @@ def test_held_out_mean_is_weighted_and_the_same_at_every_call():
     first, again = (held_out_mean(model, ELBO(), rows, 3) for _ in range(2))
     assert first == again
     weight = torch.rand(2000, generator=seeded())
-    weighted = Rows(rows.x, weight=weight)
+    weighted = Batch(rows.x, weight=weight)
     with torch.no_grad():
         values = ELBO().monitor(model, rows, seeded(3)).double()
     assert held_out_mean(model, ELBO(), weighted, 3) == pytest.approx(float((weight * values).sum() / weight.sum()))
@@ -323,7 +335,7 @@ def test_gradient_of_a_weighted_batch_is_that_of_its_weighted_mean():
     repeated = rows.take(torch.tensor([0] * 12 + [1] * 2 + [2, 3]))
     repeated.weight = None
     for m, r in [(model, rows), (twin, repeated)]:
-        train(m, Weightless(), r, Plan(SGD, 99, 1, average=False), seeded())
+        train(m, Weightless(), r, TrainingSettings(SGD, 99, 1, average=False), seeded())
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -379,12 +391,17 @@ def test_solver_state_carried_over_equals_an_uninterrupted_run(solver):
     make = partial(SOLVERS[solver], lr=1e-3)
     whole, rows = model_and_rows()
     parts, _ = model_and_rows()
-    one = Plan(make, len(rows), 4, average=False)
+    one = TrainingSettings(make, len(rows), 4, average=False)
     train(whole, Weightless(), rows, one, seeded())
     carried = None
     for _ in range(4):
         report = train(
-            parts, Weightless(), rows, Plan(make, len(rows), 1, average=False), seeded(), solver_state=carried
+            parts,
+            Weightless(),
+            rows,
+            TrainingSettings(make, len(rows), 1, average=False),
+            seeded(),
+            solver_state=carried,
         )
         carried = report.solver_state
         assert all(isinstance(v, (np.ndarray, float, int, str, type(None))) for s in carried for v in s.values())
@@ -400,6 +417,116 @@ def test_the_same_generator_gives_the_same_model():
         ends.append(state(model))
     assert same(ends[0], ends[1])
     assert not same(ends[0], ends[2])
+
+
+# Stopping and going on
+
+
+class Fresh:
+    """A new model each time, of other weights than the last: all that it knows of the past is what it is given."""
+
+    def __init__(self, objective, solver=ADAM, average=True, patience=math.inf, held_out=True):
+        self.objective, self.seed = objective, 0
+        _, rows = model_and_rows(objective, n_rows=80)
+        self.rows, self.held_out = rows.take(torch.arange(60)), rows.take(torch.arange(60, 80)) if held_out else None
+        self.settings = TrainingSettings(solver, 20, 12, average=average, patience=patience)
+
+    def __call__(self, progress=None):
+        self.seed += progress is not None
+        model, _ = model_and_rows(self.objective)
+        rng = seeded(5 + self.seed)
+        if progress is not None:
+            for parameter in model.parameters():
+                parameter.data.normal_(generator=rng)
+        return Training(model, self.objective, self.rows, self.settings, rng, self.held_out, progress=progress)
+
+
+def in_parts(fresh, ends):
+    """Training that stops after each of `ends`, is pickled, and goes on with another model and generator."""
+    training = fresh()
+    for end in ends:
+        training.run(end)
+        if not training.over:
+            training = fresh(pickle.loads(pickle.dumps(training.progress())))
+    training.run()
+    return training
+
+
+def assert_same_end(parts, whole):
+    assert parts.over
+    assert whole.over
+    one, other = parts.finish(), whole.finish()
+    assert same(state(parts.model), state(whole.model))
+    for name in ("n_iter", "best", "history", "held_out", "diverged"):
+        assert getattr(one, name) == getattr(other, name), name
+    assert torch.equal(parts.rng.get_state(), whole.rng.get_state())
+    for a, b in zip(one.solver_state, other.solver_state, strict=True):
+        assert repr(a) == repr(b)
+
+
+RUNS = {
+    "dense": {"objective": ELBO()},
+    "several draws": {"objective": ELBO(n_draws=2, beta=2.0, warmup=5)},
+    "autograd": {"objective": IWAE(2)},
+    "nothing held out": {"objective": ELBO(), "held_out": False},
+    "last weights": {"objective": ELBO(), "average": False},
+    "adagrad": {"objective": ELBO(), "solver": partial(SOLVERS["adagrad"], lr=1e-2)},
+    "rmsprop": {"objective": ELBO(), "solver": partial(SOLVERS["rmsprop"], lr=1e-3)},
+    "sgd": {"objective": ELBO(), "solver": partial(SOLVERS["sgd"], lr=1e-3)},
+    "torch's adam": {"objective": ELBO(), "solver": partial(torch.optim.AdamW, lr=1e-2, amsgrad=True)},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("ends", [[5], [1, 2, 11]], ids=str)
+def test_training_that_stops_and_goes_on_ends_as_if_it_had_not(name, ends):
+    whole = Fresh(**RUNS[name])()
+    whole.run()
+    assert_same_end(in_parts(Fresh(**RUNS[name]), ends), whole)
+
+
+def test_two_players_stop_and_go_on():
+    whole = Fresh(Selfish(), held_out=False)()
+    whole.run()
+    assert_same_end(in_parts(Fresh(Selfish(), held_out=False), [4]), whole)
+
+
+def test_patience_counts_on_where_training_stopped():
+    """The best epoch lies before the stop, and the patience ends after it."""
+    settings = {"objective": ELBO(), "solver": partial(SOLVERS["adam"], lr=0.5), "patience": 6}
+    whole = Fresh(**settings)()
+    whole.run()
+    best = whole.result.best
+    assert whole.epoch == best + 6 < 12
+    parts = in_parts(Fresh(**settings), [best + 2, best + 5])
+    assert parts.epoch == whole.epoch
+    assert_same_end(parts, whole)
+
+
+def test_a_stop_changes_nothing_of_what_was_there_before():
+    fresh = Fresh(ELBO())
+    first = fresh()
+    first.run(4)
+    progress = first.progress()
+    kept = pickle.dumps(progress)
+    ends = []
+    for _ in range(2):  # from the same progress
+        training = fresh(progress)
+        training.run()
+        training.finish()
+        ends.append(state(training.model))
+    assert same(*ends)
+    assert pickle.dumps(progress) == kept
+
+
+def test_the_weights_kept_so_far_can_be_looked_at_in_between():
+    seen = []
+    fresh = Fresh(ELBO())
+    training = fresh()
+    training.run(4, on_epoch=lambda epoch: seen.append((epoch.best, state(training.model))) and False)
+    best = seen[-1][0]
+    assert training.finish().best == best
+    assert same(state(training.model), seen[best - 1][1])
 
 
 class Buffered(Objective):
@@ -427,5 +554,13 @@ def test_buffers_are_restored_with_the_best_weights():
     script = [0, 1, 9, 1, 1]
     objective = Buffered(script)
     model, rows = model_and_rows(objective)
-    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Rows(torch.zeros(2000, 4)))
+    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Batch(torch.zeros(2000, 4)))
     assert model.extras["counter"].count == 2
+
+
+def test_buffers_go_on_from_where_they_stopped():
+    fresh = Fresh(Buffered(), held_out=False)
+    whole = fresh()
+    whole.run()
+    parts = in_parts(fresh, [5])
+    assert parts.model.extras["counter"].count == whole.model.extras["counter"].count == 36

@@ -13,12 +13,12 @@ import torch
 from sklearn.utils import gen_batches
 from torch import Tensor
 
-from .._tables.batches import Rows, to_rows
+from .._tables.batches import Batch, to_rows
 from .._tables.moments import Array, Scale, row_blocks
 from .._torch import thread_limit, torch_scope
 from ..model import VAE
 from .quadrature import Rule, normal_rule
-from .scores import block_rows
+from .scores import block_rows, log_likelihood
 
 __all__ = ["Inference", "filled", "refuse_far_rows"]
 
@@ -51,7 +51,7 @@ class Inference:
     def by_blocks(
         self,
         X: Array,
-        function: Callable[[VAE, Rows], Tensor],
+        function: Callable[[VAE, Batch], Tensor],
         n_draws: int = 1,
         dtype: Any = np.float64,
         widest: int = 1,
@@ -65,6 +65,11 @@ class Inference:
 
         size = block_rows(self.model, n_draws, widest, factors)
         return filled(len(X), size, of, dtype, self.device, threads)
+
+    def log_likelihood(self, X: Array) -> np.ndarray:
+        """log p(x) of the rows of X, in nats of data units: (N,)."""
+        rule = self.rule
+        return self.by_blocks(X, lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
 
     def decoded(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in training order, in blocks, in data units."""

@@ -7,21 +7,30 @@ the score: higher is more normal. In `explained` the latents' part is shared out
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._math import log_normal
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from ..model import VAE
 from ..priors import AggregatedPosterior
 from .quadrature import Rule
 
-__all__ = ["CRITERIA", "DRAWN", "NEEDS", "Criterion", "View", "named_criterion", "with_latents"]
+__all__ = [
+    "CRITERIA",
+    "DRAWN",
+    "NEEDS",
+    "Criterion",
+    "ScoringContext",
+    "named_criterion",
+    "refuse_criterion",
+    "with_latents",
+]
 
 
-class View(NamedTuple):
+class ScoringContext(NamedTuple):
     """What a criterion looks at beside the rows.
 
     Attributes
@@ -49,54 +58,53 @@ class View(NamedTuple):
         return self.codes.own(mu) if self.known is None else self.known
 
 
-Criterion = Callable[[VAE, Rows, View], Tensor]
+Criterion = Callable[[VAE, Batch, ScoringContext], Tensor]
 
 
-def reconstruction(model: VAE, rows: Rows, view: View) -> Tensor:
+def reconstruction(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """-(x_d - E[x_d|z])^2 at the posterior mean, in standardised units; the latents have no part."""
     mu, _ = model.encode(rows.x)
     return with_latents(-(rows.x - model.mean(mu)).square(), torch.zeros_like(mu[:, 0]))
 
 
-def reconstruction_data(model: VAE, rows: Rows, view: View) -> Tensor:
+def reconstruction_data(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """`reconstruction` in data units: columns of large values count most."""
     return reconstruction(model, rows, view) * torch.cat([view.scale, view.scale[:1]]).square()
 
 
-def reconstruction_probability(model: VAE, rows: Rows, view: View) -> Tensor:
+def reconstruction_probability(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """E_q[log p(x_d|z)] (An & Cho 2015); the latents have no part."""
-    log_prob, _, weight = _drawn(model, rows, view.rule)
-    return with_latents((weight * log_prob).sum(0), torch.zeros_like(rows.x[:, 0]))
+    log_prob = model.log_weights(rows.x, view.rule.eps).log_prob
+    return with_latents((view.rule.weight * log_prob).sum(0), torch.zeros_like(rows.x[:, 0]))
 
 
-def elbo(model: VAE, rows: Rows, view: View) -> Tensor:
+def elbo(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """E_q[log p(x_d|z)], and -KL(q(z|x) || p(z)) for the latents."""
-    log_prob, log_ratio, weight = _drawn(model, rows, view.rule)
+    log_w, weight = model.log_weights(rows.x, view.rule.eps), view.rule.weight
     kl = model.prior.kl(*model.encode(rows.x))
-    latents = (weight[..., 0] * log_ratio).sum(0) if kl is None else -kl.sum(-1)
-    return with_latents((weight * log_prob).sum(0), latents)
+    latents = (weight[..., 0] * (log_w.log_prior - log_w.log_q)).sum(0) if kl is None else -kl.sum(-1)
+    return with_latents((weight * log_w.log_prob).sum(0), latents)
 
 
-def log_likelihood(model: VAE, rows: Rows, view: View) -> Tensor:
+def log_likelihood(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log p(x) = sum_d sum_s W_s log p(x_d|z_s) + sum_s W_s (log p(z_s) - log q(z_s|x) - log S W_s).
 
     W is the softmax over draws of the log importance weights (Burda et al. 2016, eq. 8).
     """
-    log_prob, log_ratio, _ = _drawn(model, rows, view.rule)
-    log_w = log_prob.sum(-1) + log_ratio + view.rule.log_weight
-    log_share = torch.log_softmax(log_w, dim=0)
+    log_w = model.log_weights(rows.x, view.rule.eps)
+    log_share = torch.log_softmax(log_w.total + view.rule.log_weight, dim=0)
     share = log_share.exp()
-    latents = share * (log_ratio + view.rule.log_weight - log_share)
-    return with_latents((share[..., None] * log_prob).sum(0), latents.sum(0))
+    latents = share * (log_w.log_prior - log_w.log_q + view.rule.log_weight - log_share)
+    return with_latents((share[..., None] * log_w.log_prob).sum(0), latents.sum(0))
 
 
-def latent(model: VAE, rows: Rows, view: View) -> Tensor:
+def latent(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log q_agg(z) at the posterior mean: how far a row's code is from the codes of the training rows."""
     mu, _ = model.encode(rows.x)
     return with_latents(torch.zeros_like(rows.x), view.codes.log_prob(mu, view.own(mu)))
 
 
-def aggregated(model: VAE, rows: Rows, view: View) -> Tensor:
+def aggregated(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log p(x_d|z), and log q_agg(z) - log q(z|x) for the latents, at the posterior mean.
 
     The log importance weight with the training rows' mean posterior as the prior: real codes cluster, and N(0, I) knows
@@ -131,6 +139,16 @@ NEEDS: dict[str, frozenset[str]] = {
 DRAWN = {"elbo", "log_likelihood", "reconstruction_probability"}
 
 
+def refuse_criterion(criterion: str | Criterion, objective: Any) -> None:
+    """Raise ValueError where a criterion needs what the objective does not offer."""
+    lacking = NEEDS.get(criterion, frozenset()) - objective.offers if isinstance(criterion, str) else None
+    if lacking:
+        raise ValueError(
+            f"criterion={criterion!r} needs an objective that offers a {' and a '.join(sorted(lacking))}; "
+            f"{objective!r} does not. Use criterion='reconstruction', or another objective."
+        )
+
+
 def named_criterion(value: str | Criterion) -> Criterion:
     """The criterion that a parameter names, or the value itself."""
     return CRITERIA[value] if isinstance(value, str) else value
@@ -138,11 +156,3 @@ def named_criterion(value: str | Criterion) -> Criterion:
 
 def with_latents(features: Tensor, latents: Tensor) -> Tensor:
     return torch.cat([features, latents[:, None]], dim=1)
-
-
-def _drawn(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(x_d|z), (S, N, D), log p(z) - log q(z|x), (S, N), and the points' weights, (S, 1, 1)."""
-    mu, log_var = model.encode(rows.x)
-    z = mu + torch.exp(0.5 * log_var) * rule.eps
-    log_ratio = model.prior.log_prob(z) - log_normal(rule.eps, log_var).sum(-1)
-    return model.log_prob(z, rows.x), log_ratio, rule.log_weight.exp()[..., None]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from ..model import VAE
-from .criteria import Criterion, View, with_latents
+from .criteria import Criterion, ScoringContext, with_latents
 from .posterior import posterior
 
 __all__ = ["COMPLETIONS", "MOST_DIFFERENCE", "MOST_SIMILAR", "contributions", "explained", "nearest"]
@@ -28,7 +28,9 @@ MOST_DIFFERENCE, MOST_SIMILAR = 2.0, 1000
 COMPLETIONS = 8
 
 
-def contributions(criterion: Criterion, model: VAE, rows: Rows, view: View, typical: Tensor | None = None) -> Tensor:
+def contributions(
+    criterion: Criterion, model: VAE, rows: Batch, view: ScoringContext, typical: Tensor | None = None
+) -> Tensor:
     """The criterion's contributions, (N, D + 1), for rows that may have gaps.
 
     A gap makes no row more normal: the row is completed several times, its contributions are averaged, and a missing
@@ -41,7 +43,7 @@ def contributions(criterion: Criterion, model: VAE, rows: Rows, view: View, typi
     gaps = missing.any(dim=1)
     whole, part = (~gaps).nonzero()[:, 0], gaps.nonzero()[:, 0]
     if len(whole):
-        result[whole] = criterion(model, Rows(rows.x[whole]), view)
+        result[whole] = criterion(model, Batch(rows.x[whole]), view)
     found = criterion(model, *_completed(model, rows.take(part), view)).unflatten(0, (-1, len(part))).mean(0)
     if typical is not None:
         found[:, :-1] = torch.where(missing[part], typical[:-1], found[:, :-1])
@@ -49,17 +51,17 @@ def contributions(criterion: Criterion, model: VAE, rows: Rows, view: View, typi
     return result
 
 
-def _completed(model: VAE, rows: Rows, view: View) -> tuple[Rows, View]:
+def _completed(model: VAE, rows: Batch, view: ScoringContext) -> tuple[Batch, ScoringContext]:
     """Every row `COMPLETIONS` times, its gaps filled by E[x|z] for draws z from p(z | the present cells)."""
     assert rows.mask is not None
     q = posterior(model, rows)
     z = q.mean + torch.einsum("njk,sk->snj", q.factor, view.completions)
     filled = torch.where(rows.mask > 0, rows.x, model.mean(z)).flatten(0, 1)
     # Training rows are known by their own codes, not by their completions'.
-    return Rows(filled), view._replace(known=view.codes.own(q.mean).repeat(len(z)))
+    return Batch(filled), view._replace(known=view.codes.own(q.mean).repeat(len(z)))
 
 
-def nearest(model: VAE, rows: Rows, view: View) -> Tensor:
+def nearest(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """The decoded training code that is most like each row, in model units: (N, D).
 
     Differences count up to `MOST_DIFFERENCE` in the encoder's units, so that one absurd cell does not choose the code.
@@ -81,8 +83,8 @@ def nearest(model: VAE, rows: Rows, view: View) -> Tensor:
 def explained(
     criterion: Criterion,
     model: VAE,
-    rows: Rows,
-    view: View,
+    rows: Batch,
+    view: ScoringContext,
     typical: Tensor | None = None,
     typical_explanation: Tensor | None = None,
 ) -> Tensor:
@@ -96,7 +98,7 @@ def explained(
     return shared
 
 
-def _shared_out(criterion: Criterion, model: VAE, rows: Rows, view: View) -> Tensor:
+def _shared_out(criterion: Criterion, model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """The criterion's contributions of complete rows, and what its latents' part owes to each feature.
 
     Integrated gradients (Sundararajan et al. 2017) of that part along the line from the most similar normal row, which
@@ -110,7 +112,7 @@ def _shared_out(criterion: Criterion, model: VAE, rows: Rows, view: View) -> Ten
     for point, weight in zip(0.5 * (points + 1), 0.5 * weights, strict=True):
         with torch.enable_grad():
             x = (start + float(point) * way).requires_grad_()
-            part = criterion(model, Rows(x), view)[:, -1]
+            part = criterion(model, Batch(x), view)[:, -1]
             (slope,) = torch.autograd.grad(part.sum(), x) if part.requires_grad else (torch.zeros_like(x),)
         shared += float(weight) * slope * way
     return found + with_latents(shared, -shared.sum(dim=1))

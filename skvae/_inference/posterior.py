@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from ..model import VAE
 
 __all__ = ["Posterior", "laplace", "mean_and_std", "posterior", "posterior_mean"]
@@ -40,7 +40,7 @@ class Posterior(NamedTuple):
         return self.factor.square().sum(-1).sqrt()
 
 
-def posterior(model: VAE, rows: Rows) -> Posterior:
+def posterior(model: VAE, rows: Batch) -> Posterior:
     """The encoder's q(z|x); for a row with gaps, Laplace's approximation to p(z | the present cells).
 
     A model without a density has no such posterior: it shows the encoder its columns' means in the gaps.
@@ -58,7 +58,7 @@ def posterior(model: VAE, rows: Rows) -> Posterior:
     return Posterior(mu, factor)
 
 
-def posterior_mean(model: VAE, rows: Rows) -> Tensor:
+def posterior_mean(model: VAE, rows: Batch) -> Tensor:
     """`posterior`'s mean alone: (N, J)."""
     mu = model.encode_mean(rows.x, rows.mask)
     gaps = _rows_with_gaps(rows)
@@ -67,14 +67,14 @@ def posterior_mean(model: VAE, rows: Rows) -> Tensor:
     return mu.index_copy(0, gaps, laplace(model, rows.take(gaps), mu[gaps]).mean)
 
 
-def _rows_with_gaps(rows: Rows) -> Tensor:
+def _rows_with_gaps(rows: Batch) -> Tensor:
     """The numbers of the rows that lack a cell."""
     if rows.mask is None:
         return torch.empty(0, dtype=torch.long)
     return (rows.mask == 0).any(dim=1).nonzero()[:, 0]
 
 
-def laplace(model: VAE, rows: Rows, z: Tensor) -> Posterior:
+def laplace(model: VAE, rows: Batch, z: Tensor) -> Posterior:
     """The mode of p(z | the present cells), by Newton's method from `z`, and the curvature there."""
     value, step, factor = _newton_step(model, rows, z)
     length = torch.ones_like(value)
@@ -91,7 +91,7 @@ def laplace(model: VAE, rows: Rows, z: Tensor) -> Posterior:
     return Posterior(z, factor)
 
 
-def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _newton_step(model: VAE, rows: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x, z), Newton's step from z, and a factor of the inverse curvature: (N,), (N, J), (N, J, J)."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -109,7 +109,7 @@ def _newton_step(model: VAE, rows: Rows, z: Tensor) -> tuple[Tensor, Tensor, Ten
     return value.detach(), step, factor * signs[:, None]
 
 
-def mean_and_std(model: VAE, rows: Rows) -> Tensor:
+def mean_and_std(model: VAE, rows: Batch) -> Tensor:
     """Of the latents given each row: (N, J, 2). Nothing is known of a code's spread, for which 1 stands."""
     if rows.mask is not None and model.is_density:
         q = posterior(model, rows)

@@ -49,6 +49,11 @@ class Rule(NamedTuple):
     eps: Tensor
     log_weight: Tensor
 
+    @property
+    def weight(self) -> Tensor:
+        """The weights themselves, beside one more axis: (S, 1 or N, 1)."""
+        return self.log_weight.exp()[..., None]
+
     def to(self, device: torch.device) -> Rule:
         """The same rule on `device`."""
         return Rule(self.eps.to(device), self.log_weight.to(device))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._math import log_normal
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from ..model import VAE
 from .posterior import posterior
 from .quadrature import Rule
@@ -24,7 +24,7 @@ BLOCK_NUMBERS = 250_000
 FILLING_STEPS, FILLING_TOLERANCE = 30, 1e-4
 
 
-def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor]:
+def _weighted_points(model: VAE, rows: Batch, rule: Rule) -> tuple[Tensor, Tensor]:
     """Points z (S, N, J) of q(z|x), and log (rule's weight * w(x, z)), (S, N)."""
     mean, factor = posterior(model, rows)
     if rule.eps.shape[1] == 1:  # the same points for all rows
@@ -32,10 +32,10 @@ def _weighted_points(model: VAE, rows: Rows, rule: Rule) -> tuple[Tensor, Tensor
     else:
         z = mean + torch.einsum("njk,snk->snj", factor, rule.eps)
     log_q = log_normal(rule.eps).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-    return z, model.log_joint(z, rows.x, rows.mask) - log_q + rule.log_weight
+    return z, model.log_weight(z, log_q, rows.x, rows.mask).total + rule.log_weight
 
 
-def log_likelihood(model: VAE, rows: Rows, rule: Rule) -> Tensor:
+def log_likelihood(model: VAE, rows: Batch, rule: Rule) -> Tensor:
     """log p(x) = log E_q[w(x, z)], the expectation by `rule`, in nats of data units: (N,).
 
     With independent draws it is a lower bound in expectation (Burda et al. 2016, eq. 8). A row so far out that its
@@ -45,7 +45,7 @@ def log_likelihood(model: VAE, rows: Rows, rule: Rule) -> Tensor:
     return torch.logsumexp(log_weight, dim=0).nan_to_num(nan=-math.inf, neginf=-math.inf)
 
 
-def conditional_mean(model: VAE, rows: Rows, rule: Rule) -> Tensor:
+def conditional_mean(model: VAE, rows: Batch, rule: Rule) -> Tensor:
     """E[x | the present cells], in model units: (N, D). Points are weighted by w(x, z) (Mattei & Frellsen 2019).
 
     The most likely category where x is one.
@@ -55,7 +55,7 @@ def conditional_mean(model: VAE, rows: Rows, rule: Rule) -> Tensor:
     return model.likelihood.collapse(torch.einsum("sn,snd->nd", torch.softmax(log_weight, dim=0), expected))
 
 
-def conditional_draws(model: VAE, rows: Rows, n_points: int, n_draws: int, rng: torch.Generator) -> Tensor:
+def conditional_draws(model: VAE, rows: Batch, n_points: int, n_draws: int, rng: torch.Generator) -> Tensor:
     """Draws of x given the present cells, in model units: (n_draws, N, D).
 
     Points z from q, of which each draw keeps one in proportion to w(x, z) (sampling importance resampling, Rubin 1987).
@@ -68,7 +68,7 @@ def conditional_draws(model: VAE, rows: Rows, n_points: int, n_draws: int, rng: 
     return model.sample(kept, rng)
 
 
-def completed(model: VAE, rows: Rows) -> Tensor:
+def completed(model: VAE, rows: Batch) -> Tensor:
     """x with its gaps filled by the reconstruction, in model units: (N, D) (AutoRec, Sedhain et al. 2015).
 
     For models without a density. Each row is reconstructed again with what filled its gaps, until that settles.
@@ -87,7 +87,7 @@ def completed(model: VAE, rows: Rows) -> Tensor:
     return filled
 
 
-def latent_information(model: VAE, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+def latent_information(model: VAE, rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """What each latent tells of a row, in nats, and the variance of its mean over rows, (J,); the means, (N, J).
 
     Its mean KL to the prior where that has one number a latent; else what a Gaussian channel carries,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,17 +16,12 @@ from torch import Tensor
 from .moments import BLOCK_NUMBERS, Array, Scale
 from .sources import RowSource
 
-__all__ = ["Rows", "SomeColumns", "Stream", "Table", "Walk", "as_table", "shuffled", "to_rows"]
-
+__all__ = ["ArrayTable", "Batch", "FileTable", "Table", "as_table", "shuffled", "to_rows"]
 
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768
-
-
 # Tables of up to this many numbers are kept in the model's units; larger ones are converted a batch at a time.
 SMALL_TABLE = 1_000_000
-
-
 # A table that is read from elsewhere is shuffled by blocks of about so many numbers, and the rows of this many blocks
 # together; and this many rows are held out of it, at most.
 SHUFFLED_NUMBERS, SHUFFLED_BLOCKS, MOST_HELD_OUT = 65_536, 32, 100_000
@@ -36,30 +32,39 @@ def shuffled(n: int, rng: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=rng, device=rng.device, dtype=torch.int32 if n < 2**31 else torch.int64)
 
 
-class Walk:
+class Table(ABC):
     """Ways through a table, for anything that has a length and can `take` rows."""
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """N."""
 
     @property
+    @abstractmethod
     def n_features(self) -> int:
         """D."""
-        raise NotImplementedError
 
-    def take(self, index: Tensor) -> Rows:
+    @abstractmethod
+    def take(self, index: Tensor) -> Batch:
         """The rows at `index`."""
-        raise NotImplementedError
 
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+    @abstractmethod
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         """The rows in order, at most `size` at a time."""
-        raise NotImplementedError
 
-    def thinned(self, most: int) -> Rows:
+    @abstractmethod
+    def part(self, index: Tensor) -> Table:
+        """The rows at `index`, to train on."""
+
+    @abstractmethod
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Table:
+        """The same rows with `change(x)` in place of x."""
+
+    def subsample(self, most: int) -> Batch:
         """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
         return self.take(torch.arange(0, len(self), -(-len(self) // most)))
 
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Batch]:
         """One epoch: shuffled rows in even batches of about `batch_size`, none dropped, no small rest.
 
         Rows are gathered for several small batches at once.
@@ -74,19 +79,11 @@ class Walk:
             taken, order = order.split([sum(group), len(order) - sum(group)])
             yield from self.take(taken).split(group)
 
-    def part(self, index: Tensor) -> Any:
-        """The rows at `index`, to train on."""
-        raise NotImplementedError
-
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Any:
-        """The same rows with `change(x)` in place of x."""
-        raise NotImplementedError
-
-    def whole(self) -> Rows:
+    def whole(self) -> Batch:
         """All rows as tensors."""
-        return self.take(torch.arange(len(self), device=self.device))
+        return _joined(list(self.blocks()))
 
-    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Rows]:
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Batch]:
         """The table without `n_rows` random rows, and those."""
         order = shuffled(len(self), rng)
         return self.part(order[n_rows:]), self.part(order[:n_rows]).whole()
@@ -98,7 +95,7 @@ class Walk:
 
 
 @dataclass
-class Rows(Walk):
+class Batch(Table):
     """Rows in the model's units. A missing cell holds 0 in `x` and 0 in `mask`.
 
     Attributes
@@ -120,56 +117,43 @@ class Rows(Walk):
     def __len__(self) -> int:
         return len(self.x)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Rows:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         mask, weight, y = (None if v is None else change(v) for v in (self.mask, self.weight, self.y))
-        return Rows(change(self.x), mask, weight, y)
+        return Batch(change(self.x), mask, weight, y)
 
     @property
     def n_features(self) -> int:
         return self.x.shape[-1]
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Rows:
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return replace(self, x=change(self.x))
 
     @property
     def device(self) -> torch.device:
         return self.x.device
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> Batch:
         return self._map(lambda value: value.index_select(0, index))
 
-    def narrow(self, dim: int, first: int, length: int) -> Rows:
-        """Views of `length` rows from `first` on, where rows are axis `dim`."""
-        return self._map(partial(torch.narrow, dim=dim, start=first, length=length))
-
-    def to(self, device: torch.device) -> Rows:
+    def to(self, device: torch.device) -> Batch:
         """The same rows on `device`."""
         return self._map(lambda value: value.to(device))
 
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        """The rows in order, at most `size` at a time."""
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         size = size or max(1, BLOCK_NUMBERS // self.x.shape[1])
         for first in range(0, len(self), size):
-            yield self.narrow(0, first, min(size, len(self) - first))
+            yield self._map(partial(torch.narrow, dim=0, start=first, length=min(size, len(self) - first)))
 
-    def split(self, sizes: list[int]) -> Iterator[Rows]:
+    def split(self, sizes: list[int]) -> Iterator[Batch]:
         """Views of consecutive rows, `sizes` of them."""
         parts = [[None] * len(sizes) if v is None else v.split(sizes) for v in (self.mask, self.weight, self.y)]
-        return map(Rows, self.x.split(sizes), *parts)
+        return map(Batch, self.x.split(sizes), *parts)
 
-    def part(self, index: Tensor) -> Rows:
-        """The rows at `index`, to train on."""
+    def part(self, index: Tensor) -> Batch:
         return self.take(index)
 
-    def whole(self) -> Rows:
-        """All rows as tensors."""
+    def whole(self) -> Batch:
         return self
-
-    @property
-    def mass(self) -> Tensor:
-        """Weight of every present cell, 0 where one is missing: (N, D), float64."""
-        mass = torch.ones_like(self.x, dtype=torch.float64) if self.mask is None else self.mask.double()
-        return mass if self.weight is None else mass * self.weight[:, None]
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over rows of `values` (N, ...), weighted where the rows are; a scalar passes through."""
@@ -180,7 +164,8 @@ class Rows(Walk):
         return torch.tensordot(self.weight, values, dims=1) / len(self)
 
 
-class Table(Walk):
+@dataclass(eq=False)
+class ArrayTable(Table):
     """The rows of an array in data units, converted to the model's when they are taken: nothing is copied before.
 
     Parameters
@@ -191,17 +176,16 @@ class Table(Walk):
     weight, y : arrays of shape (N,) and (N, ...), or None
     index : Tensor of int or None
         The rows this table consists of; None for all.
+    change : callable or None
+        What stands in place of x, in the model's units, is `change(x)`.
     """
 
-    def __init__(
-        self,
-        X: Array,
-        scale: Scale,
-        weight: Array | None = None,
-        y: Array | None = None,
-        index: Tensor | None = None,
-    ):
-        self.X, self.scale, self.weight, self.y, self.index = X, scale, weight, y, index
+    X: Any
+    scale: Scale
+    weight: Array | None = None
+    y: Array | None = None
+    index: Tensor | None = None
+    change: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.X) if self.index is None else len(self.index)
@@ -210,33 +194,32 @@ class Table(Walk):
     def n_features(self) -> int:
         return self.X.shape[1]
 
-    def take(self, index: Tensor) -> Rows:
+    def _converted(self, X: Array, weight: Array | None, y: Array | None) -> Batch:
+        rows = to_rows(X, self.scale, weight, y)
+        return rows if self.change is None else rows.mapped(self.change)
+
+    def take(self, index: Tensor) -> Batch:
         at = (index if self.index is None else self.index[index]).numpy()
-        weight, y = (None if v is None else v[at] for v in (self.weight, self.y))
-        return to_rows(self.X[at], self.scale, weight, y)
+        return self._converted(self.X[at], *(None if v is None else v[at] for v in (self.weight, self.y)))
 
-    def part(self, index: Tensor) -> Table:
-        """The table of the rows at `index`: no copy."""
-        return Table(self.X, self.scale, self.weight, self.y, index if self.index is None else self.index[index])
+    def part(self, index: Tensor) -> ArrayTable:
+        return replace(self, index=index if self.index is None else self.index[index])
 
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        """The rows in order, at most `size` at a time."""
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         for part in gen_batches(len(self), size or max(1, BLOCK_NUMBERS // self.n_features)):
             yield self.take(torch.arange(part.start, part.stop))
 
-    def whole(self) -> Rows:
-        """All rows as tensors."""
-        return _joined(list(self.blocks()))
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> ArrayTable:
+        earlier = self.change
+        return replace(self, change=change if earlier is None else lambda x: change(earlier(x)))
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Mapped:
-        return Mapped(self, change)
-
-    def to(self, device: torch.device) -> Table | Rows:
+    def to(self, device: torch.device) -> ArrayTable | Batch:
         """The table itself on the CPU, its rows as tensors on another device."""
         return self if device.type == "cpu" else self.whole().to(device)
 
 
-class Stream(Table):
+@dataclass(eq=False)
+class FileTable(ArrayTable):
     """The rows of a table that is read from elsewhere, block by block: a file, or a sparse matrix.
 
     An epoch reads `SHUFFLED_BLOCKS` blocks of neighbouring rows at once, from anywhere in the table, and shuffles their
@@ -246,113 +229,65 @@ class Stream(Table):
     Parameters
     ----------
     X : RowSource
-    scale, weight, y
-        As in `Table`.
-    numbers : Tensor of int or None
+    scale, weight, y, change
+        As in `ArrayTable`.
+    index : Tensor of int or None
         The blocks this table consists of; None for all. A last, shorter one stands last.
     """
 
-    def __init__(
-        self,
-        X: RowSource,
-        scale: Scale,
-        weight: Array | None = None,
-        y: Array | None = None,
-        numbers: Tensor | None = None,
-    ) -> None:
-        super().__init__(X, scale, weight, y)  # type: ignore[arg-type]
-        self.size = max(1, SHUFFLED_NUMBERS // max(1, X.shape[1]))
-        self.numbers = torch.arange(-(-len(X) // self.size)) if numbers is None else numbers.sort().values
+    def __post_init__(self) -> None:
+        self.size = max(1, SHUFFLED_NUMBERS // max(1, self.n_features))
+        self.numbers = torch.arange(-(-len(self.X) // self.size)) if self.index is None else self.index.sort().values
 
     def __len__(self) -> int:
         n_blocks = len(self.numbers)
         lacking = -len(self.X) % self.size if n_blocks and self.numbers[-1] == len(self.X) // self.size else 0
         return n_blocks * self.size - lacking
 
-    def _rows_of(self, numbers: Tensor) -> Rows:
+    def _rows_of(self, numbers: Tensor) -> Batch:
         """The rows of these blocks."""
         slices = [slice(n * self.size, min((n + 1) * self.size, len(self.X))) for n in numbers.tolist()]
         weight, y = (None if v is None else np.concatenate([v[s] for s in slices]) for v in (self.weight, self.y))
-        return to_rows(np.concatenate([self.X[s] for s in slices]), self.scale, weight, y)
+        return self._converted(np.concatenate([self.X[s] for s in slices]), weight, y)
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> Batch:
         return self.part(index).whole()
 
-    def part(self, index: Tensor) -> Table:
+    def part(self, index: Tensor) -> ArrayTable:
         at = self.numbers[index // self.size] * self.size + index % self.size
-        return Table(self.X, self.scale, self.weight, self.y, at)
+        return ArrayTable(self.X, self.scale, self.weight, self.y, at, self.change)
 
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
+    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Batch]:
         """One epoch: shuffled rows in batches of about `batch_size`, none dropped."""
         order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
         for numbers in order.tensor_split(-(-len(order) // SHUFFLED_BLOCKS)):
-            rows = self._rows_of(numbers.sort().values)
-            yield from rows.batches(batch_size, rng)
+            yield from self._rows_of(numbers.sort().values).batches(batch_size, rng)
 
-    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Stream, Rows]:
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[FileTable, Batch]:
         """The table without some random blocks that hold about `n_rows`, `MOST_HELD_OUT` at most, and those."""
         n_blocks = max(1, min(n_rows, MOST_HELD_OUT) // self.size)
         order = self.numbers[shuffled(len(self.numbers), rng).cpu()]
-        return self._of(order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
+        return replace(self, index=order[n_blocks:]), self._rows_of(order[:n_blocks].sort().values)
 
-    def _of(self, numbers: Tensor) -> Stream:
-        return Stream(self.X, self.scale, self.weight, self.y, numbers)  # type: ignore[arg-type]
-
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
+    def blocks(self, size: int | None = None) -> Iterator[Batch]:
         """The rows in order, a few blocks at a time."""
-        at_once = max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)
-        for numbers in self.numbers.split(at_once):
-            yield self._rows_of(numbers)
+        return map(self._rows_of, self.numbers.split(max(1, BLOCK_NUMBERS // SHUFFLED_NUMBERS)))
 
 
-class Mapped(Walk):
-    """The rows of a table with `change(x)` in place of x, made when they are taken."""
-
-    def __init__(self, table: Table, change: Callable[[Tensor], Tensor]):
-        self.table, self.change = table, change
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def take(self, index: Tensor) -> Rows:
-        return self.table.take(index).mapped(self.change)
-
-    def batches(self, batch_size: int, rng: torch.Generator) -> Iterator[Rows]:
-        return (batch.mapped(self.change) for batch in self.table.batches(batch_size, rng))
-
-
-def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Rows | Table:
+def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array | None) -> Batch | ArrayTable:
     """The rows of a table, in the model's units where it is small, to be converted when they are taken elsewhere."""
     if X.size <= SMALL_TABLE:
         return to_rows(X[:], scale, weight, y)
-    return Stream(X, scale, weight, y) if isinstance(X, RowSource) else Table(X, scale, weight, y)
+    return FileTable(X, scale, weight, y) if isinstance(X, RowSource) else ArrayTable(X, scale, weight, y)
 
 
-class SomeColumns(Walk):
-    """The same rows with some of their columns, for what is summed block by block."""
-
-    def __init__(self, rows: Walk, columns: Tensor):
-        self.rows, self.columns = rows, columns
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        for block in self.rows.blocks(size):
-            mask = None if block.mask is None else block.mask.index_select(1, self.columns)
-            yield Rows(block.x.index_select(1, self.columns), mask, block.weight, block.y)
-
-
-def _joined(parts: list[Rows]) -> Rows:
+def _joined(parts: list[Batch]) -> Batch:
     """Consecutive blocks as one."""
-    mask = None
     if any(part.mask is not None for part in parts):
-        mask = torch.cat([torch.ones_like(part.x) if part.mask is None else part.mask for part in parts])
-    weight, y = (
-        None if values[0] is None else torch.cat([v for v in values if v is not None])
-        for values in ([part.weight for part in parts], [part.y for part in parts])
-    )
-    return Rows(torch.cat([part.x for part in parts]), mask, weight, y)
+        parts = [replace(part, mask=torch.ones_like(part.x)) if part.mask is None else part for part in parts]
+    fields = ([getattr(part, name) for part in parts] for name in ("x", "mask", "weight", "y"))
+    tensors: Any = (None if values[0] is None else torch.cat(values) for values in fields)
+    return Batch(*tensors)
 
 
 def to_rows(
@@ -361,23 +296,14 @@ def to_rows(
     weight: Array | None = None,
     y: Array | None = None,
     dtype: torch.dtype = torch.float32,
-) -> Rows:
+) -> Batch:
     """Rows in model units from a float64 table in data units, where NaN marks a missing cell."""
     # float32 numbers that stay as they are need no detour through float64.
     x = X.copy() if X.dtype == np.float32 and scale.is_identity() else scale.to_model(X)
     mask = None
     if x.size and np.isnan(x.min()):
-        missing = np.isnan(x)
-        x[missing] = 0.0
-        mask = _tensor(~missing, dtype)
-    return Rows(
-        torch.from_numpy(x).to(dtype),
-        mask,
-        None if weight is None else _tensor(weight, dtype),
-        None if y is None else _tensor(y, dtype),
-    )
-
-
-def _tensor(values: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """A tensor of its own memory: numpy arrays may be read-only or memory-mapped."""
-    return torch.tensor(values, dtype=dtype, device="cpu")
+        mask = ~np.isnan(x)
+        x[~mask] = 0.0
+    # Of their own memory: numpy arrays may be read-only or memory-mapped.
+    tensors = (None if v is None else torch.tensor(v, dtype=dtype, device="cpu") for v in (mask, weight, y))
+    return Batch(torch.from_numpy(x).to(dtype), *tensors)

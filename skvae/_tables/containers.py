@@ -1,4 +1,4 @@
-"""Containers that scikit-learn's validation misreads: tensors, masked arrays, dates; and cells that are no numbers."""
+"""Containers in, those that scikit-learn's validation misreads; cells that are no numbers; and containers out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from torch import Tensor
 
+from .schema import Schema
 from .sources import as_source
 
-__all__ = ["name_the_string", "unpack_container"]
+__all__ = ["framed", "name_the_string", "refuse_container", "unpack_container"]
 
 
 def unpack_container(X: Any) -> Any:
@@ -24,10 +26,9 @@ def unpack_container(X: Any) -> Any:
         return X.numpy()
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
-    names = getattr(X, "columns", None)
     for column, dtype in enumerate(getattr(X, "dtypes", [getattr(X, "dtype", None)])):
         if getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith(("Date", "Duration", "Time")):
-            label = "X" if names is None else f"column {names[column]!r}"
+            label = Schema.of(X).label(column) if hasattr(X, "columns") else "X"
             raise ValueError(
                 f"{label} holds dates or time spans; turn them into numbers first (days since a date, say)."
             )
@@ -37,17 +38,16 @@ def unpack_container(X: Any) -> Any:
 
 def name_the_string(X: Any, error: ValueError) -> ValueError:
     """The error for a cell that is no number, naming its column and the way out; `error` itself where there is none."""
-    columns = getattr(X, "columns", None)
     cells = np.asarray(X, dtype=object)
     if cells.ndim != 2:
         return error
-    for i, column in enumerate(cells.T):
-        for value in column:
+    for column, values in enumerate(cells.T):
+        for value in values:
             if isinstance(value, str) and not _is_number(value):
-                name = i if columns is None else columns[i]
                 return ValueError(
-                    f"could not convert string to float: column {name!r} holds {value!r}. Set likelihood='auto' (or "
-                    "Mixed) for a table with categories, drop the column, or mark the cell as missing (NaN)."
+                    f"could not convert string to float: {Schema.of(X).label(column)} holds {value!r}. Set "
+                    "likelihood='auto' (or Mixed) for a table with categories, drop the column, or mark the cell as "
+                    "missing (NaN)."
                 )
     return error
 
@@ -58,3 +58,16 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def framed(estimator: Any, X: Any, values: np.ndarray, names: list[str]) -> Any:
+    """`values` in the container that the estimator's `set_output` or scikit-learn's configuration asks for."""
+    dense = _get_output_config("transform", estimator)["dense"]
+    return values if dense == "default" else ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
+
+
+def refuse_container(name: str) -> None:
+    """Raise unless scikit-learn knows how to fill a container of this name."""
+    words = {"default", *ADAPTERS_MANAGER.supported_outputs}
+    if name not in words:
+        raise ValueError(f"transform={name!r} must be one of {sorted(words)} or None.")

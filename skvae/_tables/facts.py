@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from .moments import Array, column_moments, row_blocks
+from .moments import ColumnSums, reduce_blocks, row_blocks
 from .schema import column_values, is_category_type, is_missing, type_of
 from .sources import RowSource
 
@@ -43,37 +42,31 @@ class ColumnFacts:
 def column_facts(X: Any) -> list[ColumnFacts]:
     """The facts of every column of a data frame, an array or a source."""
     if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
-        return _facts_of_numbers(X, lambda part: np.asarray(X[part], dtype=np.float64))
+        return _facts_of_numbers(X)
     facts = []
     for column in range(X.shape[1]):
         values = column_values(X, column)
         numbers_only = values.dtype.kind != "O" or all(is_missing(v) or isinstance(v, Real) for v in values)
         if is_category_type(type_of(X, column)) or not numbers_only:
             facts.append(ColumnFacts(is_category=True))
-            continue
-        numbers = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)[:, None]
-        facts += _facts_of_numbers(numbers, numbers.__getitem__)
+        else:
+            numbers = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)[:, None]
+            facts += _facts_of_numbers(numbers)
     return facts
 
 
-def _facts_of_numbers(X: Any, read: Callable[[slice], Array]) -> list[ColumnFacts]:
-    n_columns = X.shape[1]
-    low, high = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
-    whole = np.ones(n_columns, dtype=bool)
-    sums = np.zeros((3, n_columns))  # of 1, log x and its square
-    for part in row_blocks(X):
-        block = read(part)
-        low, high = np.fmin(low, np.fmin.reduce(block)), np.fmax(high, np.fmax.reduce(block))
+def _facts_of_numbers(X: Any) -> list[ColumnFacts]:
+    def summed(part: slice) -> tuple[ColumnSums, ColumnSums, np.ndarray]:
+        block = np.asarray(X[part], dtype=np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
-            whole &= ~(block % 1 > 0).any(axis=0)
-            logs = np.where(block > 0, np.log(block), 0.0)
-        sums += [(~np.isnan(block)).sum(axis=0), logs.sum(axis=0), (logs**2).sum(axis=0)]
-    moments = column_moments(X)
-    first, second = sums[1] / sums[0].clip(1), sums[2] / sums[0].clip(1)
+            logs = np.where(block > 0, np.log(block), np.nan)
+            return ColumnSums.of(block), ColumnSums.of(logs), (block % 1 > 0).sum(axis=0)
+
+    sums, of_logs, n_broken = reduce_blocks(row_blocks(X), summed)
+    mean, std, _ = sums.moments
+    mean_log, std_log, _ = of_logs.moments
     with np.errstate(invalid="ignore", divide="ignore"):
-        gain = np.log(moments.std) - 0.5 * np.log(second - first**2) - first
-    gain = np.where((low > 0) & (moments.std > 0) & np.isfinite(gain), gain, -np.inf)
-    return [
-        ColumnFacts(False, float(lo), float(hi), float(mean), float(std), bool(are_whole), float(more))
-        for lo, hi, mean, std, are_whole, more in zip(low, high, moments.mean, moments.std, whole, gain, strict=True)
-    ]
+        gain = np.log(std) - np.log(std_log) - mean_log
+    gain = np.where((sums.low > 0) & (std > 0) & np.isfinite(gain), gain, -np.inf)
+    columns = (values.tolist() for values in (sums.low, sums.high, mean, std, n_broken == 0, gain))
+    return [ColumnFacts(False, *facts) for facts in zip(*columns, strict=True)]

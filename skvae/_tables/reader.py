@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,9 +19,9 @@ from sklearn.utils.validation import (
 )
 
 from .containers import name_the_string, unpack_container
-from .moments import Array, empty_columns, row_blocks
+from .moments import Array, ColumnSums, row_blocks, sum_columns
 from .schema import Schema, cells_of
-from .sources import RowSource, picked
+from .sources import RowSource, Selected
 
 __all__ = ["Support", "TableReader", "TrainingRows"]
 
@@ -33,7 +33,6 @@ class Support(Protocol):
 
     def assign(self, X: Any) -> list[tuple[Any, list[int] | None]]:
         """The likelihood of every column, as members and their columns."""
-        ...
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         """Raise ValueError, naming the column, where X leaves the support."""
@@ -41,19 +40,31 @@ class Support(Protocol):
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What there is to train on: X, targets, and weights of mean 1 (None: all equal), without rows of weight 0."""
+    """What there is to train on: X, targets, and weights of mean 1 (None: all equal), without rows of weight 0.
+
+    `known` is what was summed while the rows were checked.
+    """
 
     X: Any
     y: Array | None = None
     weight: Array | None = None
+    known: ColumnSums | None = None
 
     def __len__(self) -> int:
         return len(self.X)
 
+    @cached_property
+    def sums(self) -> ColumnSums:
+        """What the columns hold."""
+        return sum_columns(self.X, self.weight) if self.known is None else self.known
+
     def at(self, rows: np.ndarray) -> TrainingRows:
         """The rows that are True; the table itself where these are all."""
+        if rows.all():
+            return self
         y, weight = (None if values is None else values[rows] for values in (self.y, self.weight))
-        return TrainingRows(picked(self.X, rows), y, weight)
+        X = Selected(self.X, np.flatnonzero(rows)) if isinstance(self.X, RowSource) else self.X[rows]
+        return TrainingRows(X, y, weight)
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class TableReader:
     def learn(
         cls, name: str, X: Any, likelihood: Support, resolve: Callable[[list, Schema], Support]
     ) -> tuple[TableReader, Array]:
-        """The reader of a table's columns, each with its likelihood, and the table as it reads it.
+        """The reader of a table's columns, each with its likelihood, and the table's numbers, yet to be checked.
 
         `resolve` spells out a likelihood, given as members and their columns, for the table's schema.
         """
@@ -93,12 +104,10 @@ class TableReader:
         known = _stand_in(name)
         X = _numbers(known, schema.encoded(cells) if schema.categories else X, reset=True)
         names = getattr(known, "feature_names_in_", None)
-        reader = cls(name, schema, resolve(assigned, schema), known.n_features_in_, names)
-        reader._check_cells(X)
-        return reader, X
+        return cls(name, schema, resolve(assigned, schema), known.n_features_in_, names), X
 
-    def read(self, X: Any) -> Array:
-        """X as an array of floats or a source of such, NaN where a cell is missing, within the likelihood's support."""
+    def read(self, X: Any, checked: bool = True) -> Array:
+        """X as floats, in an array or a source, NaN where a cell is missing; `checked` says whether `check` sees it."""
         X = unpack_container(X)
         if self.schema.categories:
             X = cells_of(X)
@@ -107,26 +116,34 @@ class TableReader:
             _check_n_features(self._known, X, reset=False)
             X = self.schema.encoded(X)
         X = _numbers(self._known, X, reset=False)
-        self._check_cells(X)
+        if checked:
+            self.check(X)
         return X
 
     def training_rows(self, X: Array, y: Any, sample_weight: Any, objective: Any) -> TrainingRows:
-        """What there is to train on, of a table that was read; the objective's `target` says what y is."""
-        target = self._target(y, X, objective) if objective.target else None
+        """What there is to train on, of a table's numbers, which are checked; the objective's `target` says what y is.
+
+        One pass checks the rows and sums their columns.
+        """
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            used = weight > 0
-            X = picked(X, used)
-            target, weight = None if target is None else target[used], weight[used] / weight.max()
-            weight = weight / weight.mean()
-        return TrainingRows(X, target, weight)
+            weight = weight / weight.max()
+            weight = weight / weight[weight > 0].mean()
+        sums = sum_columns(X, weight, self._checked)
+        rows = TrainingRows(X, self._target(y, X, objective) if objective.target else None, weight)
+        return replace(rows if weight is None else rows.at(weight > 0), known=sums)
 
-    def refuse_empty_columns(self, X: Array) -> None:
+    def refuse_empty_columns(self, table: TrainingRows) -> None:
         """Raise ValueError for a column without a value."""
-        if (empty := empty_columns(X)).any():
+        if (empty := table.sums.empty).any():
             label = self.labels[int(empty.argmax())]
-            raise ValueError(f"{label} holds no value in {len(X)} rows; drop it before fitting.")
+            raise ValueError(f"{label} holds no value in {len(table)} rows; drop it before fitting.")
+
+    def check(self, X: Array) -> None:
+        """Raise ValueError for a cell that is infinite or outside the likelihood's support."""
+        for part in row_blocks(X):
+            self._checked(X, part)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -137,7 +154,7 @@ class TableReader:
     @cached_property
     def labels(self) -> list[str]:
         """How errors name the columns."""
-        return [f"column {name!r}" for name in (range(self.n_features) if self.names is None else self.names)]
+        return [self.schema.label(column) for column in range(self.n_features)]
 
     @cached_property
     def _known(self) -> Any:
@@ -160,18 +177,18 @@ class TableReader:
         check_consistent_length(X, y)
         return y
 
-    def _check_cells(self, X: Array) -> None:
-        """Raise ValueError for a cell that is infinite or outside the likelihood's support."""
-        for part in row_blocks(X):
-            block = X[part]
-            infinite = np.isinf(block)
-            if infinite.any():
-                row, column = np.argwhere(infinite)[0]
-                raise ValueError(
-                    f"Input X contains infinity: {self.labels[column]}, row {part.start + row}. Remove it, or mark it "
-                    "as missing (NaN)."
-                )
-            self.likelihood.check(block, self.labels)
+    def _checked(self, X: Array, part: slice) -> Array:
+        """These rows of X; ValueError for a cell that is infinite or outside the likelihood's support."""
+        block = X[part]
+        infinite = np.isinf(block)
+        if infinite.any():
+            row, column = np.argwhere(infinite)[0]
+            raise ValueError(
+                f"Input X contains infinity: {self.labels[column]}, row {part.start + row}. Remove it, or mark it "
+                "as missing (NaN)."
+            )
+        self.likelihood.check(block, self.labels)
+        return block
 
 
 def _stand_in(name: str) -> Any:

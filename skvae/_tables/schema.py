@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
 
-from .moments import Array, row_blocks
+from .moments import Array, reduce_blocks, row_blocks
 from .sources import Recoded, RowSource
 
 __all__ = [
@@ -23,14 +24,9 @@ __all__ = [
     "type_of",
 ]
 
-
 # pandas' nullable types, and what kind of numpy type they hold.
 NULLABLE = {"boolean": "b", "Float32": "f", "Float64": "f"}
-
-
 NULLABLE |= {f"{'U' * (kind == 'u')}Int{bits}": kind for kind in "iu" for bits in (8, 16, 32, 64)}
-
-
 # How many known categories an error names.
 NAMED_CATEGORIES = 10
 
@@ -53,6 +49,7 @@ def cells_of(X: Any) -> Any:
     return check_array(X, dtype=None, ensure_all_finite=False)
 
 
+@dataclass
 class Schema:
     """The columns of a table.
 
@@ -66,17 +63,10 @@ class Schema:
         The values that a column of categories can hold, in the order of their codes.
     """
 
-    def __init__(
-        self,
-        library: str | None = None,
-        names: list[Any] | None = None,
-        dtypes: list[Any] | None = None,
-        categories: dict[int, list[Any]] | None = None,
-    ) -> None:
-        self.library = library
-        self.names: Any = names
-        self.dtypes: Any = dtypes
-        self.categories = {} if categories is None else categories
+    library: str | None = None
+    names: Any = None
+    dtypes: Any = None
+    categories: dict[int, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, X: Any) -> Schema:
@@ -93,9 +83,9 @@ class Schema:
 
     def learn(self, X: Any, wanted: dict[int, int | None]) -> None:
         """Find the categories of these columns; a number says that they are the codes 0, 1, ... below it."""
+        held = _categories(X, [column for column, n_categories in wanted.items() if n_categories is None])
         for column, n_categories in wanted.items():
-            known = range(n_categories) if n_categories is not None else _categories(X, column)
-            self.categories[column] = list(known)
+            self.categories[column] = held[column] if n_categories is None else list(range(n_categories))
             if not self.categories[column]:
                 raise ValueError(f"{self.label(column)} holds no value in {len(X)} rows; drop it before fitting.")
 
@@ -243,19 +233,31 @@ def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
     return list(places), inverse
 
 
-def _categories(X: Any, column: int) -> list:
-    """The categories of a column: those of its pandas or polars type, else the sorted values it holds."""
+def _categories(X: Any, columns: list[int]) -> dict[int, list]:
+    """The categories of each of these columns: those of its pandas or polars type, else the sorted values it holds."""
+    if not columns or not isinstance(X, RowSource):
+        return {column: _of_type(X, column) or _sorted(_distinct(column_values(X, column))[0]) for column in columns}
+
+    def distinct(part: slice) -> tuple[list, ...]:
+        block = X[part]
+        return tuple(np.unique(block[:, column]).tolist() for column in columns)
+
+    return dict(zip(columns, map(_sorted, reduce_blocks(row_blocks(X), distinct)), strict=True))
+
+
+def _of_type(X: Any, column: int) -> list:
+    """The categories that a column's type names, whether the column holds them or not."""
     dtype = type_of(X, column)
     # polars' Categorical shares its categories with every other column.
-    if getattr(dtype, "categories", None) is not None and str(dtype) != "Categorical":
-        return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
-    if isinstance(X, RowSource):
-        parts = [np.unique(X[part][:, column]) for part in row_blocks(X)]
-        values = np.unique(np.concatenate(parts)).tolist()
-    else:
-        values = _distinct(column_values(X, column))[0]
-    values = [_plain(value) for value in values if not is_missing(value)]
-    return sorted(values, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
+    if getattr(dtype, "categories", None) is None or str(dtype) == "Categorical":
+        return []
+    return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
+
+
+def _sorted(values: list) -> list:
+    """The values that are not missing, each once: numbers first."""
+    kept = {_plain(value) for value in values if not is_missing(value)}
+    return sorted(kept, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
 
 
 def _looked_up(known: list, codes: Array) -> np.ndarray:
@@ -274,13 +276,10 @@ def _as_dtype(values: Array, dtype: str, drawn: bool) -> np.ndarray:
     if kind.startswith("bool"):
         return values.astype(bool) if whole and set(np.unique(values)) <= {0.0, 1.0} else values
     if kind.startswith(("int", "uint")):
-        return values.astype(kind) if whole and _fits(values, kind) else values
+        limits = np.iinfo(kind)
+        fits = whole and (not len(values) or (values.min() >= limits.min and values.max() <= limits.max))
+        return values.astype(kind) if fits else values
     return values.astype(np.float32) if kind == "float32" else values
-
-
-def _fits(values: Array, dtype: str) -> bool:
-    limits = np.iinfo(dtype)
-    return not len(values) or (values.min() >= limits.min and values.max() <= limits.max)
 
 
 def _pandas_frame(schema: Schema, columns: list, like: Any) -> Any:

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-__all__ = ["Recoded", "RowSource", "Selected", "as_source", "picked"]
-
+__all__ = ["Recoded", "RowSource", "Selected", "as_source"]
 
 # Bytes read from a mapped file before its pages are given back: they would count as this process' memory.
 MAPPED_BYTES = 64_000_000
-
-
 # The kernel may map as much around a byte that is read, where it keeps the file in large pages.
 LARGEST_PAGE = 2_000_000
 
@@ -191,13 +188,6 @@ class Recoded(RowSource):
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
         return self.function(self.source[rows])
-
-
-def picked(X: Any, rows: np.ndarray) -> Any:
-    """The rows of a table that are True, without reading them where it lies elsewhere."""
-    if rows.all():
-        return X
-    return Selected(X, np.flatnonzero(rows)) if isinstance(X, RowSource) else X[rows]
 
 
 def as_source(X: Any) -> RowSource | None:

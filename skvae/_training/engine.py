@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._tables.batches import Rows, Walk
+from .._tables.batches import Batch, Table
 from .._torch import make_generator, namespace, repays_a_thread
 from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient, autograd_gradient
 from ..model import LOG_VAR_RANGE, VAE, Emitted
 from ..objectives import Objective, OnePass, Slopes
 from ..priors import Prior
-from .mlp import NUMPY, TORCH, Arithmetic, Opaque, Perceptron, Values, is_perceptron
+from .held_out import HELD_OUT_ROWS, finite_or_worst, held_out_mean, repeated
+from .mlp import NUMPY, TORCH, AutogradNetwork, Backend, GraphFreeMLP, Values, is_graph_free
 
-__all__ = ["JUDGED_ROWS", "DenseStep", "understands"]
+__all__ = ["DenseStep", "understands"]
 
-
-# Rows that are judged at once; tables of up to this many numbers keep the draws they are judged by.
-JUDGED_ROWS, JUDGED_NUMBERS = 4096, 500_000
+# Held-out tables of up to this many numbers keep the draws they are judged by.
+HELD_OUT_NUMBERS = 500_000
 
 
 # Parameters, with what is to be added to their gradients.
@@ -49,7 +49,7 @@ def understands(model: VAE, objective: Objective) -> bool:
         and objective.code == "identity"
         and type(model) is VAE
         and not model.prior.reads_encoder
-        and (is_perceptron(model.encoder) or is_perceptron(model.decoder))
+        and (is_graph_free(model.encoder) or is_graph_free(model.decoder))
         and _own_parameters(model)
     )
 
@@ -67,13 +67,13 @@ LogSlope = Callable[[Values], Values] | None
 class _Workspace:
     """The tensors of a step on one number of rows, and arrays of what is computed with between its products."""
 
-    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, arithmetic: Arithmetic):
+    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, arithmetic: Backend):
         self.arithmetic, self.n_rows = arithmetic, n_rows
         self.xp, self.view, self.tensor = arithmetic
         self.encoder, self.decoder = (
-            Perceptron(network, vector, grad, size, network is model.decoder, arithmetic)
-            if is_perceptron(network)
-            else Opaque(network, n_in, n_out, vector, size)
+            GraphFreeMLP(network, vector, grad, size, network is model.decoder, arithmetic)
+            if is_graph_free(network)
+            else AutogradNetwork(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
                 (model.encoder, model.likelihood.encoding.n_inputs, model.n_encoded, n_rows),
                 (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
@@ -188,21 +188,21 @@ class DenseStep:
         if self.prepares:
             self.units = self.units._replace(add_noise=self.density.encoding.add_to_seen)
         # Whether there is no autograd inside: inference mode then saves another sixth of the time.
-        self.pure = self.reads_seen and all(map(is_perceptron, networks))
-        # Whether `judge` can take the place of the objective's monitor.
+        self.pure = self.reads_seen and all(map(is_graph_free, networks))
+        # Whether its own networks say what the objective's monitor would.
         self.judges = self.pure and type(objective).monitor is OnePass.monitor
 
-    def prepared(self, rows: Walk) -> Walk:
+    def prepared(self, rows: Table) -> Table:
         """The rows to train on as this step reads them: what the encoder sees in place of x, where that will do."""
         rows = self._formed(rows)
         if self.prepares and not self.objective.input_noise:
             self.mean_volume = _mean_volume(self.density, rows)
         return rows
 
-    def _formed(self, rows: Walk) -> Walk:
+    def _formed(self, rows: Table) -> Table:
         return rows.mapped(self.density.step_input) if self.prepares else rows
 
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Any = None) -> None:
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Any = None) -> None:
         """Set `grad`."""
         views, eps = self._draw(batch, rng)
         volume = self.mean_volume if views[1].x is batch.x else None
@@ -210,7 +210,7 @@ class DenseStep:
 
     def gradient(
         self,
-        views: tuple[Rows, Rows],
+        views: tuple[Batch, Batch],
         eps: Tensor | None,
         epoch: float,
         rng: torch.Generator | None = None,
@@ -243,7 +243,7 @@ class DenseStep:
             parameter.grad.add_(grad)
         self._count(work, slopes.shares, epoch)
 
-    def _emit(self, seen: Rows, eps: Tensor | None) -> tuple[_Workspace, Emitted]:
+    def _emit(self, seen: Batch, eps: Tensor | None) -> tuple[_Workspace, Emitted]:
         """Run both networks."""
         work = self._workspace(len(seen))
         xp, mu = work.xp, work.mu
@@ -272,7 +272,7 @@ class DenseStep:
         self,
         work: _Workspace,
         emitted: Emitted,
-        views: tuple[Rows, Rows],
+        views: tuple[Batch, Batch],
         epoch: float,
         rng: torch.Generator | None,
         volume: Any = None,
@@ -284,7 +284,7 @@ class DenseStep:
             return slopes, []
         return self._by_autograd(work, emitted, views[1], epoch, rng)
 
-    def _at(self, work: _Workspace, seen: Rows, compared: Rows, volume: Any) -> At:
+    def _at(self, work: _Workspace, seen: Batch, compared: Batch, volume: Any) -> At:
         """What the objective is told of the batch."""
         if work.at is None:
             work.at = At(work.xp, self.model.prior, self.n_draws, *self._formula(work.arithmetic))
@@ -297,7 +297,7 @@ class DenseStep:
             at.volume = (at.cells.mass * at.log_slope(at.x[:, : self.density.encoding.n_inputs])).sum()
         return at
 
-    def _read(self, work: _Workspace, seen: Rows, compared: Rows) -> Values:
+    def _read(self, work: _Workspace, seen: Batch, compared: Batch) -> Values:
         """The rows as the likelihood's gradient reads them: from the workspace, where the encoder saw the same."""
         if self.reads_seen and compared.x is seen.x and seen.mask is None and not self.reads_more:
             return work.seen
@@ -307,7 +307,7 @@ class DenseStep:
         return work.rows_of(x) if self.reads_more and compared.mask is None else work.view(x)
 
     def _by_autograd(
-        self, work: _Workspace, emitted: Emitted, batch: Rows, epoch: float, rng: Any
+        self, work: _Workspace, emitted: Emitted, batch: Batch, epoch: float, rng: Any
     ) -> tuple[Slopes, Gradients]:
         """The slopes of the objective's own `terms`."""
         values = (None if v is None else work.tensor(v).detach() for v in emitted[:5])
@@ -340,29 +340,32 @@ class DenseStep:
             else:
                 work.sums[name] = share + 0.0  # a copy
 
-    def judge(self, rows: Rows, seed: int) -> Callable[[], float]:
+    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
         """A function that returns the objective's monitored mean over `rows`, at the weights of the moment.
 
         The draws are the same at every call, those that `objective.monitor` would take from a generator of this seed.
         """
-        rows = self._formed(rows).whole()
+        if not self.judges:
+            return partial(held_out_mean, self.model, self.objective, rows, seed)
+        rows = self._formed(repeated(rows)).whole()
         mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())
-        kept = list(self._drawn(rows, seed)) if rows.x.numel() <= JUDGED_NUMBERS else None
+        kept = list(self._drawn(rows, seed)) if rows.x.numel() <= HELD_OUT_NUMBERS else None
 
         def mean() -> float:
             with torch.inference_mode(), np.errstate(all="ignore"):
                 blocks = self._drawn(rows, seed) if kept is None else kept
-                return sum(len(views[1]) * self._bound(views, eps) for views, eps in blocks) / mass
+                total = sum(len(views[1]) * self._bound(views, eps) for views, eps in blocks)
+                return finite_or_worst(total / mass)
 
         return mean
 
-    def _drawn(self, rows: Rows, seed: int) -> Iterator[tuple[tuple[Rows, Rows], Tensor | None]]:
+    def _drawn(self, rows: Batch, seed: int) -> Iterator[tuple[tuple[Batch, Batch], Tensor | None]]:
         """Blocks of rows, and draws of the latents' noise for each."""
         rng = make_generator(seed, rows.device)
-        for block in rows.blocks(JUDGED_ROWS):
+        for block in rows.blocks(HELD_OUT_ROWS):
             yield self._draw(block, rng)
 
-    def _draw(self, batch: Rows, rng: torch.Generator) -> tuple[tuple[Rows, Rows], Tensor | None]:
+    def _draw(self, batch: Batch, rng: torch.Generator) -> tuple[tuple[Batch, Batch], Tensor | None]:
         """The batch as the objective shows it, and eps (S B, J), which a code lacks."""
         views = self.objective.views(self.units, batch, rng)
         if not self.model.has_posterior:
@@ -371,18 +374,18 @@ class DenseStep:
         shape = (self.n_draws * x.shape[0], self.n_components)
         return views, torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
 
-    def _bound(self, views: tuple[Rows, Rows], eps: Tensor | None) -> float:
+    def _bound(self, views: tuple[Batch, Batch], eps: Tensor | None) -> float:
         """The mean over the batch's rows, weighted where they are, of what `objective.monitor` says of each."""
         slopes, _ = self._slopes(*self._emit(views[0], eps), views, math.inf, None)
         totals = {name: torch.as_tensor(share).double().sum() for name, share in slopes.shares.items()}
         return -float(self.objective.summed(totals, math.inf)["loss"])
 
-    def _arithmetic(self, n_rows: int) -> Arithmetic:
+    def _arithmetic(self, n_rows: int) -> Backend:
         """numpy, or torch where its threads, its device or autograd are wanted."""
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
 
-    def _formula(self, arithmetic: Arithmetic) -> tuple[NLLGradient, LogSlope]:
+    def _formula(self, arithmetic: Backend) -> tuple[NLLGradient, LogSlope]:
         """The likelihood's gradient for such arrays, and what of its value it leaves out."""
         xp = arithmetic.xp
         if xp not in self.formulas:
@@ -393,7 +396,7 @@ class DenseStep:
                 self.formulas[xp] = _of_tensors(autograd_gradient(self.density), arithmetic), None
         return self.formulas[xp]
 
-    def _weights(self, work: _Workspace, batch: Rows) -> tuple[Values, CellWeights]:
+    def _weights(self, work: _Workspace, batch: Batch) -> tuple[Values, CellWeights]:
         """What a row counts, and its cells: shares of 1."""
         if batch.weight is None and batch.mask is None:
             return work.mass, work.cells
@@ -452,7 +455,7 @@ def _states_gradient(model: VAE, objective: OnePass) -> bool:
     )
 
 
-def _of_tensors(gradient: NLLGradient, arithmetic: Arithmetic) -> NLLGradient:
+def _of_tensors(gradient: NLLGradient, arithmetic: Backend) -> NLLGradient:
     """A gradient that takes tensors, for arrays."""
     _, view, tensor = arithmetic
 
@@ -463,7 +466,7 @@ def _of_tensors(gradient: NLLGradient, arithmetic: Arithmetic) -> NLLGradient:
     return nll_gradient
 
 
-def _mean_volume(module: LikelihoodModule, rows: Walk) -> float | None:
+def _mean_volume(module: LikelihoodModule, rows: Table) -> float | None:
     """The mean over a table of what a warp adds to a row's log-likelihood: the steps of an epoch leave it out."""
     log_slope, n_inputs = module.encoding.log_slope(torch), module.encoding.n_inputs
     if log_slope is None:

@@ -3,73 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._tables.batches import Rows, Table, Walk
-from .._torch import make_generator
+from .._tables.batches import ArrayTable, Batch
 from ..model import VAE
-from ..objectives import Objective, Turn
-from . import engine as _dense
+from ..objectives import Objective
+from .parameters import make_players
 from .solvers import Adam, Solver
+from .steps import make_step
 
 __all__ = [
-    "AutogradStep",
     "DivergedError",
     "Epoch",
-    "Plan",
-    "Player",
-    "Report",
+    "Progress",
+    "Training",
+    "TrainingResult",
+    "TrainingSettings",
     "average_weight",
-    "held_out_mean",
-    "held_out_repeats",
-    "make_players",
-    "make_step",
     "train",
 ]
 
 
 # The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.
 AVERAGE_POWER = 9
-# Of a long vector an average takes two thirds of the time of Adam's step: it is brought up every few steps, the weights
-# of one standing in for those of all.
-LONG_VECTOR, STEPS_AN_AVERAGE = 100_000, 8
-# Held-out rows are repeated with fresh draws up to this many evaluations, so that few rows do not mean a noisy curve.
-HELD_OUT_DRAWS = 2000
-
-
-HELD_OUT_REPEATS = 8
 
 
 class DivergedError(ValueError):
     """The loss or the weights became infinite or undefined in the first epoch."""
 
 
-class Step(Protocol):
-    """One way to get the gradients of an objective; `pure` says that no autograd graph is made."""
-
-    pure: bool
-
-    def prepared(self, rows: Walk) -> Walk:
-        """The rows in the form that the step reads, made once."""
-        ...
-
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Player) -> None:
-        """Set the gradient of every parameter that this player moves."""
-
-    def take_means(self) -> dict[str, Tensor]:
-        """The terms' means over the rows of all steps since the last call."""
-        ...
-
-
 @dataclass(frozen=True)
-class Plan:
+class TrainingSettings:
     """How to train.
 
     Attributes
@@ -77,7 +49,7 @@ class Plan:
     solver : callable
         From a list of parameters to a `torch.optim.Optimizer`.
     batch_size, max_iter : int
-        Rows per step; epochs.
+        Rows a step; epochs.
     patience : float
         Epochs without a better held-out value before training stops.
     average : bool
@@ -86,6 +58,8 @@ class Plan:
         Epochs trained in earlier calls: objectives that change with time count on from there.
     keep_start : bool
         Keep the weights of the start, whatever training finds.
+    learning_rate : float or None
+        The solver's step size, for messages.
     """
 
     solver: Solver
@@ -95,6 +69,7 @@ class Plan:
     average: bool = True
     done: int = 0
     keep_start: bool = False
+    learning_rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +83,7 @@ class Epoch:
 
 
 @dataclass
-class Report:
+class TrainingResult:
     """What training did: `best` is the epoch whose weights were kept (0: the start); `diverged` is the bad epoch."""
 
     n_iter: int = 0
@@ -118,216 +93,230 @@ class Report:
     solver_state: list[dict[str, Any]] = field(default_factory=list)
     diverged: int | None = None
 
-
-class Player:
-    """One group of parameters, laid out in one contiguous vector, and the optimiser that moves it.
-
-    Every parameter is a view into `vector`, and its gradient a view into `vector.grad`: a step, a snapshot or an
-    average is one operation, however many layers there are.
-    """
-
-    def __init__(self, turn: Turn, solver: Solver):
-        parameters = turn.parameters
-        self.parameters, self.turn = parameters, turn
-        self.vector = nn.Parameter(torch.cat([_in_memory(p.detach()).reshape(-1) for p in parameters]))
-        self.vector.grad = torch.zeros_like(self.vector)
-        self.average = self.vector.detach().clone()
-        # What the weights of the steps since the last time weigh in the average, and how many those are.
-        self.owed, self.waiting = 0.0, 0
-        self.steps_an_average = 1 if self.vector.numel() < LONG_VECTOR else STEPS_AN_AVERAGE
-        for p, data, grad in zip(parameters, self._views(self.vector.data), self._views(self.vector.grad), strict=True):
-            p.data, p.grad = data, grad
-        self.solver = solver([self.vector])
-
-    def _views(self, vector: Tensor) -> list[Tensor]:
-        """The vector's pieces in the shapes and memory orders of the parameters."""
-        pieces = vector.split([p.numel() for p in self.parameters])
-        return [_like(piece, p) for piece, p in zip(pieces, self.parameters, strict=True)]
-
-    def backward(self, loss: Tensor, only: bool) -> None:
-        """Set the gradients of this player's parameters, and of nobody else's."""
-        assert self.vector.grad is not None
-        self.vector.grad.zero_()
-        if only:
-            loss.backward()
-            return
-        grads = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            if grad is not None and parameter.grad is not None:
-                parameter.grad.copy_(grad)
-
-    def step(self, average_weight: float) -> None:
-        """Move the weights; the new ones weigh so much in the running average of all."""
-        self.solver.step()
-        self.owed = average_weight + (1 - average_weight) * self.owed
-        self.waiting += 1
-        if self.waiting == self.steps_an_average:
-            self._bring_up_average()
-
-    def _bring_up_average(self) -> None:
-        """The weights stand in for those of all steps since the last time."""
-        if self.owed:
-            self.average.lerp_(self.vector.data, self.owed)
-        self.owed, self.waiting = 0.0, 0
-
-    def swap_average(self) -> None:
-        """Exchange the weights and their average."""
-        self._bring_up_average()
-        held = self.vector.data.clone()
-        self.vector.data.copy_(self.average)
-        self.average.copy_(held)
-
-    def state(self) -> dict[str, Any]:
-        """The optimiser's name, and its state as numpy arrays and numbers."""
-        state = {"solver": type(self.solver).__name__, **self.solver.state_dict()["state"].get(0, {})}
-        return {k: v.cpu().numpy().copy() if isinstance(v, Tensor) else v for k, v in state.items()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned; another optimiser starts afresh."""
-        state = dict(state)
-        if state.pop("solver", None) != type(self.solver).__name__:
-            return
-        values = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
-        if values:
-            self.solver.load_state_dict({**self.solver.state_dict(), "state": {0: values}})
-
-
-def _in_memory(value: Tensor) -> Tensor:
-    """A matrix as its memory has it: transposed where it is stored column by column."""
-    return value.t() if value.dim() == 2 and not value.is_contiguous() and value.t().is_contiguous() else value
-
-
-def _like(piece: Tensor, value: Tensor) -> Tensor:
-    """A view of `piece` in the shape and memory order of `value`."""
-    stored = _in_memory(value)
-    return piece.view_as(stored) if stored is value else piece.view_as(stored).t()
-
-
-def make_players(model: VAE, objective: Objective, solver: Solver) -> list[Player]:
-    """One `Player` a group; groups must not share parameters, or two optimisers would pull at one weight."""
-    turns = [turn for turn in objective.players(model) if turn.parameters]
-    everyone = [id(p) for turn in turns for p in turn.parameters]
-    if len(everyone) != len(set(everyone)):
-        raise ValueError(
-            f"{type(objective).__name__}.players gives one parameter to two players; groups must be disjoint."
-        )
-    return [Player(turn, solver) for turn in turns]
+    def log(self, terms: dict[str, float]) -> None:
+        """Add an epoch."""
+        self.n_iter += 1
+        for name, value in terms.items():
+            self.history.setdefault(name, []).append(value)
 
 
 def train(
     model: VAE,
     objective: Objective,
-    rows: Rows | Table,
-    plan: Plan,
+    rows: Batch | ArrayTable,
+    settings: TrainingSettings,
     rng: torch.Generator,
-    held_out: Rows | None = None,
+    held_out: Batch | None = None,
     on_epoch: Callable[[Epoch], bool] = lambda epoch: False,
     solver_state: list[dict[str, Any]] | None = None,
-) -> Report:
-    """Train `model` in place and leave it at its best weights.
-
-    With `held_out` rows the best epoch is the one with the highest monitored mean, the start (epoch 0) included;
-    without them it is the last. `on_epoch` sees every epoch, with the weights it would keep in place, and stops
-    training by returning True.
+) -> TrainingResult:
+    """Train `model` in place and leave it at its best weights; see `Training`.
 
     Raises
     ------
     DivergedError
         When the first epoch ends with a loss or weights that are not finite.
     """
-    players = make_players(model, objective, plan.solver)
-    for player, state in zip(players, solver_state or [], strict=False):
-        player.load_state(state)
-    seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
-    report, kept = Report(), _snapshot(model, players)
-    step, done = make_step(model, objective, players), 0
-    judge = None if held_out is None else _judge(step, model, objective, held_out, seed)
-    if judge is not None:
-        report.held_out.append(judge())
-    prepared = step.prepared(rows)
-    for number in range(1, plan.max_iter + 1):
-        batches = prepared.batches(plan.batch_size, rng)
-        terms, done = _one_epoch(model, step, batches, players, rng, plan.done + number, done)
-        if plan.average:
-            _swap(players)
-        if not _finite(players, terms):
-            if number == 1:
-                raise DivergedError
-            report.diverged = number
-            break
-        _log(report, terms)
-        better = not plan.keep_start
-        if judge is not None:
-            report.held_out.append(judge())
-            better = report.held_out[-1] > report.held_out[report.best]
-        if better:
-            report.best, kept = number, _snapshot(model, players)
-        watched = None if judge is None else report.held_out[-1]
-        stop = on_epoch(Epoch(number, terms, watched, report.best))
-        if plan.average:
-            _swap(players)
-        if stop or number - max(report.best, objective.ramp) >= plan.patience:
-            break
-    report.solver_state = [player.state() for player in players]
-    _restore(model, players, kept)
-    model.eval()
-    return report
+    training = Training(model, objective, rows, settings, rng, held_out, solver_state)
+    training.run(on_epoch=on_epoch)
+    return training.finish()
 
 
-class AutogradStep:
-    """The gradient of every player's term by automatic differentiation: any model, any objective."""
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands between two epochs: what it takes to go on, in another process too, as if never stopped.
 
-    pure = False
+    Attributes
+    ----------
+    epoch, n_steps : int
+        Epochs and steps done.
+    seed : int
+        Of the draws that held-out rows are judged by.
+    rng : Tensor
+        State of the generator of batches and draws.
+    weights : dict of str to Tensor
+        The model's parameters and buffers.
+    averages : list of Tensor
+        The running averages, one a player.
+    solvers : list of dict
+        States of the optimisers.
+    kept : tuple of two lists of Tensor
+        Vectors and buffers of the best epoch so far.
+    result : TrainingResult
+        What is known so far.
+    over : bool
+        Whether training has ended.
+    """
 
-    def __init__(self, model: VAE, players: list[Player]):
-        self.model, self.players = model, players
-        # Of every term: its sum over rows, and their number.
-        self.sums: dict[str, tuple[Tensor | float, int]] = {}
-
-    def prepared(self, rows: Walk) -> Walk:
-        return rows
-
-    @torch.enable_grad()
-    def __call__(self, batch: Rows, rng: torch.Generator, epoch: int, player: Player) -> None:
-        terms = {k: batch.mean(term) for k, term in player.turn.terms(self.model, batch, rng, epoch).items()}
-        player.backward(terms[player.turn.loss], only=len(self.players) == 1)
-        for name, term in terms.items():
-            total, n_rows = self.sums.get(name, (0.0, 0))
-            self.sums[name] = total + len(batch) * term.detach(), n_rows + len(batch)
-
-    def take_means(self) -> dict[str, Tensor]:
-        means = {name: torch.as_tensor(total) / n_rows for name, (total, n_rows) in self.sums.items()}
-        self.sums = {}
-        return means
+    epoch: int
+    n_steps: int
+    seed: int
+    rng: Tensor
+    weights: dict[str, Tensor]
+    averages: list[Tensor]
+    solvers: list[dict[str, Any]]
+    kept: tuple[list[Tensor], list[Tensor]]
+    result: TrainingResult
+    over: bool
 
 
-def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
-    """The dense engine where it knows the model's pieces, autograd elsewhere."""
-    if _dense.understands(model, objective):
-        (player,) = players
-        assert player.vector.grad is not None
-        return _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
-    return AutogradStep(model, players)
+class Training:
+    """The training of one model: it can stop after any epoch and go on from what `progress` returned.
+
+    With `held_out` rows the best epoch is the one with the highest monitored mean, the start (epoch 0) included;
+    without them it is the last. `model` is trained in place; only after `finish` does it hold the best weights.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        objective: Objective,
+        rows: Batch | ArrayTable,
+        settings: TrainingSettings,
+        rng: torch.Generator,
+        held_out: Batch | None = None,
+        solver_state: list[dict[str, Any]] | None = None,
+        progress: Progress | None = None,
+    ):
+        self.model, self.objective, self.rows, self.settings, self.rng = model, objective, rows, settings, rng
+        self.players = make_players(model, objective, settings.solver)
+        self.step = make_step(model, objective, self.players)
+        if progress is not None:
+            self._go_on_from(progress)
+        else:
+            self.over = False
+            for player, state in zip(self.players, solver_state or [], strict=False):
+                player.load_state(state)
+            self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
+            self.seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
+            self.kept = self._snapshot()
+        self.held_out_mean = None if held_out is None else self.step.held_out_mean(held_out, self.seed)
+        if self.held_out_mean is not None and not self.result.held_out:
+            self.result.held_out.append(self.held_out_mean())
+
+    def run(self, until: float = math.inf, on_epoch: Callable[[Epoch], bool] = lambda epoch: False) -> None:
+        """Train to the end of epoch `until`, or to the end of training.
+
+        `on_epoch` sees every epoch, with the weights it would keep in place, and ends training by returning True.
+        """
+        settings, result = self.settings, self.result
+        rows = self.step.prepared(self.rows)
+        while not self.over and self.epoch < until:
+            self.epoch += 1
+            terms = self._one_epoch(rows.batches(settings.batch_size, self.rng))
+            with self._averaged():
+                if not self._is_finite(terms):
+                    if self.epoch == 1:
+                        raise _diverged(settings)
+                    result.diverged, self.over = self.epoch, True
+                    return
+                result.log(terms)
+                better = not settings.keep_start
+                if self.held_out_mean is not None:
+                    result.held_out.append(self.held_out_mean())
+                    better = result.held_out[-1] > result.held_out[result.best]
+                if better:
+                    result.best, self.kept = self.epoch, self._snapshot()
+                watched = result.held_out[-1] if result.held_out else None
+                stop = on_epoch(Epoch(self.epoch, terms, watched, result.best))
+            since = self.epoch - max(result.best, self.objective.ramp)
+            self.over = bool(stop) or since >= settings.patience or self.epoch >= settings.max_iter
+
+    def _one_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Take one step a batch; return the mean of every term over the rows."""
+        model, step, number = self.model, self.step, self.settings.done + self.epoch
+        if not step.pure:  # the others have no module that asks
+            _wake(model)
+        # A solver of the user's may keep tensors that it wants to use with autograd later.
+        pure = step.pure and all(type(player.solver) is Adam for player in self.players)
+        # A step too large shows in the loss: numpy is to be as silent about it as torch.
+        with torch.inference_mode() if pure else torch.no_grad(), np.errstate(all="ignore"):
+            for batch in batches:
+                self.n_steps += 1
+                for player in self.players:
+                    step(batch, self.rng, number, player)
+                    player.step(average_weight(self.n_steps))
+        if not step.pure:
+            model.eval()
+        return {name: float(mean) for name, mean in step.take_means().items()}
+
+    def finish(self) -> TrainingResult:
+        """Leave the model at the best weights so far."""
+        self.result.solver_state = [player.state() for player in self.players]
+        self._restore(self.kept)
+        self.model.eval()
+        return self.result
+
+    def progress(self) -> Progress:
+        """Where training stands; to be asked before `finish`."""
+        return Progress(
+            self.epoch,
+            self.n_steps,
+            self.seed,
+            self.rng.get_state(),
+            {name: _copied(value) for name, value in self.model.state_dict().items()},
+            [_copied(player.average) for player in self.players],
+            [_copied(player.solver.state_dict()) for player in self.players],
+            _copied(self.kept),
+            deepcopy(self.result),
+            self.over,
+        )
+
+    @torch.no_grad()
+    def _go_on_from(self, progress: Progress) -> None:
+        self.epoch, self.n_steps, self.seed = progress.epoch, progress.n_steps, progress.seed
+        self.result, self.kept, self.over = deepcopy(progress.result), progress.kept, progress.over
+        self.rng.set_state(progress.rng)
+        self.model.load_state_dict(progress.weights)
+        for player, average, state in zip(self.players, progress.averages, progress.solvers, strict=True):
+            player.average.copy_(average)
+            player.solver.load_state_dict(deepcopy(state))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """A scope with the averaged weights in place of the last ones, where they are what is kept."""
+        averaged = self.players if self.settings.average else []
+        for player in averaged:
+            player.swap_average()
+        yield
+        for player in averaged:
+            player.swap_average()
+
+    def _is_finite(self, terms: dict[str, float]) -> bool:
+        return all(map(math.isfinite, terms.values())) and all(bool(p.vector.isfinite().all()) for p in self.players)
+
+    def _snapshot(self) -> tuple[list[Tensor], list[Tensor]]:
+        return [p.vector.detach().clone() for p in self.players], [b.clone() for b in self.model.buffers()]
+
+    @torch.no_grad()
+    def _restore(self, kept: tuple[list[Tensor], list[Tensor]]) -> None:
+        for player, vector in zip(self.players, kept[0], strict=True):
+            player.vector.copy_(vector)
+        for buffer, value in zip(self.model.buffers(), kept[1], strict=True):
+            buffer.copy_(value)
 
 
-def _one_epoch(
-    model: VAE, step: Step, batches: Iterable[Rows], players: list[Player], rng: torch.Generator, number: int, done: int
-) -> tuple[dict[str, float], int]:
-    """Take one step per batch; return the mean of every term over the rows, and the number of steps so far."""
-    if not step.pure:  # the others have no module that asks
-        _wake(model)
-    # A solver of the user's may keep tensors that it wants to use with autograd later.
-    pure = step.pure and all(type(player.solver) is Adam for player in players)
-    # A step too large shows in the loss: numpy is to be as silent about it as torch.
-    with torch.inference_mode() if pure else torch.no_grad(), np.errstate(all="ignore"):
-        for batch in batches:
-            done += 1
-            for player in players:
-                step(batch, rng, number, player)
-                player.step(average_weight(done))
-    if not step.pure:
-        model.eval()
-    return {name: float(mean) for name, mean in step.take_means().items()}, done
+def _diverged(settings: TrainingSettings) -> DivergedError:
+    return DivergedError(
+        f"Training diverged in its first epoch at learning_rate_init={settings.learning_rate}: the loss is not finite. "
+        "Lower the learning rate; if X holds extreme values, clip or transform them."
+    )
+
+
+def _copied(value: Any) -> Any:
+    """Tensors in nested containers as copies in main memory."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return deepcopy(value)
+
+
+def average_weight(step: int) -> float:
+    """What the weights after `step`, counted from 1, weigh in the running average."""
+    return min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + step))
 
 
 def _wake(model: VAE) -> None:
@@ -336,74 +325,3 @@ def _wake(model: VAE) -> None:
     for extra in model.extras.values():
         if not any(p.requires_grad for p in extra.parameters()):
             extra.eval()
-
-
-def average_weight(step: int) -> float:
-    """What the weights after `step`, counted from 1, weigh in the running average."""
-    return min(1.0, (AVERAGE_POWER + 1) / (AVERAGE_POWER + step))
-
-
-def held_out_repeats(n_rows: int, most: int = HELD_OUT_REPEATS) -> int:
-    """How often `n_rows` held-out rows are looked at, with fresh draws."""
-    return min(most, max(1, HELD_OUT_DRAWS // n_rows))
-
-
-@torch.no_grad()
-def held_out_mean(
-    model: VAE, objective: Objective, rows: Rows, seed: int, most_repeats: int = HELD_OUT_REPEATS
-) -> float:
-    """The monitored mean over `rows`, with the same draws at every call; few rows are looked at several times."""
-    assert objective.monitor is not None
-    rng = make_generator(seed, rows.x.device)
-    total, mass = 0.0, 0.0
-    for block in _repeated(rows, most_repeats).blocks(_dense.JUDGED_ROWS):
-        values = objective.monitor(model, block, rng).cpu().double()
-        weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
-        total += float((weight * values).sum())
-        mass += float(weight.sum())
-    return _finite_or_worst(total / mass)
-
-
-def _judge(step: Step, model: VAE, objective: Objective, rows: Rows, seed: int) -> Callable[[], float]:
-    """`held_out_mean` at the weights of the moment, by the step's own networks where it knows them all."""
-    if not (isinstance(step, _dense.DenseStep) and step.judges):
-        return partial(held_out_mean, model, objective, rows, seed)
-    mean = step.judge(_repeated(rows, HELD_OUT_REPEATS), seed)
-    return lambda: _finite_or_worst(mean())
-
-
-def _repeated(rows: Rows, most: int) -> Rows:
-    """Few rows several times."""
-    times = held_out_repeats(len(rows), most)
-    return rows if times == 1 else rows.take(torch.arange(len(rows), device=rows.device).repeat(times))
-
-
-def _finite_or_worst(mean: float) -> float:
-    return mean if math.isfinite(mean) else -math.inf
-
-
-def _log(report: Report, terms: dict[str, float]) -> None:
-    report.n_iter += 1
-    for name, value in terms.items():
-        report.history.setdefault(name, []).append(value)
-
-
-def _finite(players: list[Player], terms: dict[str, float]) -> bool:
-    return all(map(math.isfinite, terms.values())) and all(bool(p.vector.isfinite().all()) for p in players)
-
-
-def _swap(players: list[Player]) -> None:
-    for player in players:
-        player.swap_average()
-
-
-def _snapshot(model: VAE, players: list[Player]) -> tuple[list[Tensor], list[Tensor]]:
-    return [p.vector.detach().clone() for p in players], [b.clone() for b in model.buffers()]
-
-
-@torch.no_grad()
-def _restore(model: VAE, players: list[Player], kept: tuple[list[Tensor], list[Tensor]]) -> None:
-    for player, vector in zip(players, kept[0], strict=True):
-        player.vector.copy_(vector)
-    for buffer, value in zip(model.buffers(), kept[1], strict=True):
-        buffer.copy_(value)

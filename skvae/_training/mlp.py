@@ -4,7 +4,7 @@ A layer is one product. Its inputs stand beside a column of ones and its weights
 inputs stand beside the last hidden layer's. So a layer's outputs, its weights' gradient and its inputs' gradient are
 one matrix product each, written into tensors made once.
 
-Products are torch's; what is between them is numpy's or torch's, see `Arithmetic`.
+Products are torch's; what is between them is numpy's or torch's, see `Backend`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from .._torch import namespace
 from ..networks import LinearPath
 
-__all__ = ["NUMPY", "TORCH", "Arithmetic", "Opaque", "Perceptron", "Values", "is_perceptron"]
+__all__ = ["NUMPY", "TORCH", "AutogradNetwork", "Backend", "GraphFreeMLP", "Values", "is_graph_free"]
 
 
 # A numpy array, or a tensor in its place.
 Values = Any
 
 
-class Arithmetic(NamedTuple):
+class Backend(NamedTuple):
     """What computes between the products: numpy or torch, on the same memory."""
 
     xp: Any
@@ -43,10 +43,10 @@ def _as_it_is(values: Any) -> Any:
     return values
 
 
-NUMPY = Arithmetic(np, Tensor.numpy, torch.from_numpy)
+NUMPY = Backend(np, Tensor.numpy, torch.from_numpy)
 
 
-TORCH = Arithmetic(torch, _as_it_is, _as_it_is)
+TORCH = Backend(torch, _as_it_is, _as_it_is)
 
 
 class Activation(NamedTuple):
@@ -110,7 +110,7 @@ ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {
 }
 
 
-def is_perceptron(network: nn.Module) -> TypeGuard[LinearPath]:
+def is_graph_free(network: nn.Module) -> TypeGuard[LinearPath]:
     """Whether `network` is a perceptron as `MLP` builds it, whose every layer this room can go back through."""
     if type(network) is not LinearPath:
         return False
@@ -141,7 +141,7 @@ class _Layer:
         grad: Tensor,
         outputs: Tensor,
         activation: Activation | None,
-        arithmetic: Arithmetic,
+        arithmetic: Backend,
     ):
         self.inputs, self.weight, self.grad, self.outputs = inputs, weight, grad, outputs
         self.inputs_T = inputs.mT
@@ -178,7 +178,7 @@ class _Layer:
             torch.mm(grad, self.weight_T, out=self.flow)
 
 
-class Perceptron:
+class GraphFreeMLP:
     """A `LinearPath` over views of the flat vectors: write to `input`, then call forward, then backward.
 
     The last layer reads hidden units, 1, inputs, 1 side by side, and the first reads the second half of those same
@@ -192,7 +192,7 @@ class Perceptron:
         grad: Tensor,
         n_rows: int,
         need_input_grad: bool,
-        arithmetic: Arithmetic,
+        arithmetic: Backend,
     ):
         body: list[Any] = [] if network.body is None else list(network.body)
         new = partial(arithmetic.new, vector, n_rows)
@@ -242,8 +242,8 @@ def _block(flat: Tensor, first: int, n_in: int, n_out: int) -> Tensor:
     return flat[first : first + n_in * n_out].view(n_in, n_out)
 
 
-class Opaque:
-    """Any other module, by autograd, with the same members as `Perceptron`."""
+class AutogradNetwork:
+    """Any other module, by autograd, with the same members as `GraphFreeMLP`."""
 
     def __init__(self, module: nn.Module, n_in: int, n_out: int, vector: Tensor, n_rows: int):
         self.module = module

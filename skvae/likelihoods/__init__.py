@@ -10,7 +10,16 @@ from __future__ import annotations
 
 from .._tables.moments import Scale
 from ._auto import Auto
-from ._base import CellWeights, Likelihood, LikelihoodModule, NLLGradient, Standardised, Unscaled, autograd_gradient
+from ._base import (
+    CellWeights,
+    Likelihood,
+    LikelihoodModule,
+    LinearStart,
+    NLLGradient,
+    Standardised,
+    Unscaled,
+    autograd_gradient,
+)
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
@@ -21,8 +30,6 @@ from ._names import LIKELIHOODS
 from ._resolve import described, fits_schema, resolved
 from ._robust import Laplace, StudentT
 from ._start import (
-    LinearMaps,
-    LinearStart,
     baseline,
     baseline_samples,
     covariance,
@@ -46,7 +53,6 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "LikelihoodModule",
-    "LinearMaps",
     "LinearStart",
     "LogNormal",
     "Mixed",

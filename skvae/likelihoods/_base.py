@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -11,12 +12,11 @@ import torch
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from .._linear import LinearGaussian
-from .._params import Part
-from .._tables.batches import Walk
-from .._tables.moments import Array, Moments, Scale
-from ._encoding import Centred, Encoding, Identity
-from ._start import LinearStart
+from .._linear import Covariance, LinearGaussian
+from .._params import Spec
+from .._tables.batches import Table
+from .._tables.moments import Array, ColumnSums, Moments, Scale
+from ._encoding import Centred, Encoding, Identity, Summand, column_sums
 
 __all__ = [
     "Assigned",
@@ -54,7 +54,7 @@ class CellWeights(NamedTuple):
 NLLGradient = Callable[[Any, Any, CellWeights], tuple[Any, Any]]
 
 
-class Likelihood(Part, ABC):
+class Likelihood(Spec, ABC):
     """Hyperparameters of a p(x|z).
 
     Attributes
@@ -115,6 +115,34 @@ class Unscaled(Likelihood):
         return Scale(np.zeros_like(moments.mean), np.ones_like(moments.mean))
 
 
+@dataclass(frozen=True)
+class LinearStart:
+    """How a linear model of what the encoder sees becomes a decoder's.
+
+    Attributes
+    ----------
+    least, most : array of shape (n_inputs,)
+        Noise variances that the likelihood can have; equal where it leaves no choice.
+    from_linear : callable
+        Sets the module's noise to that of a `LinearGaussian`; returns the decoder's weight, (n_params, J), and bias,
+        (n_params,).
+    max_loading : array of shape (n_inputs,) or float, default=infinity
+        The largest size of loadings for which the link is near enough to linear.
+    model : callable or None, default=None
+        Finds the linear model, of a covariance and a number of latents; None: factor analysis.
+    log_volume : callable or None, default=None
+        Where p(x|z) is normal in what the encoder sees: from that, (N, D), to the logarithm of its slope over X, in
+        nats. The linear model's density is the baseline then, and that of independent columns elsewhere.
+    """
+
+    least: Array
+    most: Array
+    from_linear: Callable[[LinearGaussian], tuple[Array, Array]]
+    max_loading: Array | float = np.inf
+    model: Callable[[Covariance, int], LinearGaussian] | None = None
+    log_volume: Callable[[Tensor], Tensor] | None = None
+
+
 class LikelihoodModule(nn.Module, ABC):
     """p(x|z) for one table. Outputs are the decoder's numbers, (..., N, n_params); x is (N, D) in model units.
 
@@ -144,9 +172,18 @@ class LikelihoodModule(nn.Module, ABC):
         self.n_params = n_params
         self.encoding = Identity(n_features) if encoding is None else encoding
 
-    def fit(self, rows: Walk) -> None:
-        """Set what depends on the rows, beyond their scale."""
-        self.encoding.fit(rows)
+    def fit(self, rows: Table) -> None:
+        """Set what depends on the rows, beyond their scale, in one pass through them at most."""
+        if functions := self.summands():
+            self.fit_sums(*column_sums(rows, functions))
+
+    def summands(self) -> Sequence[Summand]:
+        """What `fit_sums` wants summed."""
+        return self.encoding.summands()
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        """Set what depends on the rows, from the column sums of the `summands`."""
+        self.encoding.fit_sums(*sums)
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:

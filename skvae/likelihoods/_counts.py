@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
-from .._tables.batches import Walk
-from .._tables.moments import Array, Scale
+from .._tables.moments import Array, ColumnSums, Scale
 from .._torch import namespace
-from ._base import CellWeights, LikelihoodModule, Linked, NLLGradient, Unscaled, as_arrays, refuse
+from ._base import CellWeights, LikelihoodModule, LinearStart, Linked, NLLGradient, Unscaled, as_arrays, refuse
 from ._bounds import at_least, at_most, blocked
-from ._encoding import Centred, column_sums
-from ._start import LinearStart
+from ._encoding import Centred, Summand
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -125,12 +123,15 @@ class _CountModule(Linked):
         self.register_buffer("log_mean", torch.zeros(n_features, dtype=torch.float32))
         self.register_buffer("max_log_mean", torch.full((n_features,), 40.0, dtype=torch.float32))
 
-    def fit(self, rows: Walk) -> None:
-        super().fit(rows)
-        counts, mass = column_sums(rows, lambda x: x)
-        self.log_mean.copy_(torch.log((counts + 0.5) / (mass + 1.0)))
-        largest = torch.stack([block.x.amax(0) for block in rows.blocks()]).amax(0)
-        self.max_log_mean.copy_(torch.log(MOST_TIMES * (largest + 1)))
+    def summands(self) -> Sequence[Summand]:
+        return *super().summands(), lambda x: x
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        *own, counts = sums
+        super().fit_sums(*own)
+        mean = (counts.mass * counts.moments.mean + 0.5) / (counts.mass + 1.0)
+        self.log_mean.copy_(torch.tensor(np.log(mean)))
+        self.max_log_mean.copy_(torch.tensor(np.log(MOST_TIMES * (counts.high + 1))))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.exp(self.log_of_mean(outputs))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._tables.batches import Rows, Walk
-from .._tables.moments import Array
+from .._tables.batches import Batch, Table
+from .._tables.moments import Array, ColumnSums, reduce_blocks
 
-__all__ = ["Centred", "Encoding", "Identity", "column_sums"]
+__all__ = ["Centred", "Encoding", "Identity", "Summand", "column_sums"]
+
+# What is summed over rows, column by column: a function of x (N, D) in float64, which holds NaN in a missing cell.
+Summand = Callable[[Tensor], Tensor]
 
 
 class Encoding(nn.Module, ABC):
@@ -40,7 +43,11 @@ class Encoding(nn.Module, ABC):
         self.n_noisy = int(noise.sum())
         self.register_buffer("takes_noise", noise.clone(), persistent=False)
 
-    def fit(self, rows: Walk) -> Tensor | None:
+    def summands(self) -> Sequence[Summand]:
+        """What `fit_sums` wants summed."""
+        return ()
+
+    def fit_sums(self, *sums: ColumnSums) -> Tensor | None:
         """Set what depends on the rows, beyond their scale; return what the inputs vary by, (n_inputs,), if known."""
         return None
 
@@ -131,11 +138,13 @@ class Centred(Encoding):
         """What is centred: (..., n_inputs)."""
         return x
 
-    def fit(self, rows: Walk) -> None:
-        sums, mass = column_sums(rows, self.features, self.per_input)
-        mean = (sums + self.pseudo_count * self.pseudo_mean) / (mass + self.pseudo_count)
-        squares, _ = column_sums(rows, lambda x: (self.features(x) - mean).square(), self.per_input)
-        var = squares.sum() / mass.sum()
+    def summands(self) -> Sequence[Summand]:
+        return (lambda x: self.features(x).masked_fill(self.per_input(x.isnan()), torch.nan),)
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        mass, (own, std, _) = torch.tensor(sums[0].mass), map(torch.tensor, sums[0].moments)
+        mean = (mass * own + self.pseudo_count * self.pseudo_mean) / (mass + self.pseudo_count)
+        var = (mass * (std.square() + (own - mean).square())).sum() / mass.sum()
         self.column_mean.copy_(mean)
         self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
 
@@ -148,17 +157,13 @@ class Centred(Encoding):
         return self.column_mean.double().numpy()
 
 
-def column_sums(
-    rows: Walk, function: Callable[[Tensor], Tensor], spread: Callable[[Tensor], Tensor] = lambda mass: mass
-) -> tuple[Tensor, Tensor]:
-    """Weighted sums over the present cells of each column of `function` of x, and of 1: two (D,), float64.
+@torch.no_grad()
+def column_sums(rows: Table, functions: Sequence[Summand]) -> tuple[ColumnSums, ...]:
+    """The column sums of some functions of x, in one pass through the rows."""
 
-    `spread` turns a cell's weight into those of the numbers that `function` makes of it.
-    """
-    sums, mass = (sum(parts) for parts in zip(*(_block_sums(b, function, spread) for b in rows.blocks()), strict=True))
-    return sums, mass
+    def partial(block: Batch) -> tuple[ColumnSums, ...]:
+        x, weight = block.x.double(), None if block.weight is None else block.weight.double().numpy()
+        x = x if block.mask is None else x.masked_fill(block.mask == 0, torch.nan)
+        return tuple(ColumnSums.of(function(x).numpy(), weight) for function in functions)
 
-
-def _block_sums(block: Rows, function: Callable, spread: Callable) -> tuple[Tensor, Tensor]:
-    mass = spread(block.mass)
-    return (mass * function(block.x.double())).sum(dim=0), mass.sum(dim=0)
+    return reduce_blocks(rows.blocks(), partial)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -19,12 +20,10 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian, probabilistic_pca
 from .._math import LOG_2PI, log_normal
-from .._tables.batches import Walk
-from .._tables.moments import Array, Scale
-from ._base import CellWeights, LikelihoodModule, NLLGradient, as_arrays
+from .._tables.moments import Array, ColumnSums, Scale
+from ._base import CellWeights, LikelihoodModule, LinearStart, NLLGradient, as_arrays
 from ._bounds import at_least, blocked
-from ._encoding import Encoding, column_sums
-from ._start import LinearStart
+from ._encoding import Encoding, Summand
 
 __all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise"]
 
@@ -194,12 +193,15 @@ class SharedNoise(_LearntNoise):
 
     shared_noise = True
 
-    def fit(self, rows: Walk) -> None:
+    def summands(self) -> Sequence[Summand]:
+        return self.encoding.summands() or (lambda x: x,)
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
         """Set the floor from the columns' variances."""
-        var = self.encoding.fit(rows)
+        var = self.encoding.fit_sums(*sums)
         if var is None:
-            squares, mass = column_sums(rows, lambda x: x.square())
-            var = squares / mass
+            mean, std, _ = map(torch.tensor, sums[0].moments)
+            var = mean.square() + std.square()
         smallest = var[var > 0].min() if bool((var > 0).any()) else var.new_ones(())
         self.log_floor.fill_(math.log(self.noise_floor) + float(smallest.clamp_min(1e-8).log()))
 

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
-from .._tables.batches import SomeColumns, Walk
-from .._tables.moments import Array, Moments, Scale
+from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._tables.schema import Schema
-from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, NLLGradient, as_arrays
-from ._encoding import Encoding
+from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, LinearStart, NLLGradient, as_arrays
+from ._encoding import Encoding, Summand
 from ._names import LIKELIHOODS
-from ._start import LinearStart
 
 __all__ = ["Mixed", "select_columns"]
 
@@ -187,9 +185,17 @@ class _MixedModule(LikelihoodModule):
         """Each member with its own outputs."""
         return zip(self.members, outputs.split(self.n_outputs, dim=-1), strict=True)
 
-    def fit(self, rows: Walk) -> None:
-        for member, columns in zip(self.members, self.encoding.order.split(self.encoding.n_columns), strict=True):
-            member.fit(SomeColumns(rows, columns))
+    def summands(self) -> Sequence[Summand]:
+        def of_columns(function: Summand, columns: Tensor) -> Summand:
+            return lambda x: function(x.index_select(-1, columns))
+
+        parts = zip(self.members, self.encoding.order.split(self.encoding.n_columns), strict=True)
+        return [of_columns(function, columns) for member, columns in parts for function in member.summands()]
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        left = iter(sums)
+        for member in self.members:
+            member.fit_sums(*(next(left) for _ in member.summands()))
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)

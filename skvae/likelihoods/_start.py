@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from .._linear import Block, Covariance, LinearGaussian, factor_analysis
-from .._tables.batches import Rows, Walk
+from .._linear import Block, Covariance, LinearGaussian, LinearMaps, factor_analysis
+from .._tables.batches import Batch, Table
 from .._tables.moments import Array
-
-if TYPE_CHECKING:
-    from ._base import LikelihoodModule
+from ._base import LikelihoodModule, LinearStart
 
 __all__ = [
-    "LinearMaps",
-    "LinearStart",
     "baseline",
     "baseline_samples",
     "covariance",
@@ -30,57 +23,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class LinearStart:
-    """How a linear model of what the encoder sees becomes a decoder's.
-
-    Attributes
-    ----------
-    least, most : array of shape (n_inputs,)
-        Noise variances that the likelihood can have; equal where it leaves no choice.
-    from_linear : callable
-        Sets the module's noise to that of a `LinearGaussian`; returns the decoder's weight, (n_params, J), and bias,
-        (n_params,).
-    max_loading : array of shape (n_inputs,) or float, default=infinity
-        The largest size of loadings for which the link is near enough to linear.
-    model : callable or None, default=None
-        Finds the linear model, of a covariance and a number of latents; None: factor analysis.
-    log_volume : callable or None, default=None
-        Where p(x|z) is normal in what the encoder sees: from that, (N, D), to the logarithm of its slope over X, in
-        nats. The linear model's density is the baseline then, and that of independent columns elsewhere.
-    """
-
-    least: Array
-    most: Array
-    from_linear: Callable[[LinearGaussian], tuple[Array, Array]]
-    max_loading: Array | float = np.inf
-    model: Callable[[Covariance, int], LinearGaussian] | None = None
-    log_volume: Callable[[Tensor], Tensor] | None = None
-
-
-@dataclass
-class LinearMaps:
-    """A linear encoder and decoder: where training begins.
-
-    Attributes
-    ----------
-    decoder_weight : array of shape (n_params, J)
-        From the latents to the decoder's outputs.
-    decoder_bias : array of shape (n_params,)
-        The decoder's outputs where the latents are 0.
-    encoder_weight : array of shape (J, n_inputs)
-        From the encoder's input to the posterior mean; the posterior mean of a row of column means is 0.
-    posterior_var : array of shape (J,)
-        Variance of each latent given a row.
-    """
-
-    decoder_weight: Array
-    decoder_bias: Array
-    encoder_weight: Array
-    posterior_var: Array
-
-
-def covariance(module: LikelihoodModule, rows: Walk, noise: float = 0.0) -> Covariance:
+def covariance(module: LikelihoodModule, rows: Table, noise: float = 0.0) -> Covariance:
     """The covariance of `rows` as the encoder sees them, with input noise of this variance."""
     encoding = module.encoding
 
@@ -122,14 +65,14 @@ def start_linear(module: LikelihoodModule, cov: Covariance, n_components: int) -
     return LinearMaps(weight, bias, linear.encoder, 1.0 / linear.precision)
 
 
-def baseline(module: LikelihoodModule, rows: Rows, cov: Covariance, n_components: int) -> float:
+def baseline(module: LikelihoodModule, rows: Batch, cov: Covariance, n_components: int) -> float:
     """Mean log-likelihood of `rows`, in nats of data units, under the family's linear model of `cov`."""
     total = baseline_samples(module, rows, cov, n_components)
     return float(np.average(total, weights=None if rows.weight is None else rows.weight.cpu().numpy()))
 
 
 @torch.no_grad()
-def baseline_samples(module: LikelihoodModule, rows: Rows, cov: Covariance, n_components: int) -> Array:
+def baseline_samples(module: LikelihoodModule, rows: Batch, cov: Covariance, n_components: int) -> Array:
     """`baseline`'s log-likelihood of every row, (N,): what ranks rows before there is a model."""
     known = module.linear_start()
     if known is None:

@@ -13,11 +13,10 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from .._tables.batches import Walk
-from .._tables.moments import Array, Moments, Scale
+from .._tables.moments import Array, ColumnSums, Moments, Scale
 from .._torch import namespace
 from ._base import Likelihood, LikelihoodModule, Standardised, as_arrays, refuse
-from ._encoding import Encoding, column_sums
+from ._encoding import Encoding, Summand
 from ._location_scale import FeatureNoise, SharedNoise
 
 __all__ = ["JohnsonSU", "LogNormal"]
@@ -142,17 +141,17 @@ class _Warp(Encoding):
         """log d bent / dx where bent(x) is `bent`, a tensor or a numpy array."""
 
     @abstractmethod
-    def spread_of(self, std: Tensor, rows: Walk, centre: Tensor) -> Tensor:
-        """The columns' units, (D,), from the standard deviations of the bent columns."""
+    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
+        """The columns' units, (D,), from the standard deviations and the ranges of the bent columns."""
 
-    @torch.no_grad()
-    def fit(self, rows: Walk) -> Tensor:
+    def summands(self) -> Sequence[Summand]:
+        return (self.bent,)
+
+    def fit_sums(self, *sums: ColumnSums) -> Tensor:
         """Set centre and spread; return the variances of the columns of y."""
-        sums, mass = column_sums(rows, self.bent)
-        centre = sums / mass
-        std = (column_sums(rows, lambda x: (self.bent(x) - centre).square())[0] / mass).sqrt()
+        centre, std, _ = map(torch.tensor, sums[0].moments)
         self.centre.copy_(centre)
-        self.spread.copy_(self.spread_of(std, rows, centre))
+        self.spread.copy_(self.spread_of(std, torch.tensor(sums[0].high - sums[0].low)))
         return (std / self.spread.double()).square()
 
     def encode(self, x: Tensor) -> Tensor:
@@ -184,8 +183,8 @@ class _TailArcsinh(_Warp):
         xp, size = namespace(bent), abs(bent / self.tail)
         return math.log(2) - size - xp.log(1 + xp.exp(-2 * size))  # numpy's log1p is three times as slow
 
-    def spread_of(self, std: Tensor, rows: Walk, centre: Tensor) -> Tensor:
-        spread = torch.where(std > 0, (std * _range(rows, self.bent, centre)).sqrt(), 1.0)
+    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
+        spread = torch.where(std > 0, (std * extent).sqrt(), 1.0)
         share = (std / spread).square().mean().sqrt()
         return spread * share if share > 0 else spread
 
@@ -208,7 +207,7 @@ class _Log(_Warp):
         """-log x."""
         return -bent
 
-    def spread_of(self, std: Tensor, rows: Walk, centre: Tensor) -> Tensor:
+    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
         return torch.where(std > 1e-12, std, 1.0)
 
     def mean(self, y: Tensor, log_var: Tensor) -> Tensor:
@@ -221,13 +220,3 @@ def _arcsinh(x: Tensor) -> Tensor:
     if x.is_cpu and not (x.requires_grad and torch.is_grad_enabled()):
         return torch.from_numpy(np.arcsinh(x.detach().numpy()))
     return torch.asinh(x)
-
-
-def _range(rows: Walk, function: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Largest minus smallest value of `function` of each column's present cells; `start` lies between them."""
-    low = high = start
-    for block in rows.blocks():
-        values = function(block.x.double())
-        values = values if block.mask is None else torch.where(block.mask > 0, values, start)
-        low, high = torch.minimum(low, values.amin(0)), torch.maximum(high, values.amax(0))
-    return high - low

@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._params import NetworkLike, Part
+from .._params import NetworkLike, Spec
 
 __all__ = ["AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
 
 
-class Network(Part):
+class Network(Spec):
     """Hyperparameters of an encoder, a decoder, or both.
 
     Attributes

@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from .._tables.batches import Batch
+from ..model import Emitted
 from ._base import Objective, OnePass, Slopes, Turn
 from ._elbo import ELBO
 from ._iwae import IWAE
 
-__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Objective", "OnePass", "Slopes", "Turn"]
+__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Batch", "Emitted", "Objective", "OnePass", "Slopes", "Turn"]
 
-# "smoothed" is the anomaly detector's: its prior is made of training rows, whose neighbourhoods must have some width.
+# "input_noise" is the anomaly detector's: its prior is made of training rows, which must have some width.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "elbo": ELBO,
     "iwae": IWAE,
-    "smoothed": partial(ELBO, input_noise=0.05),
+    "input_noise": partial(ELBO, input_noise=0.05),
 }

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._params import Part
-from .._tables.batches import Rows, Walk
+from .._params import Spec
+from .._tables.batches import Batch, Table
 from .._tables.moments import Units
 from ..likelihoods import LikelihoodModule
 from ..model import VAE, Dims, Emitted
@@ -60,11 +60,11 @@ class Turn(NamedTuple):
     """
 
     parameters: list[nn.Parameter]
-    terms: Callable[[VAE, Rows, torch.Generator, float], dict[str, Tensor]]
+    terms: Callable[[VAE, Batch, torch.Generator, float], dict[str, Tensor]]
     loss: str = "loss"
 
 
-class Objective(Part, ABC):
+class Objective(Spec, ABC):
     """Hyperparameters and hooks of a training loss.
 
     Attributes
@@ -108,12 +108,12 @@ class Objective(Part, ABC):
         """
         return {}
 
-    def start(self, model: VAE, rows: Walk, rng: torch.Generator) -> None:
+    def start(self, model: VAE, rows: Table, rng: torch.Generator) -> None:
         """Prepare the model on the table of training rows before the first epoch; `rows.whole()` are its tensors."""
         return
 
     @abstractmethod
-    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+    def __call__(self, model: VAE, batch: Batch, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         """Named terms, each (N,) or a scalar. All are logged, the players' are minimised, "loss" is `loss_curve_`."""
 
     def players(self, model: VAE) -> list[Turn]:
@@ -146,7 +146,7 @@ class OnePass(Objective):
     reads_hidden: bool = False
     in_data_units: bool = False
 
-    def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
+    def views(self, units: Units, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """What the encoder sees of a batch, and what the decoder's outputs are compared with."""
         return batch, batch
 
@@ -156,7 +156,9 @@ class OnePass(Objective):
         return type(self).views is not OnePass.views
 
     @abstractmethod
-    def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+    def terms(
+        self, emitted: Emitted, batch: Batch, model: VAE, rng: torch.Generator, epoch: float
+    ) -> dict[str, Tensor]:
         """The formula: named terms, each (B,) or a scalar, of what the networks emitted; "loss" is minimised.
 
         `batch` is what the outputs are compared with. An infinite epoch asks for the loss' final form.
@@ -175,11 +177,11 @@ class OnePass(Objective):
         """The means of `terms` over a batch, from the sums of `gradient`'s shares."""
         return shares
 
-    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+    def __call__(self, model: VAE, batch: Batch, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         seen, compared = self.views(model.units, batch, rng)
         emitted = model.emit(seen, compared, rng, self.n_draws, self.reads_hidden)
         return self.terms(emitted, compared, model, rng, epoch)
 
-    def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
+    def monitor(self, model: VAE, batch: Batch, rng: torch.Generator) -> Tensor:  # type: ignore[override]
         """Minus the loss in its final form: (N,)."""
         return (-self(model, batch, rng, math.inf)["loss"]).expand(len(batch))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._math import log_normal
 from .._params import Count
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from .._tables.moments import Units
 from ..model import VAE, Emitted
 from ._base import OnePass, Slopes
@@ -107,7 +107,7 @@ class ELBO(OnePass):
     def changes_rows(self) -> bool:
         return type(self).views is not ELBO.views
 
-    def views(self, units: Units, batch: Rows, rng: torch.Generator) -> tuple[Rows, Rows]:
+    def views(self, units: Units, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """The batch with input noise, twice."""
         if not self.input_noise:
             return batch, batch
@@ -117,7 +117,9 @@ class ELBO(OnePass):
         noisy = replace(batch, x=units.add_noise(x, noise.mul_(math.sqrt(self.input_noise))))
         return noisy, noisy
 
-    def terms(self, emitted: Emitted, batch: Rows, model: VAE, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+    def terms(
+        self, emitted: Emitted, batch: Batch, model: VAE, rng: torch.Generator, epoch: float
+    ) -> dict[str, Tensor]:
         """beta KL(q(z|x) || p(z)) - E_q[log p(x|z)], the KL_j of a batch counting as free_bits where it is less."""
         reconstruction = model.reconstruction(emitted.outputs, batch)
         kl = model.kl(emitted, analytic=self.kl == "analytic")

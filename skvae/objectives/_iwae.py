@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._params import Count
-from .._tables.batches import Rows
+from .._tables.batches import Batch
 from ..model import VAE
 from ._base import Objective
 
@@ -56,14 +56,14 @@ class IWAE(Objective):
     def is_bound(self) -> bool:
         return True
 
-    def bound(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:
+    def bound(self, model: VAE, batch: Batch, rng: torch.Generator) -> Tensor:
         """log 1/S sum_s w(x, z_s), (N,), in nats."""
         shape = (self.n_draws, len(batch), model.prior.n_components)
         eps = torch.randn(shape, generator=rng, dtype=batch.x.dtype, device=batch.x.device)
-        return torch.logsumexp(model.log_weights(batch.x, eps, batch.mask), dim=0) - math.log(self.n_draws)
+        return torch.logsumexp(model.log_weights(batch.x, eps, batch.mask).total, dim=0) - math.log(self.n_draws)
 
-    def __call__(self, model: VAE, batch: Rows, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
+    def __call__(self, model: VAE, batch: Batch, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         return {"loss": -self.bound(model, batch, rng)}
 
-    def monitor(self, model: VAE, batch: Rows, rng: torch.Generator) -> Tensor:  # type: ignore[override]
+    def monitor(self, model: VAE, batch: Batch, rng: torch.Generator) -> Tensor:  # type: ignore[override]
         return self.bound(model, batch, rng)

@@ -32,22 +32,7 @@ class Picture(ABC):
 
     @abstractmethod
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the picture.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes
-            Where to draw.
-        **kwargs : dict
-            Style of the picture's main artist.
-
-        Returns
-        -------
-        axes : matplotlib Axes or ndarray of Axes
-            The axes that were drawn in.
-        artists : dict of str to object
-            What was drawn, by name.
-        """
+        """Draw the picture in `ax`, its main artist styled by `kwargs`; the axes, and what was drawn by name."""
 
 
 class ExplainedRow(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.utils.validation import _check_feature_names_in
 
 from .._params import Count
 from ._base import ANOMALOUS, NORMAL, Array, ExplainedRow, Picture, number
@@ -92,30 +93,16 @@ class Explanation(Picture):
         if not Count().is_satisfied_by(n_features):
             raise ValueError(f"n_features={n_features!r} must be an integer above 0.")
         seen = ExplainedRow.of(detector, X, row)
-        names = feature_names
-        if names is None:
-            names = getattr(detector, "feature_names_in_", [f"x{i}" for i in range(len(seen.values))])
+        names = _check_feature_names_in(detector) if feature_names is None else feature_names
         if len(names) != len(seen.values):
             raise ValueError(f"feature_names has {len(names)} names; X has {len(seen.values)} columns.")
         typical = float(np.ma.masked_invalid(detector.training_scores_).mean())
         return cls(*seen, typical, float(detector.offset_), [str(name) for name in names], n_features)
 
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the bars.
+        """Draw the bars. `kwargs`: style for the bars (`Axes.barh`).
 
-        Parameters
-        ----------
-        ax : matplotlib Axes
-            Where to draw.
-        **kwargs : dict
-            For the bars (`Axes.barh`).
-
-        Returns
-        -------
-        axes : matplotlib Axes
-            The axes that were drawn in.
-        artists : dict of str to object
-            "bars", "numbers" (their labels), and "values" (the axis on the right).
+        Artists: "bars", "numbers" (their labels), and "values" (the axis on the right).
         """
         names, values, parts = self._lines()
         places = np.arange(len(names))

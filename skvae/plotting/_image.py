@@ -47,29 +47,7 @@ class Image(Picture):
 
     @classmethod
     def of(cls, detector: Any, X: Any, row: int | None = None, image_shape: tuple[int, ...] | None = None) -> Image:
-        """Ask a detector for what is shown.
-
-        Parameters
-        ----------
-        detector : VAEAnomalyDetector
-            Fitted.
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-        row : int, default=None
-            The place in X of the row to show. None: the row with the lowest score.
-        image_shape : tuple of int, default=None
-            (height, width) or (height, width, channels) of a row. None: a square.
-
-        Returns
-        -------
-        picture : Image
-            The picture of this row.
-
-        Raises
-        ------
-        ValueError
-            If a parameter breaks a rule, or the row is too far out to be explained.
-        """
+        """Ask a detector for what is shown."""
         seen = ExplainedRow.of(detector, X, row)
         shape = _image_shape(image_shape, len(seen.values))
         parts = seen.contributions[:-1].reshape(*shape[:2], -1).sum(axis=-1)
@@ -77,21 +55,9 @@ class Image(Picture):
         return cls(seen.row, values, similar, parts, seen.score, float(detector.offset_))
 
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the three images.
+        """Draw the three images. `kwargs`: style for the heat map of contributions (`Axes.imshow`).
 
-        Parameters
-        ----------
-        ax : matplotlib Axes or array of three Axes
-            Where to draw; the place of one is shared by three.
-        **kwargs : dict
-            For the heat map of contributions (`Axes.imshow`).
-
-        Returns
-        -------
-        axes : ndarray of three matplotlib Axes
-            The axes that were drawn in.
-        artists : dict of str to object
-            "image", "similar", "contributions" and "colorbar".
+        Artists: "image", "similar", "contributions" and "colorbar".
         """
         axes = _three(ax)
         artists: dict[str, Any] = {}

@@ -42,38 +42,13 @@ class Scores(Picture):
 
     @classmethod
     def of(cls, detector: Any, X: Any) -> Scores:
-        """Ask a detector for what is shown.
-
-        Parameters
-        ----------
-        detector : VAEAnomalyDetector
-            Fitted.
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        picture : Scores
-            The picture of these rows.
-        """
+        """Ask a detector for what is shown."""
         return cls(detector.score_samples(X), detector.training_scores_, detector.offset_)
 
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the histogram over the scores less the threshold.
+        """Draw the histogram over the scores less the threshold. `kwargs`: style for the bars of the rows (`Axes.bar`).
 
-        Parameters
-        ----------
-        ax : matplotlib Axes
-            Where to draw.
-        **kwargs : dict
-            For the bars of the rows (`Axes.bar`).
-
-        Returns
-        -------
-        axes : matplotlib Axes
-            The axes that were drawn in.
-        artists : dict of str to object
-            "training", "normal", "anomalies", "marks", "threshold", and "off" where rows are off the scale.
+        Artists: "training", "normal", "anomalies", "marks", "threshold", and "off" where rows are off the scale.
         """
         spread = self._spread()
         differences = self._differences(), self.training_scores - self.offset

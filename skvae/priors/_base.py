@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._params import Part
+from .._params import Spec
 
 __all__ = ["Prior", "PriorSpec"]
 
@@ -70,7 +70,7 @@ class Prior(nn.Module, ABC):
         return None
 
 
-class PriorSpec(Part, ABC):
+class PriorSpec(Spec, ABC):
     """Hyperparameters of a p(z)."""
 
     @abstractmethod
