@@ -40,7 +40,7 @@ from skvae.likelihoods import CellWeights, LikelihoodModule
 from skvae.likelihoods._location_scale import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
 from skvae.objectives import OnePass
-from skvae.priors import Mixture, Normal
+from skvae.priors import Normal
 
 D, J = 5, 3
 LIKELIHOODS = {
@@ -179,9 +179,6 @@ class Headed(ELBO):
 ONE_PASS = {
     "code": (SquaredError(), Normal()),
     "head": (Headed(n_draws=2, input_noise=0.1), Normal()),
-    "mixture": (ELBO(n_draws=2, beta=0.7), Mixture(3)),
-    "code, mixture": (SquaredError(), Mixture(3)),
-    "free bits, mixture": (ELBO(free_bits=5.0), Mixture(3)),
 }
 
 

@@ -7,13 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import rows_of, seeded
+from helpers import seeded
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from skvae import VAETransformer, priors
 from skvae._math import log_normal
-from skvae._torch import build_seeded
-from skvae.priors import PRIORS, AggregatedPosterior, Mixture, MixturePrior, StandardNormal
+from skvae.priors import PRIORS, AggregatedPosterior, StandardNormal
 from skvae.priors._aggregated import ROWS_TO_WIDEN, WIDTHS, _log_sum
 
 
@@ -205,86 +204,8 @@ def test_sums_of_exponentials_far_apart_are_torchs():
     torch.testing.assert_close(grad, torch.softmax(terms, dim=1), rtol=1e-12, atol=1e-200)
 
 
-# A learnt mixture
-
-
-def mixture_prior(n_components, n_modes):
-    return build_seeded(lambda: MixturePrior(n_components, n_modes), seeded(0)).double()
-
-
-def learnt_mixture():
-    prior = mixture_prior(2, 5)
-    rng = seeded(3)
-    for parameter in prior.parameters():
-        parameter.data.normal_(generator=rng)
-    return prior
-
-
-@torch.no_grad()
-def test_a_learnt_mixture_integrates_to_one():
-    prior, axis = learnt_mixture(), torch.linspace(-15, 15, 601, dtype=torch.float64)
-    mass = prior.log_prob(torch.cartesian_prod(axis, axis)).exp().sum() * (axis[1] - axis[0]) ** 2
-    assert mass.item() == pytest.approx(1, abs=1e-9)
-
-
-@torch.no_grad()
-def test_draws_of_a_learnt_mixture_have_its_moments():
-    prior = learnt_mixture()
-    z = prior.sample(100_000, seeded(0), torch.float64)
-    assert z.dtype == torch.float64
-    weight, var = torch.softmax(prior.logit, 0)[:, None], prior.log_var.exp()
-    mean = (weight * prior.mean).sum(0)
-    torch.testing.assert_close(z.mean(0), mean, rtol=0, atol=0.02)
-    expected = (weight * (var + prior.mean.square())).sum(0) - mean.square()
-    torch.testing.assert_close(z.var(0), expected, rtol=0.03, atol=0)
-
-
-@torch.no_grad()
-def test_modes_stay_between_bounds():
-    prior = learnt_mixture()
-    prior.log_var.fill_(-1e3)
-    assert bool(prior.log_prob(prior.mean).isfinite().all())
-
-
-def test_an_equal_mixture_at_the_origin_is_the_standard_normal():
-    prior, z = mixture_prior(3, 4), values(50, 3)
-    with torch.no_grad():
-        prior.mean.zero_()
-        torch.testing.assert_close(prior.log_prob(z), StandardNormal(3).log_prob(z))
-    assert prior.kl(z, z) is None
-    assert prior.log_prob_per_latent(z) is None
-
-
 def test_priors_have_names_and_rules():
-    assert {name: type(spec()) for name, spec in PRIORS.items()} == {"normal": priors.Normal, "mixture": Mixture}
+    assert {name: type(spec()) for name, spec in PRIORS.items()} == {"normal": priors.Normal}
     X = np.random.default_rng(0).normal(size=(40, 3))
-    with pytest.raises(ValueError, match="'n_modes' parameter of Mixture must be"):
-        VAETransformer(1, prior=Mixture(0)).fit(X)
     with pytest.raises(ValueError, match="'prior' parameter of VAETransformer must be"):
         VAETransformer(1, prior="uniform").fit(X)
-    vae = VAETransformer(1, max_iter=1, random_state=0).partial_fit(X)
-    with pytest.raises(ValueError, match="prior changed since the first partial_fit"):
-        vae.set_params(prior="mixture").partial_fit(X)
-
-
-def test_a_mixture_finds_groups():
-    """Three groups on a line of one latent: a Gaussian prior cannot draw the gaps between them."""
-    rng = np.random.default_rng(0)
-    X = rng.choice([-3.0, 0.0, 3.0], 600)[:, None] * [1.0, -1.0, 0.5] + 0.1 * rng.normal(size=(600, 3))
-    settings = {"max_iter": 60, "random_state": 0, "learning_rate_init": 1e-2, "hidden_layer_sizes": (16,)}
-    scores = [VAETransformer(1, prior=prior, **settings).fit(X).score(X) for prior in ("normal", Mixture(5))]
-    assert scores[1] > scores[0] + 0.1
-
-
-def test_rows_with_gaps_reach_a_mode_of_a_mixture():
-    """The curvature's bound is the prior's own: log p(x) of rows with gaps is that of a fine grid over z."""
-    rng = np.random.default_rng(0)
-    X = rng.choice([-3.0, 0.0, 3.0], 300)[:, None] * [1.0, -1.0, 0.5] + 0.3 * rng.normal(size=(300, 3))
-    vae = VAETransformer(1, prior=Mixture(4), max_iter=30, random_state=0, hidden_layer_sizes=()).fit(X)
-    gaps = X[:30].copy()
-    gaps[:, 0] = np.nan
-    model, rows = vae.module_, rows_of(vae, gaps)
-    z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None, None].expand(-1, 30, 1)
-    with torch.no_grad():
-        exact = torch.logsumexp(model.log_joint(z, rows.x, rows.mask), 0) + np.log(24 / 20_000)
-    np.testing.assert_allclose(vae.score_samples(gaps), exact.numpy(), atol=0.05)

@@ -26,7 +26,7 @@ from skvae._math import log_normal
 from skvae._torch import build_seeded
 from skvae.model import AutoregressiveVAE, Dims
 from skvae.objectives import Batch, Objective, OnePass
-from skvae.priors import Mixture, Prior, PriorSpec
+from skvae.priors import Prior, PriorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -39,9 +39,8 @@ PROBES = {
     "sparse": {"objective": Sparse()},
     "adversarial": {"objective": Adversarial()},
     "groups": {"prior": Groups()},
-    "mixture": {"prior": Mixture(4)},
 }
-DENSITIES = {"elbo", "pixelcnn", "groups", "mixture"}
+DENSITIES = {"elbo", "pixelcnn", "groups"}
 POSTERIORS = DENSITIES | {"vaegan"}
 PRIORS = POSTERIORS | {"adversarial"}
 WATCHED = set(PROBES) - {"vaegan"}
@@ -332,7 +331,6 @@ def mean_error(vae, X, y=None):
         ("sparse", "objective__weight", [0.0, 10.0]),
         ("adversarial", "objective__weight", [0.1, 1000.0]),
         ("groups", "prior__n_groups", [1, 5]),
-        ("mixture", "prior__n_modes", [1, 5]),
     ],
 )
 def test_hyperparameters_can_be_searched(name, parameter, values):

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 from ._aggregated import AggregatedPosterior
 from ._base import Prior, PriorSpec
-from ._mixture import Mixture, MixturePrior
 from ._normal import Normal, StandardNormal
 
-__all__ = ["PRIORS", "AggregatedPosterior", "Mixture", "MixturePrior", "Normal", "Prior", "PriorSpec", "StandardNormal"]
+__all__ = ["PRIORS", "AggregatedPosterior", "Normal", "Prior", "PriorSpec", "StandardNormal"]
 
-PRIORS: dict[str, Callable[[], PriorSpec]] = {"mixture": Mixture, "normal": Normal}
+PRIORS: dict[str, Callable[[], PriorSpec]] = {"normal": Normal}
