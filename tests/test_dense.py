@@ -100,8 +100,8 @@ def make_model(likelihood, objective, encoder, decoder=None, prior=None):
         if getattr(part, "shared_noise", False):
             part.unit.fill_(0.3)
         if hasattr(part.encoding, "spread"):
-            part.encoding.centre.copy_(torch.linspace(-0.3, 0.4, D))
-            part.encoding.spread.copy_(torch.linspace(0.4, 1.6, D))
+            part.encoding.centre.copy_(torch.linspace(-0.3, 0.4, part.n_features))
+            part.encoding.spread.copy_(torch.linspace(0.4, 1.6, part.n_features))
         if hasattr(part.encoding, "pooled_std"):
             part.encoding.column_mean.copy_(torch.linspace(0.2, 0.7, part.encoding.n_inputs))
             part.encoding.pooled_std.fill_(0.4)
@@ -284,7 +284,7 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     expected = held_out_mean(model, objective, rows, 3)
     judge = step.held_out_mean(rows, 3)
     assert judge() == judge() == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr(engine, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
+    monkeypatch.setattr(engine, "HELD_OUT_NUMBERS", 0)  # tables too large to keep their draws
     again = step.held_out_mean(rows, 3)
     assert again() == again() == pytest.approx(expected, rel=1e-9)
     player.vector.data.mul_(1.1)  # the weights of the moment
@@ -304,11 +304,18 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
     torch.testing.assert_close(small.x, density.encoding.encode(to_rows(X, scale).x))
 
 
-def test_an_epoch_of_uneven_batches_has_the_same_means():
-    model = make_model(Gaussian(), ELBO(), MLP((6,)))
-    (player,) = make_players(model, ELBO(), lambda parameters: None)
-    steps = [AutogradStep(model, ELBO(), [player]), make_step(model, ELBO(), [player])]
-    rows = make_rows(33, weighted=True)
+@pytest.mark.parametrize("objective", ["elbo", "draws", "input noise"])
+@pytest.mark.parametrize("likelihood", ["feature", "johnson_su", "log_normal", "mixed warp"])
+def test_an_epoch_of_uneven_batches_has_the_same_means(likelihood, objective):
+    """What a warp adds to the loss is that of the table, or of rows that get noise in every step."""
+    objective = OBJECTIVES[objective]
+    likelihood = {**LIKELIHOODS, "mixed warp": Mixed([("gaussian", [3, 0]), ("log_normal", [4, 1]), ("poisson", [2])])}[
+        likelihood
+    ]
+    model = make_model(likelihood, objective, MLP((6,)))
+    (player,) = make_players(model, objective, lambda parameters: None)
+    steps = [AutogradStep(model, objective, [player]), make_step(model, objective, [player])]
+    rows = make_rows(33, missing=True, weighted=True)
     means = []
     for step in steps:
         rng = seeded(3)

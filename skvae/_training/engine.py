@@ -60,14 +60,18 @@ def _own_parameters(model: VAE) -> bool:
     return sum(map(len, parts)) == len(list(model.parameters()))
 
 
+# What a warp adds to the log-likelihood, of what the encoder sees; None where nothing is bent.
+LogSlope = Callable[[Values], Values] | None
+
+
 class _Workspace:
     """The tensors of a step on one number of rows, and arrays of what is computed with between its products."""
 
-    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, arithmetic: Backend):
-        self.arithmetic, self.n_rows = arithmetic, n_rows
-        self.xp, self.view, self.tensor = arithmetic
+    def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, backend: Backend):
+        self.backend, self.n_rows = backend, n_rows
+        self.xp, self.view, self.tensor = backend
         self.encoder, self.decoder = (
-            GraphFreeMLP(network, vector, grad, size, network is model.decoder, arithmetic)
+            GraphFreeMLP(network, vector, grad, size, network is model.decoder, backend)
             if is_graph_free(network)
             else AutogradNetwork(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
@@ -76,10 +80,10 @@ class _Workspace:
             )
         )
         n_components = model.prior.n_components
-        self.grad_head = arithmetic.new(vector, n_rows, model.n_encoded)
+        self.grad_head = backend.new(vector, n_rows, model.n_encoded)
         self.seen, self.z = self.view(self.encoder.input), self.view(self.decoder.input)
         self.outputs = self.view(self.decoder.output)
-        self.eps = self.view(arithmetic.new(vector, n_draws * n_rows, n_components))
+        self.eps = self.view(backend.new(vector, n_draws * n_rows, n_components))
         heads, grads = (t.split(n_components, dim=-1) for t in (self.encoder.output, self.grad_head))
         self.mu, self.grad_mu = self.view(heads[0]), self.view(grads[0])
         if model.has_posterior:
@@ -100,7 +104,7 @@ class _Workspace:
     def rows_of(self, x: Tensor) -> Values:
         """The batch x, stored as the other arrays are."""
         if self.rows is None:
-            self.rows = self.view(self.arithmetic.new(x, *x.shape))
+            self.rows = self.view(self.backend.new(x, *x.shape))
         self.rows[...] = self.view(x)
         return self.rows
 
@@ -136,8 +140,8 @@ class At:
     cells: CellWeights
     volume: Values
 
-    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: Callable[..., tuple[Values, Values]]):
-        self.xp, self.prior, self._nll = xp, prior, nll
+    def __init__(self, xp: Any, prior: Prior, n_draws: int, nll: NLLGradient, log_slope: LogSlope):
+        self.xp, self.prior, self._nll, self.log_slope = xp, prior, nll, log_slope
         self.repeat, self.sum_draws = partial(_repeat, n_draws=n_draws), partial(_sum_draws, n_draws=n_draws)
 
     def nll_gradient(self, outputs: Values) -> tuple[Values, Values]:
@@ -163,7 +167,7 @@ class DenseStep:
         self.density, self.largest_product = model.likelihood, model.largest_product
         self.workspaces: dict[int, _Workspace] = {}
         # By numpy or torch: the likelihood's gradient, and what of its value depends on the rows alone.
-        self.formulas: dict[Any, tuple[NLLGradient, Callable[[Values], Values] | None]] = {}
+        self.formulas: dict[Any, tuple[NLLGradient, LogSlope]] = {}
         self.mean_volume: Any = None
         networks = model.encoder, model.decoder
         self.in_networks = [p for network in networks for p in network.parameters() if p.requires_grad]
@@ -283,15 +287,14 @@ class DenseStep:
     def _at(self, work: _Workspace, seen: Batch, compared: Batch, volume: Any) -> At:
         """What the objective is told of the batch."""
         if work.at is None:
-            work.at = At(work.xp, self.model.prior, self.n_draws, self._formula(work.arithmetic)[0])
+            work.at = At(work.xp, self.model.prior, self.n_draws, *self._formula(work.backend))
         at = work.at
         at.x = _repeat(self._read(work, seen, compared), self.n_draws)
         at.std = work.std
         at.mass, at.cells = self._weights(work, compared)
-        bend = self._formula(work.arithmetic)[1]
         at.volume = volume
-        if bend is not None and volume is None:
-            at.volume = (at.cells.mass * bend(at.x[:, : self.density.encoding.n_inputs])).sum()
+        if at.log_slope is not None and volume is None:
+            at.volume = (at.cells.mass * at.log_slope(at.x[:, : self.density.encoding.n_inputs])).sum()
         return at
 
     def _read(self, work: _Workspace, seen: Batch, compared: Batch) -> Values:
@@ -382,15 +385,15 @@ class DenseStep:
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
 
-    def _formula(self, arithmetic: Backend) -> tuple[NLLGradient, Callable[[Values], Values] | None]:
+    def _formula(self, backend: Backend) -> tuple[NLLGradient, LogSlope]:
         """The likelihood's gradient for such arrays, and what of its value it leaves out."""
-        xp = arithmetic.xp
+        xp = backend.xp
         if xp not in self.formulas:
             stated = self.density.gradient(xp) if self.reads_seen else None
             if stated is not None:
-                self.formulas[xp] = stated, self.density.encoding.log_bend(xp)
+                self.formulas[xp] = stated, self.density.encoding.log_slope(xp)
             else:
-                self.formulas[xp] = _of_tensors(autograd_gradient(self.density), arithmetic), None
+                self.formulas[xp] = _of_tensors(autograd_gradient(self.density), backend), None
         return self.formulas[xp]
 
     def _weights(self, work: _Workspace, batch: Batch) -> tuple[Values, CellWeights]:
@@ -452,9 +455,9 @@ def _states_gradient(model: VAE, objective: OnePass) -> bool:
     )
 
 
-def _of_tensors(gradient: NLLGradient, arithmetic: Backend) -> NLLGradient:
+def _of_tensors(gradient: NLLGradient, backend: Backend) -> NLLGradient:
     """A gradient that takes tensors, for arrays."""
-    _, view, tensor = arithmetic
+    _, view, tensor = backend
 
     def nll_gradient(outputs: Values, x: Values, cells: CellWeights) -> tuple[Values, Values]:
         nll, slope = gradient(tensor(outputs), tensor(x), CellWeights(*map(tensor, cells)))
@@ -465,12 +468,12 @@ def _of_tensors(gradient: NLLGradient, arithmetic: Backend) -> NLLGradient:
 
 def _mean_volume(module: LikelihoodModule, rows: Table) -> float | None:
     """The mean over a table of what a warp adds to a row's log-likelihood: the steps of an epoch leave it out."""
-    bend, n_inputs = module.encoding.log_bend(torch), module.encoding.n_inputs
-    if bend is None:
+    log_slope, n_inputs = module.encoding.log_slope(torch), module.encoding.n_inputs
+    if log_slope is None:
         return None
     total = torch.zeros((), dtype=torch.float64, device=rows.device)
     for block in rows.blocks():
-        terms = bend(block.x[:, :n_inputs])
+        terms = log_slope(block.x[:, :n_inputs])
         terms = terms if block.mask is None else terms * block.mask
         total += (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=total.dtype)
     return float(total) / len(rows)

@@ -142,14 +142,14 @@ class _Layer:
         grad: Tensor,
         outputs: Tensor,
         activation: Activation | None,
-        arithmetic: Backend,
+        backend: Backend,
     ):
         self.inputs, self.weight, self.grad, self.outputs = inputs, weight, grad, outputs
         self.inputs_T = inputs.mT
-        self.activation, self.arithmetic = activation, arithmetic
+        self.activation, self.backend = activation, backend
         # What the activation's derivative is taken from.
         self.kept = torch.empty_like(outputs) if activation is not None and activation.keeps_inputs else outputs
-        self.kept_values = arithmetic.view(self.kept)
+        self.kept_values = backend.view(self.kept)
         self.flow: Tensor | None = None
         self.plus: Tensor | None = None
         # Where the outputs' gradient comes to lie, as an array: made once, since a hidden layer's is always the same.
@@ -158,7 +158,7 @@ class _Layer:
     def pass_on(self, n_inputs: int, plus: Tensor | None = None) -> Tensor:
         """Make `backward` fill the returned tensor: the gradient of the first inputs, and what else flows to them."""
         self.weight_T, self.plus = self.weight[:n_inputs].mT, plus
-        self.flow = self.arithmetic.new(self.inputs, len(self.inputs), n_inputs)
+        self.flow = self.backend.new(self.inputs, len(self.inputs), n_inputs)
         return self.flow
 
     def forward(self) -> None:
@@ -170,7 +170,7 @@ class _Layer:
         """Set the weight's gradient, and the inputs' where it is passed on; `grad` is overwritten."""
         if self.activation is not None:
             if self.grad_values is None:
-                self.grad_values = self.arithmetic.view(grad)
+                self.grad_values = self.backend.view(grad)
             self.activation.backward(self.grad_values, self.kept_values)
         torch.mm(self.inputs_T, grad, out=self.grad)
         if self.plus is not None:
@@ -193,10 +193,10 @@ class GraphFreeMLP:
         grad: Tensor,
         n_rows: int,
         need_input_grad: bool,
-        arithmetic: Backend,
+        backend: Backend,
     ):
         body: list[Any] = [] if network.body is None else list(network.body)
-        new = partial(arithmetic.new, vector, n_rows)
+        new = partial(backend.new, vector, n_rows)
         n_in, n_out = network.linear.in_features, network.linear.out_features
         widths = [layer.out_features for layer in body[:-1:2]]
         last = new(sum(width + 1 for width in [*widths[-1:], n_in]))
@@ -210,7 +210,7 @@ class GraphFreeMLP:
         layers = [[layer] for layer in body[::2]] or [[]]
         layers[-1].append(network.linear)
         self.layers = [
-            _Layer(values, block(vector, own), block(grad, own), outputs, activation, arithmetic)
+            _Layer(values, block(vector, own), block(grad, own), outputs, activation, backend)
             for own, values, outputs, activation in zip(
                 layers, inputs, [*hidden, self.output], [*activations, None], strict=True
             )

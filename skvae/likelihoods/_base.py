@@ -227,7 +227,7 @@ class LikelihoodModule(nn.Module, ABC):
 
         It takes arrays of `xp`, numpy or torch: `outputs` (N, n_params), which it may overwrite, and in place of x the
         `step_input`. It sets the `.grad` of the module's own parameters, in the memory they have at this call, and
-        may leave out of the value what `encoding.log_bend` varies by.
+        leaves `encoding.log_slope` out of the value.
         """
         return None
 

@@ -111,7 +111,7 @@ class _LogCounts(Centred):
 class _CountModule(Linked):
     """What the two share: the decoder's log mean, what a step reads, and the linear start.
 
-    A step is in double precision: differences of large numbers keep their digits there, and need no series.
+    They compute in double precision, in which differences of large numbers keep their digits.
     """
 
     max_swing = 1.0
@@ -156,23 +156,18 @@ class _CountModule(Linked):
 
 
 class _PoissonModule(_CountModule):
-    """log p = x log rate - rate - log x!, which is -x (exp(d) - 1 - d) - log(x! e^x / x^x) with d = log rate - log x.
-
-    A large count is so a small difference, not one of large numbers.
-    """
+    """log p = x log rate - rate - log x!."""
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_rate, some = self.log_of_mean(outputs), torch.where(x > 0, x, 1.0)
-        d = log_rate - some.log()
-        counted = -some * (torch.expm1(d) - d) - log_factorial_rest(some)
-        return torch.where(x > 0, counted, -torch.exp(log_rate))
+        log_rate, x = double(self.log_of_mean(outputs)), double(x)
+        return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).to(outputs.dtype)
 
     def gradient(self, xp: Any) -> NLLGradient:
         (most,) = as_arrays(xp, self.max_log_mean)
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
             x, log_factorial = counts_of(rows)
-            log_rate = double(xp.minimum(outputs, most))
+            log_rate = in_double(xp.minimum, outputs, most)
             rate = xp.exp(log_rate)
             nll = cells.mass * (rate - x * log_rate + log_factorial)
             return nll, held_back(cells.mass * (rate - x), outputs, most)
@@ -200,11 +195,10 @@ class _NegativeBinomialModule(_CountModule):
         return -at_most(at_least(self.log_dispersion, low), high)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_r = self._log_r()
+        log_r, x = double(self._log_r()), double(x)
         r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
-        few = log_rising(x, r) - torch.lgamma(x + 1)
-        many = log_rising(r - 1, x + 1) - torch.lgamma(r)  # the same, without large numbers of its own
-        return torch.where(x < LARGE, few, many) - r * softplus(t) - x * softplus(-t)
+        rising, _ = rising_and_slope(x, r)
+        return (rising - torch.lgamma(x + 1) - r * softplus(t) - x * softplus(-t)).to(outputs.dtype)
 
     def gradient(self, xp: Any) -> NLLGradient:
         """-log p = (x + r) softplus(t) - x t - log Gamma(x + r) / Gamma(r) + log x!."""
@@ -216,9 +210,9 @@ class _NegativeBinomialModule(_CountModule):
 
         def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
             x, log_factorial = counts_of(rows)
-            log_r = -double(xp.clip(dispersion, low, high))
+            log_r = -in_double(xp.minimum, xp.maximum(dispersion, low), high)
             r = xp.exp(log_r)
-            t = double(xp.minimum(outputs, most)) - log_r
+            t = xp.minimum(outputs, most) - log_r
             total, growth = x + r, xp.exp(t)
             softplus = xp.log1p(growth)
             rising, rising_slope = rising_and_slope(x, r)
@@ -258,33 +252,33 @@ def double(values: Any) -> Any:
     return values.astype(np.float64)
 
 
+def in_double(function: Any, first: Any, second: Any) -> Any:
+    """A function of two numpy arrays, or of two tensors, in double precision."""
+    if isinstance(first, Tensor):
+        return function(double(first), double(second))
+    return function(first, second, dtype=np.float64)
+
+
 def counts_of(rows: Any) -> tuple[Any, Any]:
     """From a step's rows, x in double precision and log x!: two (N, D)."""
     n = rows.shape[-1] // 4
-    return double(rows[:, n : 2 * n]), double(rows[:, 2 * n : 3 * n]) + rows[:, 3 * n :]
+    log_factorial = in_double(namespace(rows).add, rows[:, 2 * n : 3 * n], rows[:, 3 * n :])
+    return double(rows[:, n : 2 * n]), log_factorial
 
 
 def held_back(slope: Any, outputs: Any, most: Any) -> Any:
-    """The slope over outputs that `at_most` bounds, in their precision."""
-    held = slope * ((outputs <= most) | (slope > 0))
-    return held.to(outputs.dtype) if isinstance(held, Tensor) else held.astype(outputs.dtype)
-
-
-def log_factorial_rest(x: Tensor) -> Tensor:
-    """log x! - x log x + x for x above 0: what Stirling's formula leaves."""
-    large = x.clamp_min(LARGE)
-    series = 0.5 * (2 * math.pi * large).log() + 1 / (12 * large) - 1 / (360 * large**3)
-    return torch.where(x < LARGE, torch.lgamma(x + 1) - x * x.log() + x, series)
-
-
-def log_rising(x: Tensor, r: Tensor) -> Tensor:
-    """log Gamma(x + r) / Gamma(r) = log r (r + 1) ... (r + x - 1)."""
-    series = stirling_rising(x, r.clamp_min(LARGE))
-    return torch.where(r < LARGE, torch.lgamma(x + r) - torch.lgamma(r), series)
+    """The slope over outputs that `at_most` bounds, in their place."""
+    passed = (outputs <= most) | (slope > 0)
+    if isinstance(slope, Tensor):
+        return outputs.copy_(slope * passed)
+    return np.multiply(slope, passed, out=outputs, casting="same_kind")
 
 
 def rising_and_slope(x: Any, r: Any) -> tuple[Any, Any]:
-    """The same and its derivative by r, psi(x + r) - psi(r), for x (N, D) and r (D,): tensors or numpy arrays."""
+    """log Gamma(x + r) / Gamma(r) and its slope over r, psi(x + r) - psi(r), for x (N, D) and r (D,).
+
+    Tensors or numpy arrays. From some r on they are differences of large numbers: Stirling's series has their digits.
+    """
     xp, a = namespace(x), x + r
     functions = torch.special if xp is torch else special
     value, slope = functions.gammaln(a) - functions.gammaln(r), functions.psi(a) - functions.psi(r)
@@ -296,7 +290,7 @@ def rising_and_slope(x: Any, r: Any) -> tuple[Any, Any]:
 
 
 def stirling_rising(x: Any, r: Any) -> Any:
-    """`log_rising` by Stirling's series for r from `LARGE` on: tensors or numpy arrays."""
+    """log Gamma(x + r) / Gamma(r) by Stirling's series."""
     xp, a = namespace(x), x + r
     i, j = 1 / a, 1 / r
     rest = i * (1 / 12 - i * i / 360) - j * (1 / 12 - j * j / 360)

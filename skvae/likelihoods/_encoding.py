@@ -63,21 +63,12 @@ class Encoding(nn.Module, ABC):
         """What belongs to each cell of x, (..., D), once for every number the encoder sees of it: (..., n_inputs)."""
         return cells
 
-    def log_bend(self, xp: Any) -> Callable[[Any], Any] | None:
-        """The part of log |d seen / dx| that varies from row to row, (N, D), as a function of what the encoder sees.
+    def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
+        """log |d seen / dx|, (N, D), as a function of what the encoder sees, an array of `xp`, numpy or torch.
 
-        It takes arrays of `xp`, numpy or torch. None: nothing varies.
+        None where it is the same in all rows; who builds the encoding knows it then.
         """
         return None
-
-    def log_spread(self) -> Tensor:
-        """Minus the part of it that does not, (D,)."""
-        return self.takes_noise.new_zeros(())
-
-    def log_slope(self, seen: Tensor) -> Tensor:
-        """log |d seen / dx|, (N, D)."""
-        bend = self.log_bend(torch)
-        return (seen.new_zeros(()) if bend is None else bend(seen)) - self.log_spread()
 
     def mean(self, seen: Tensor, log_var: Tensor) -> Tensor:
         """E[x] where what the encoder sees is normal, of this mean and log variance."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -110,7 +110,8 @@ class LocationScale(LikelihoodModule):
 
     def log_volume(self, seen: Tensor) -> Tensor:
         """log |d seen / dX|, (N, D), of rows that the encoder sees so."""
-        return self.encoding.log_slope(seen) - self.log_scale
+        slope = self.encoding.log_slope(torch)
+        return -self.log_scale if slope is None else slope(seen) - self.log_scale
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         mean, log_var = self.split(outputs)
@@ -123,7 +124,7 @@ class LocationScale(LikelihoodModule):
     def variance(self, outputs: Tensor) -> Tensor | None:
         """None where the noise is one of a warped x, not of x."""
         mean, log_var = self.split(outputs)
-        return None if self.encoding.log_bend(torch) else log_var.exp().expand_as(mean)
+        return None if self.encoding.log_slope(torch) else log_var.exp().expand_as(mean)
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         mean, log_var = self.split(outputs)
@@ -134,26 +135,9 @@ class LocationScale(LikelihoodModule):
         volume = self.log_volume if self.shape.is_normal else None
         return LinearStart(least, np.full_like(least, np.inf), self.from_linear, log_volume=volume)
 
-    @abstractmethod
-    def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
-        """What a step does before and behind the shape, on arrays.
-
-        `split`, as above; `gather`, which sums over the cells that share a variance; and `merge(outputs, slope,
-        by_log_var)`, the slope over the outputs from those over the mean and over the log variance.
-        """
-
-    def gradient(self, xp: Any) -> NLLGradient:
-        log_unit = as_arrays(xp, self.log_scale + self.encoding.log_spread() + self.shape.log_norm)[0]
-        split, gather, merge = self.step_parts(xp)
-
-        def nll_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
-            mean, log_var = split(outputs)
-            slope, work, energy = self.shape.weigh(xp, xp.subtract(mean, seen, out=mean), log_var, cells.mass)
-            work, count = gather(work), gather(cells.mass, cells.total)
-            energy = 0.5 * work if energy is None else gather(energy)
-            return count * (log_unit + 0.5 * log_var) + energy, merge(outputs, slope, 0.5 * (count - work))
-
-        return nll_gradient
+    def log_unit(self) -> Tensor:
+        """What of -log p depends on the column alone, (D,)."""
+        return self.log_scale + self.shape.log_norm
 
 
 class _LearntNoise(LocationScale):
@@ -173,23 +157,23 @@ class _LearntNoise(LocationScale):
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         return self.unit * outputs, at_least(self.log_noise, self.bound())
 
-    def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
+    def gradient(self, xp: Any) -> NLLGradient:
         assert self.log_noise.grad is not None
-        value, grad, bound = as_arrays(xp, self.log_noise, self.log_noise.grad, self.bound())
-        unit = as_arrays(xp, self.unit)[0] if self.shared_noise else None
+        arrays = as_arrays(xp, self.log_noise, self.log_noise.grad, self.bound(), self.unit, self.log_unit())
+        value, grad, bound, unit, log_unit = arrays
+        shared = self.shared_noise
 
-        def split(outputs: Any) -> tuple[Any, Any]:
-            return outputs if unit is None else unit * outputs, xp.maximum(value, bound)
-
-        def gather(cells: Any, total: Any = None) -> Any:
-            return cells.sum(-2)[..., None, :] if total is None else total
-
-        def merge(outputs: Any, slope: Any, by_log_var: Any) -> Any:
-            grad[...] = by_log_var.reshape(grad.shape) if unit is None else by_log_var.sum()
+        def nll_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
+            mean, log_var = unit * outputs if shared else outputs, xp.maximum(value, bound)
+            slope, work, energy = self.shape.weigh(xp, xp.subtract(mean, seen, out=mean), log_var, cells.mass)
+            work = work.sum(-2)[..., None, :]
+            energy = 0.5 * work if energy is None else energy.sum(-2)[..., None, :]
+            by_log_var = 0.5 * (cells.total - work)
+            grad[...] = by_log_var.sum() if shared else by_log_var.reshape(grad.shape)
             grad[blocked(value, grad, bound)] = 0.0
-            return slope if unit is None else unit * slope
+            return cells.total * (log_unit + 0.5 * log_var) + energy, unit * slope if shared else slope
 
-        return split, gather, merge
+        return nll_gradient
 
 
 class FeatureNoise(_LearntNoise):
@@ -241,20 +225,19 @@ class DecoderNoise(LocationScale):
         mean, log_var = outputs.chunk(2, dim=-1)
         return mean, at_least(log_var, self.log_floor)
 
-    def step_parts(self, xp: Any) -> tuple[Callable, Callable, Callable]:
-        n, floor = self.n_features, as_arrays(xp, self.log_floor)[0]
+    def gradient(self, xp: Any) -> NLLGradient:
+        n, (floor, log_unit) = self.n_features, as_arrays(xp, self.log_floor, self.log_unit())
 
-        def split(outputs: Any) -> tuple[Any, Any]:
-            return outputs[..., :n], xp.maximum(outputs[..., n:], floor)
+        def nll_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
+            raw = outputs[..., n:]
+            log_var = xp.maximum(raw, floor)
+            slope, work, energy = self.shape.weigh(xp, outputs[..., :n] - seen, log_var, cells.mass)
+            by_log_var = 0.5 * (cells.mass - work)
+            by_log_var = xp.where(blocked(raw, by_log_var, floor), 0.0, by_log_var)
+            nll = cells.mass * (log_unit + 0.5 * log_var) + (0.5 * work if energy is None else energy)
+            return nll, xp.concat([slope, by_log_var], -1)
 
-        def gather(cells: Any, total: Any = None) -> Any:
-            return cells
-
-        def merge(outputs: Any, slope: Any, by_log_var: Any) -> Any:
-            held = blocked(outputs[..., n:], by_log_var, floor)
-            return xp.concat([slope, xp.where(held, 0.0, by_log_var)], -1)
-
-        return split, gather, merge
+        return nll_gradient
 
     def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
         weight = np.concatenate([linear.loadings, np.zeros_like(linear.loadings)])

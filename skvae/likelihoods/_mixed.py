@@ -153,16 +153,16 @@ class _SideBySide(Encoding):
         parts = zip(self.each, self.columns(x), self.columns(noise), strict=True)
         return self.in_place([one.add_noise(p, n) if one.n_noisy else p for one, p, n in parts])
 
-    def log_bend(self, xp: Any) -> Callable[[Any], Any] | None:
-        bends = [one.log_bend(xp) for one in self.each]
-        if not any(bends):
+    def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
+        slopes = [one.log_slope(xp) for one in self.each]
+        if not any(slopes):
             return None
         (place,) = as_arrays(xp, self.place)
-        pieces = list(zip(bends, _slices([one.n_inputs for one in self.each]), self.n_columns, strict=True))
+        pieces = list(zip(slopes, _slices([one.n_inputs for one in self.each]), self.n_columns, strict=True))
 
         def of_all(seen: Any) -> Any:
             flat = seen[:, :1] * 0
-            parts = [xp.concat([flat] * n, -1) if bend is None else bend(seen[:, own]) for bend, own, n in pieces]
+            parts = [xp.concat([flat] * n, -1) if slope is None else slope(seen[:, own]) for slope, own, n in pieces]
             return xp.concat(parts, -1)[:, place]
 
         return of_all

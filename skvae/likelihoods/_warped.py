@@ -160,12 +160,9 @@ class _Warp(Encoding):
     def decode(self, seen: Tensor) -> Tensor:
         return self.unbent(self.centre + self.spread * seen)
 
-    def log_spread(self) -> Tensor:
-        return self.spread.log()
-
-    def log_bend(self, xp: Any) -> Callable[[Any], Any]:
-        centre, spread = as_arrays(xp, self.centre, self.spread)
-        return lambda seen: self.log_bent_slope(centre + spread * seen)
+    def log_slope(self, xp: Any) -> Callable[[Any], Any]:
+        centre, spread, log_spread = as_arrays(xp, self.centre, self.spread, self.spread.log())
+        return lambda seen: self.log_bent_slope(centre + spread * seen) - log_spread
 
 
 class _TailArcsinh(_Warp):
