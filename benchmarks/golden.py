@@ -2,8 +2,8 @@
 
 Tables: iris, wine, breast cancer, digits (the columns that vary) and a mixed one (real, counts, yes or no, categories,
 amounts). Of each, three quarters are fitted with random_state=0 on one thread, and the rest is looked at: likelihoods,
-codes and reconstructions of VAETransformer (per likelihood and objective), scores of VAEAnomalyDetector, cells filled by
-VAEImputer in rows of which a tenth is hidden.
+codes and reconstructions of VAETransformer (per likelihood and objective), scores of VAEAnomalyDetector, and cells
+filled by VAEImputer in rows of which a tenth is hidden.
 
     python benchmarks/golden.py --record FILE    writes the numbers
     python benchmarks/golden.py --compare FILE   prints the largest difference of every array, relative to its size
