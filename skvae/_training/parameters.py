@@ -29,6 +29,7 @@ class Player:
     def __init__(self, turn: Turn, solver: Solver):
         self.parameters, self.turn = turn.parameters, turn
         self.vector = FlatParameters(turn.parameters).vector
+        self.weights = self.vector.data
         self.average = self.vector.detach().clone()
         # What the weights of the steps since the last time weigh in the average, and how many those are.
         self.owed, self.waiting = 0.0, 0
@@ -58,7 +59,7 @@ class Player:
     def bring_up_average(self) -> None:
         """The weights stand in for those of all steps since the last time."""
         if self.owed:
-            self.average.lerp_(self.vector.data, self.owed)
+            self.average.lerp_(self.weights, self.owed)
         self.owed, self.waiting = 0.0, 0
 
     def swap_average(self) -> None:
