@@ -1,7 +1,8 @@
 """A race among candidates: all are trained a part of the way, and those that lag clearly behind go no further.
 
 After each of `SHARES` of its epochs a candidate's test scores are compared with those of the leader, the candidate of
-the best mean, fold by fold: d_k = leader's score - candidate's score on fold k. It is dropped if
+the best mean, fold by fold: d_k = leader's score - candidate's score on fold k. The first time, three folds are looked
+at before the others are begun. A candidate is dropped if
 
     mean(d) > t * sd(d) * sqrt(1 / K + n_test / n_train),
 
@@ -40,8 +41,8 @@ SHARES, LEAST_EPOCHS = (1 / 8, 1 / 4, 1 / 2), 20
 # To compare candidates takes this many times fewer points z than their final scores: on two tables a quarter moved a
 # score by 0.2 nats at most, where candidates lay 1 to 20 apart, and all points took a quarter of a part's time.
 FEWER_DRAWS = 4
-# Fewer folds than this are never compared: their differences have no spread to speak of.
-LEAST_FOLDS = 3
+# The folds that are looked at first. Fewer are never compared: their differences have no spread to speak of.
+FIRST_FOLDS = 3
 # The chance that a race drops the best candidate.
 ERROR = 0.05
 
@@ -137,7 +138,8 @@ def behind(scores: NDArray, n_candidates: int, test_ratio: float, near: bool = F
     """
     n_folds, means = scores.shape[1], np.nan_to_num(scores.mean(axis=1), nan=-np.inf)
     leader = scores[np.argmax(means)]
-    quantile = student_t.ppf(1 - ERROR / (len(SHARES) * max(1, n_candidates - 1)), n_folds - 1)
+    n_looks = len(SHARES) + 1
+    quantile = student_t.ppf(1 - ERROR / (n_looks * max(1, n_candidates - 1)), n_folds - 1)
     with np.errstate(invalid="ignore"):
         lag = leader - scores
         error = lag.std(axis=1, ddof=1) * np.sqrt(1 / n_folds + test_ratio)
@@ -158,12 +160,13 @@ class Race:
     near : bool
         See `behind`.
     on_drop : callable
-        Called with a share of the epochs and the candidates that were dropped after it.
+        Called with a share of the epochs and the candidates that are dropped after it.
 
     Attributes
     ----------
-    scores, fit_time, score_time : ndarrays of shape (n_candidates, n_folds)
-        Mean test scores in nats a row, those of a dropped candidate from when it was dropped; seconds.
+    scores, fit_time, score_time : masked arrays of shape (n_candidates, n_folds)
+        Mean test scores in nats per row, those of a dropped candidate from when it was dropped; seconds. Folds that were
+        not begun by then are masked.
     dropped_after : ndarray of int of shape (n_candidates,)
         Epochs after which a candidate was dropped; 0 for those that never were.
     alive : list of int
@@ -181,7 +184,7 @@ class Race:
         self.candidates, self.folds, self.n_jobs, self.near = candidates, folds, n_jobs, near
         self.on_drop = on_drop
         shape = (len(candidates), len(folds))
-        self.scores, self.fit_time, self.score_time = np.full(shape, np.nan), np.zeros(shape), np.zeros(shape)
+        self.scores, self.fit_time, self.score_time = (np.ma.masked_all(shape) for _ in range(3))
         self.dropped_after = np.zeros(len(candidates), dtype=int)
         self.alive = list(range(len(candidates)))
         # Where to go on.
@@ -193,23 +196,35 @@ class Race:
         If `fit_winner`, that fit is one more job beside the rest of its folds; alone it would leave processes idle.
         """
         with Parallel(n_jobs=self.n_jobs) as parallel:
-            for share in shares:
-                self._advance(parallel, share)
-                self._drop(share)
+            for share, n_folds in self._looks(shares):
+                self._advance(parallel, share, n_folds)
+                self._drop(share, n_folds)
                 if len(self.alive) == 1:
                     break
             alone = fit_winner and bool(shares) and len(self.alive) == 1
             winner = [delayed(fit_all)(self.candidates[self.alive[0]])] if alone else []
-            others = self._advance(parallel, 1.0, winner)
+            others = self._advance(parallel, 1.0, len(self.folds), winner)
         return others[0] if others else None
+
+    def _looks(self, shares: Sequence[float]) -> list[tuple[float, int]]:
+        """Shares of the epochs, and how many folds are looked at then."""
+        first = [(share, FIRST_FOLDS) for share in shares[:1] if len(self.folds) > FIRST_FOLDS]
+        return [*first, *((share, len(self.folds)) for share in shares)]
 
     def _until(self, candidate: int, share: float) -> int:
         """The last epoch of a candidate's part of the way."""
         return max(1, int(share * self.candidates[candidate].settings.max_iter))
 
-    def _advance(self, parallel: Callable, share: float, others: Sequence[Any] = ()) -> list[Any]:
-        """Train every model that is left up to this share of its epochs; return what the other calls returned."""
-        keys = [key for key, paused in self.paused.items() if share == 1 or not (paused and paused.progress.over)]
+    def _waits(self, candidate: int, fold: int, share: float) -> bool:
+        """Whether a model that is left is behind its part of the way."""
+        paused = self.paused[candidate, fold]
+        if paused is None or share == 1:
+            return True
+        return not paused.progress.over and paused.progress.epoch < self._until(candidate, share)
+
+    def _advance(self, parallel: Callable, share: float, n_folds: int, others: Sequence[Any] = ()) -> list[Any]:
+        """Train what is left of the first folds up to this share of the epochs; return what the other calls did."""
+        keys = [(i, k) for i, k in self.paused if k < n_folds and self._waits(i, k, share)]
         calls = []
         for i, k in keys:
             candidate, until = self.candidates[i], self._until(i, share)
@@ -218,21 +233,22 @@ class Race:
         found = parallel([*others, *calls])
         for (i, k), leg in zip(keys, found[len(others) :], strict=True):
             self.scores[i, k] = leg.score
-            self.fit_time[i, k] += leg.fit_time
-            self.score_time[i, k] += leg.score_time
+            self.fit_time[i, k] = self.fit_time.filled(0)[i, k] + leg.fit_time
+            self.score_time[i, k] = self.score_time.filled(0)[i, k] + leg.score_time
             self.paused[i, k] = leg.paused
             if leg.paused is None or share == 1:
                 del self.paused[i, k]
         return found[: len(others)]
 
-    def _drop(self, share: float) -> None:
+    def _drop(self, share: float, n_folds: int) -> None:
+        scores = self.scores.filled(np.nan)[:, :n_folds]
         ratio = float(np.mean([len(fold.test) / len(fold.train) for fold in self.folds]))
-        found = behind(self.scores[self.alive], len(self.candidates), ratio, self.near)
+        found = behind(scores[self.alive], len(self.candidates), ratio, self.near)
         # A candidate of few epochs in all has not learnt enough to be judged yet, unless it has diverged.
         dropped = [
             i
             for i, is_behind in zip(self.alive, found, strict=True)
-            if is_behind and (self._until(i, share) >= LEAST_EPOCHS or np.isnan(self.scores[i]).any())
+            if is_behind and (self._until(i, share) >= LEAST_EPOCHS or np.isnan(scores[i]).any())
         ]
         for i in dropped:
             self.dropped_after[i] = self._until(i, share)
@@ -242,6 +258,6 @@ class Race:
 
     def rungs(self) -> list[float]:
         """The shares after which some candidate can be dropped."""
-        if len(self.folds) < LEAST_FOLDS or len(self.candidates) < 2:
+        if len(self.folds) < FIRST_FOLDS or len(self.candidates) < 2:
             return []
         return [s for s in SHARES if any(self._until(i, s) >= LEAST_EPOCHS for i in self.alive)]

@@ -111,9 +111,10 @@ class VAETransformerCV(VAETransformer):
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
         `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats per row, in the units of X.
         `dropped_after` holds the number of epochs after which a candidate was dropped, 0 for those that never were. Its
-        scores are those it had then, over `n_draws // 4` points; it ranks behind all that went on longer.
+        scores are those it had then, over `n_draws // 4` points, NaN for folds not begun by then; their mean is over
+        the others, and it ranks behind all that went on longer.
     scores_ : ndarray of shape (n_candidates, n_splits)
-        Mean held-out log-likelihood of every candidate and fold, in nats per row.
+        Mean held-out log-likelihood of every candidate and fold, in nats per row; see `cv_results_`.
     best_params_ : dict
         The chosen candidate.
     best_index_ : int
@@ -131,7 +132,8 @@ class VAETransformerCV(VAETransformer):
     Notes
     -----
     After 1/8, 1/4 and 1/2 of its epochs a candidate is compared with the leader, the one of the highest mean score, by
-    the differences d of their scores on the K folds. It is dropped if their mean exceeds `t sd(d) sqrt(1/K + r)`: r is
+    the differences d of their scores on the K folds; the first time on three of them before the others are begun. It is
+    dropped if their mean exceeds `t sd(d) sqrt(1/K + r)`: r is
     test rows over training rows (folds share rows, [1]_), and t the quantile of Student's t with K - 1 degrees of
     freedom at which the chance to drop the best candidate, or a given one that is as good by then, is at most 5 % in
     the whole search. With "one_standard_error" it must be a standard error of the leader's mean further behind. Others
@@ -267,7 +269,7 @@ class VAETransformerCV(VAETransformer):
         watched = bool(getattr(self, "_skl_callbacks", [])) or self.verbose
         winner = race.run(race.rungs() if self.race else [], fit_winner=not watched)
         _warn_of_failures(race.scores)
-        index = self._choose(race.scores, candidates, race.alive)
+        index = self._choose(race.scores.filled(np.nan), candidates, race.alive)
         found = self._fitted_to_all(entrants[index], X, y) if winner is None else _with_warnings(*winner)
         become(self, found | _report(index, candidates, race))
         return self
@@ -347,25 +349,24 @@ class VAETransformerCV(VAETransformer):
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 
     def _log(self, candidates: list[dict[str, Any]], share: float, dropped: list[int]) -> None:
-        if self.verbose:
-            names = ", ".join(str(candidates[i]) for i in dropped) or "nobody"
+        if self.verbose and dropped:
+            names = ", ".join(str(candidates[i]) for i in dropped)
             print(f"[{type(self).__name__}] after {Fraction(share)} of the epochs: dropped {names}")
 
 
 def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str, Any]:
     """What cross-validation found, in GridSearchCV's words."""
-    scores = race.scores
-    means = scores.mean(axis=1)
+    scores = race.scores.filled(np.nan)
     table: dict[str, Any] = {}
-    for name, seconds in (("fit_time", race.fit_time), ("score_time", race.score_time)):
-        table[f"mean_{name}"], table[f"std_{name}"] = seconds.mean(axis=1), seconds.std(axis=1)
+    for name in ("fit_time", "score_time"):
+        table[f"mean_{name}"], table[f"std_{name}"] = _mean_and_std(getattr(race, name))
     for name in candidates[0]:
         values = np.empty(len(candidates), dtype=object)
         values[:] = [candidate[name] for candidate in candidates]
         table[f"param_{name}"] = np.ma.MaskedArray(values, mask=False)
     table["params"] = candidates
     table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
-    table["mean_test_score"], table["std_test_score"] = means, scores.std(axis=1)
+    table["mean_test_score"], table["std_test_score"] = means, _ = _mean_and_std(race.scores)
     table["rank_test_score"] = _ranks(race.dropped_after, means)
     table["dropped_after"] = race.dropped_after
     return {
@@ -376,6 +377,11 @@ def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str
         "best_params_": candidates[best],
         "best_score_": float(means[best]),
     }
+
+
+def _mean_and_std(values: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the folds that were begun."""
+    return np.ma.getdata(values.mean(axis=1)), np.ma.getdata(values.std(axis=1))
 
 
 def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:
@@ -392,16 +398,16 @@ def _with_warnings(fit: Fit, caught: list[warnings.WarningMessage]) -> dict[str,
     return fit.attributes
 
 
-def _warn_of_failures(scores: np.ndarray) -> None:
+def _warn_of_failures(scores: np.ma.MaskedArray) -> None:
     """Say how many fits diverged; raise ValueError where no candidate is left."""
-    failed = np.isnan(scores)
+    failed = np.isnan(scores).filled(False)
     if failed.any(axis=1).all():
         raise ValueError(
             "Training diverged for every candidate. Lower learning_rate_init, or clip extreme values of X."
         )
     if failed.any():
         warnings.warn(
-            f"{failed.sum()} of {failed.size} fits diverged in their first epoch; their scores are NaN.",
+            f"{failed.sum()} of {scores.count()} fits diverged in their first epoch; their scores are NaN.",
             FitFailedWarning,
             stacklevel=5,
         )

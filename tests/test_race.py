@@ -36,7 +36,7 @@ def table():
 
 
 def search(sizes=(1, 2, 3), **parameters):
-    return VAETransformerCV(sizes, cv=FOLDS, **{**SETTINGS, **parameters})
+    return VAETransformerCV(sizes, **{"cv": FOLDS, **SETTINGS, **parameters})
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def lagging(lag, spread=0.1, n_folds=5, seed=0):
 @pytest.mark.parametrize(("n_folds", "n_candidates"), [(3, 2), (5, 2), (5, 6), (10, 6)])
 def test_a_candidate_is_dropped_where_its_lag_exceeds_nadeau_and_bengios_interval(n_folds, n_candidates):
     ratio = 1 / (n_folds - 1)
-    level = ERROR / (len(SHARES) * (n_candidates - 1))
+    level = ERROR / ((len(SHARES) + 1) * (n_candidates - 1))
     limit = student_t.ppf(1 - level, n_folds - 1) * 0.1 * np.sqrt(1 / n_folds + ratio)
     for lag, expected in [(0.99 * limit, False), (1.01 * limit, True)]:
         assert behind(lagging(lag, n_folds=n_folds), n_candidates, ratio).tolist() == [False, expected]
@@ -121,6 +121,20 @@ def test_those_behind_are_dropped_and_the_others_do_not_notice(raced, trained):
     assert raced.best_params_ == trained.best_params_
     assert raced.best_score_ == trained.best_score_
     assert kept[raced.best_index_]
+
+
+def test_who_is_far_behind_on_three_folds_begins_no_others():
+    table, folds = factors(1500), KFold(5, shuffle=True, random_state=0)
+    raced, trained = (search((1, 3), cv=folds, race=race).fit(table) for race in (True, False))
+    assert raced.cv_results_["dropped_after"].tolist() == [20, 0]
+    np.testing.assert_array_equal(np.isnan(raced.scores_[0]), [False, False, False, True, True])
+    np.testing.assert_array_equal(raced.scores_[1], trained.scores_[1])
+    results = raced.cv_results_
+    assert results["mean_test_score"][0] == pytest.approx(raced.scores_[0, :3].mean(), rel=1e-12)
+    assert results["std_test_score"][0] == pytest.approx(raced.scores_[0, :3].std(), rel=1e-12)
+    assert results["mean_fit_time"][0] > 0
+    assert results["rank_test_score"].tolist() == [2, 1]
+    assert all(type(results[name]) is np.ndarray for name in results if "test" in name or "time" in name)
 
 
 def test_without_a_race_scores_are_a_grid_searchs(table, trained):
