@@ -341,10 +341,10 @@ class Training(Exception):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    def train(*args, **kwargs):
+    def begin(*args, **kwargs):
         raise Training
 
-    monkeypatch.setattr(_fit, "train", train)
+    monkeypatch.setattr(_fit, "Training", begin)
 
 
 PASSES = {"gaussian": 2, "bernoulli": 3, "negative_binomial": 3, "log_normal": 3, "johnson_su": 3, "auto": 4}

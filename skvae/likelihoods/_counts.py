@@ -169,8 +169,14 @@ class _PoissonModule(_CountModule):
             x, log_factorial = counts_of(rows)
             log_rate = in_double(xp.minimum, outputs, most)
             rate = xp.exp(log_rate)
-            nll = cells.mass * (rate - x * log_rate + log_factorial)
-            return nll, held_back(cells.mass * (rate - x), outputs, most)
+            nll = log_rate  # in place from here on: numbers of twice the size take twice the memory
+            nll *= x
+            xp.subtract(rate, nll, out=nll)
+            nll += log_factorial
+            nll *= cells.mass
+            rate -= x
+            rate *= cells.mass
+            return nll, held_back(rate, outputs, most)
 
         return nll_gradient
 
