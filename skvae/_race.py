@@ -165,8 +165,8 @@ class Race:
     Attributes
     ----------
     scores, fit_time, score_time : masked arrays of shape (n_candidates, n_folds)
-        Mean test scores in nats per row, those of a dropped candidate from when it was dropped; seconds. Folds that were
-        not begun by then are masked.
+        Mean test scores in nats per row, those of a dropped candidate from when it was dropped; seconds. Folds that
+        were not begun by then are masked.
     dropped_after : ndarray of int of shape (n_candidates,)
         Epochs after which a candidate was dropped; 0 for those that never were.
     alive : list of int
