@@ -90,7 +90,8 @@ def draw(models, X, y):
     Z = models[2][1].transform(X)
     for digit in range(10):
         plane.scatter(*Z[y == digit].T, s=30, marker=f"${digit}$", color=COLORS[digit], linewidths=0)
-    plane.set(title="Held-out digits in the plane of 2 latents", xlabel="latent 1", ylabel="latent 2", aspect="equal")
+    plane.set(title="Held-out digits in the plane of 2 latents", xlabel="latent 1", ylabel="latent 2")
+    plane.set_aspect("equal", adjustable="datalim")
     plane.spines[["top", "right"]].set_visible(False)
     return figure
 
