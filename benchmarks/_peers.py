@@ -34,13 +34,17 @@ Detect = Callable[[str, Array, Array | None, int], tuple[Array, float]]
 
 
 class Job(NamedTuple):
-    """A network and how to train it; None leaves a number to the competitor."""
+    """A network and how to train it; None leaves a number to the competitor. Peers know two of the likelihoods."""
 
     name: str
     latents: int
     hidden: int
     batch: int | None = None
-    bernoulli: bool = False
+    likelihood: str = "gaussian"
+
+    @property
+    def bernoulli(self) -> bool:
+        return self.likelihood == "bernoulli"
 
 
 class Layers(NamedTuple):

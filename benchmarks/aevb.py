@@ -4,7 +4,7 @@ Protocol, as the paper has it: one layer of tanh units (MNIST 500, Frey Face 200
 rows, one draw, Adagrad with the step of {0.01, 0.02, 0.1} that trains best at first (on at most 5000 rows), a prior
 N(0, I) over the weights, no early stopping. Two starts:
 - "paper": plain perceptrons with weights from N(0, 0.01);
-- "pca": hidden_layer_sizes and init="pca", which add a linear path, started at the linear model.
+- "pca": hidden_layer_sizes and init="linear", which add a linear path, started at the linear model.
 ("random" is the second network with random weights.) MNIST is grey values in [0, 1] under a Bernoulli likelihood, as
 in the paper: its bound is a cross entropy, no density of the pixels. Frey Face is in [0, 1] with a Gaussian whose mean
 and variance the decoder emits; our mean is not squashed into [0, 1], and the variance of a pixel has a floor of 1e-3 of
@@ -33,7 +33,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skvae import ELBO, Bernoulli, Gaussian, VAETransformer
-from skvae.data import Rows
+from skvae._tables.batches import Batch
 from skvae.likelihoods import Likelihood
 
 STEPS = (0.01, 0.02, 0.1)
@@ -68,7 +68,7 @@ def perceptron(n_in: int, n_out: int, hidden: int) -> nn.Module:
 def bound(vae: VAETransformer, X: Array) -> float:
     """Mean ELBO of the rows of X, with the same draws at every call."""
     shift = 0.0 if isinstance(vae.likelihood, Bernoulli) else vae.mean_
-    rows = Rows(torch.tensor((X - shift) / vae.scale_))
+    rows = Batch(torch.tensor((X - shift) / vae.scale_))
     return float(ELBO(n_draws=4).monitor(vae.module_, rows, torch.Generator().manual_seed(0)).mean())
 
 
@@ -122,7 +122,7 @@ class Setup:
             activation="tanh",
             encoder=plain,
             decoder=plain,
-            init="pca" if self.start == "pca" else "random",
+            init="linear" if self.start == "pca" else "random",
             max_iter=epochs,
             batch_size=BATCH,
             solver=partial(torch.optim.Adagrad, lr=step, weight_decay=1 / n_rows),

@@ -45,7 +45,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 COMMAND = "python benchmarks/counts.py"
-HEADER = ["blood cells, 10 latents", "nats a row", "ELBO", "5-NN accuracy", "5-fold", "s"]
+HEADER = ["blood cells, 10 latents", "nats per row", "ELBO", "5-NN accuracy", "5-fold", "s"]
 FILE, LATENTS = "pbmc_facs_hvg2000.npz", 10
 INDEPENDENT = {"poisson": "independent Poissons", "negative_binomial": "independent negative binomials"}
 OURS = {
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help=f"folder with {FILE}")
     parser.add_argument("--peers", help="the Python of an environment with scvi-tools")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--draws", type=int, default=512, help="draws a row for the likelihoods")
+    parser.add_argument("--draws", type=int, default=512, help="draws per row for the likelihoods")
     parser.add_argument("--epochs", type=int, help="SCVI's epochs; default: its own choice")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")

@@ -1,12 +1,13 @@
-"""Seconds an epoch beside other autoencoders with the same network and batch, and beside its matrix products alone.
+"""Seconds per epoch beside other autoencoders with the same network and batch, and beside its matrix products alone.
 
 Workloads: 10,000 x 30 standard normal numbers, perceptrons 30-64-8-64-30, batches of 32 and of 200, Gaussian; and
 60,000 x 784, 784-500-20-500-784, batches of 128, Bernoulli: MNIST from --data, uniform numbers without. relu
-everywhere, rows in float32.
+everywhere, rows in float32. And every likelihood on 10,000 x 30 of its own numbers, batches of 32, one thread, beside
+MLPRegressor alone: its ratio is a median over the rounds.
 Competitors:
 - skvae: VAETransformer with its dense engine, which is what fit uses by itself; random start, no rows held out. Its
   networks have a linear map beside the perceptron, which no other competitor has: a quarter to a half more products.
-- skvae autograd: the same fit with the dense engine switched off.
+- skvae autograd: the same fit with an objective that is the ELBO by another name, whose gradient nobody states.
 - MLPRegressor: scikit-learn's, hidden layers (64, 8, 64), fitted X to X with adam. It is no VAE: no noise, no KL, and
   half as many numbers out of its encoder.
 - PyOD and pythae: their released VAE, each with its own training loop (see requirements-peers.txt and --peers).
@@ -17,9 +18,10 @@ Protocol: a fit of 1 + n epochs less a fit of one, divided by n, in a fresh proc
 such that the difference is at least --seconds. Competitors take turns for --rounds rounds; every number is the median.
 All run with 1 thread and with all cores, and a competitor's better median counts; a number of threads that took more
 than three times the other's time in the first round is not tried again, and one that hangs is ended ("inf").
-Prediction, as ratios of seconds an epoch: skvae takes at most 0.60 (batch 32), 0.75 (batch 200) and 0.55 (784 columns)
+Prediction, as ratios of seconds per epoch: skvae takes at most 0.60 (batch 32), 0.75 (batch 200) and 0.55 (784 columns)
 of MLPRegressor; on 30 columns PyOD takes at least 15 times and pythae 3 times as long as skvae; on 784 columns skvae
-takes at most 1.25 of the bare products. "!" marks a ratio that misses.
+takes at most 1.25 of the bare products. Of the likelihoods, real columns take at most 0.60 of MLPRegressor, zeros and
+ones 0.65, fractions 0.80, counts, categories and mixed columns 1.00. "!" marks a ratio that misses.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,20 +46,23 @@ from _tables import format_table, print_table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
-import skvae._dense
-from skvae import VAETransformer
+from skvae import ELBO, Gaussian, Mixed, VAETransformer
 
 OURS = ("skvae", "skvae autograd", "MLPRegressor", "products", "products, linear path")
 COMMAND = "python benchmarks/epoch_time.py"
 THREADS = ("1 thread", "all cores")
-HEADER = ["competitor", *(f"{name}, s" for name in THREADS), "us a step"]
-README_HEADER = ["table", "batch", "skvae, s", "us a step", "/ MLPRegressor", "PyOD /", "pythae /", "/ products"]
+HEADER = ["competitor", *(f"{name}, s" for name in THREADS), "us per step"]
+README_HEADER = [
+    *("table", "batch", "skvae, s", "us per step", "autograd, s"),
+    *("/ MLPRegressor", "PyOD /", "pythae /", "/ products"),
+]
+LIKELIHOODS_HEADER = ["likelihood", "skvae, s", "us per step", "/ MLPRegressor", "bar"]
 # What takes this many times longer than with the other number of threads is not tried again.
 HOPELESS = 3.0
 # A process with all cores is ended after this many times the wall time of the one with one thread.
 PATIENCE = 10.0
 
-# Seconds an epoch by competitor and threads, one a round.
+# Seconds per epoch by competitor and threads, one per round.
 Times = dict[tuple[str, str], list[float]]
 
 
@@ -70,6 +75,7 @@ class Workload(NamedTuple):
     latents: int
     batch: int
     bars: dict[str, float]
+    likelihood: str = "gaussian"
 
     @property
     def mnist(self) -> bool:
@@ -80,7 +86,7 @@ class Workload(NamedTuple):
         return -(-self.shape[0] // self.batch)
 
     def job(self, name: str) -> Job:
-        return Job(name, self.latents, self.hidden, self.batch, bernoulli=self.mnist)
+        return Job(name, self.latents, self.hidden, self.batch, self.likelihood)
 
 
 SMALL, LARGE = (10_000, 30), (60_000, 784)
@@ -89,24 +95,71 @@ WORKLOADS = {
     "small-200": Workload(
         "10,000 x 30, 64-8-64", SMALL, 64, 8, 200, {"MLPRegressor": 0.75, "PyOD": 15.0, "pythae": 3.0}
     ),
-    "large-128": Workload("60,000 x 784, 500-20-500", LARGE, 500, 20, 128, {"MLPRegressor": 0.55, "products": 1.25}),
+    "large-128": Workload(
+        "60,000 x 784, 500-20-500", LARGE, 500, 20, 128, {"MLPRegressor": 0.55, "products": 1.25}, "bernoulli"
+    ),
 }
+
+# The ten columns each of a mixed table.
+REAL, COUNTED, CHOSEN = (list(range(first, first + 10)) for first in (0, 10, 20))
+# Of every likelihood: what stands for it in fit, and its bar beside MLPRegressor.
+LIKELIHOODS: dict[str, tuple[Any, float]] = {
+    "gaussian": ("gaussian", 0.60),
+    "gaussian, shared": (Gaussian("shared"), 0.60),
+    "gaussian, decoder": (Gaussian("decoder"), 0.60),
+    "student_t": ("student_t", 0.60),
+    "laplace": ("laplace", 0.60),
+    "johnson_su": ("johnson_su", 0.60),
+    "log_normal": ("log_normal", 0.60),
+    "bernoulli": ("bernoulli", 0.65),
+    "continuous_bernoulli": ("continuous_bernoulli", 0.80),
+    "poisson": ("poisson", 1.0),
+    "negative_binomial": ("negative_binomial", 1.0),
+    "categorical": ("categorical", 1.0),
+    "mixed": (Mixed([("gaussian", REAL), ("poisson", COUNTED), ("categorical", CHOSEN)]), 1.0),
+}
+
+
+class AnyLoss(ELBO):
+    """The ELBO as a user's own call: nothing states its gradient, so autograd finds it."""
+
+    def __call__(self, model, batch, rng, epoch):
+        return super().__call__(model, batch, rng, epoch)
 
 
 def load(workload: Workload, data: Path | None) -> Array:
     if workload.mnist and data is not None and (data / "mnist.npz").exists():
         X = np.load(data / "mnist.npz")["X_train"].reshape(-1, 784) / np.float32(255)
+    elif workload.mnist:
+        X = np.random.default_rng(0).random(workload.shape, dtype=np.float32)
     else:
-        rng = np.random.default_rng(0)
-        draw = rng.random if workload.mnist else rng.standard_normal
-        X = draw(workload.shape, dtype=np.float32)
-    return np.ascontiguousarray(X)
+        X = in_support(workload.likelihood, workload.shape)
+    return np.ascontiguousarray(X, dtype=np.float32)
 
 
-def fit_skvae(X: Array, job: Job, epochs: int) -> None:
+def in_support(likelihood: str, shape: tuple[int, int]) -> np.ndarray:
+    """Random numbers that a likelihood takes."""
+    rng = np.random.default_rng(0)
+    real = rng.standard_normal(shape, dtype=np.float32)
+    if likelihood == "mixed":
+        real[:, COUNTED] = rng.poisson(5, (len(real), len(COUNTED)))
+        real[:, CHOSEN] = rng.integers(3, size=(len(real), len(CHOSEN)))
+    drawn = {
+        "log_normal": lambda: np.exp(real),
+        "bernoulli": lambda: rng.random(shape) < 0.3,
+        "continuous_bernoulli": lambda: rng.random(shape),
+        "poisson": lambda: rng.poisson(5, shape),
+        "negative_binomial": lambda: rng.negative_binomial(2, 0.3, shape),
+        "categorical": lambda: rng.integers(3, size=shape),
+    }
+    return drawn.get(likelihood, lambda: real)()
+
+
+def fit_skvae(X: Array, job: Job, epochs: int, objective: Any = "elbo") -> None:
     VAETransformer(
         job.latents,
-        likelihood="bernoulli" if job.bernoulli else "gaussian",
+        likelihood=LIKELIHOODS[job.likelihood][0],
+        objective=objective,
         hidden_layer_sizes=(job.hidden,),
         init="random",
         max_iter=epochs,
@@ -117,8 +170,7 @@ def fit_skvae(X: Array, job: Job, epochs: int) -> None:
 
 
 def fit_autograd(X: Array, job: Job, epochs: int) -> None:
-    skvae._dense.understands = lambda model, objective: False
-    fit_skvae(X, job, epochs)
+    fit_skvae(X, job, epochs, AnyLoss())
 
 
 def fit_regressor(X: Array, job: Job, epochs: int) -> None:
@@ -186,11 +238,17 @@ def answer(text: str) -> None:
     print(seconds)
 
 
-def measure(workload: Workload, X: Array, args: argparse.Namespace) -> Times:
+def measure(
+    workload: Workload,
+    X: Array,
+    args: argparse.Namespace,
+    ours: Sequence[str] = OURS,
+    threads: Sequence[str] = THREADS,
+) -> Times:
     """Every competitor in turn, `args.rounds` times."""
     times: Times = {}
-    scripts = dict.fromkeys(OURS, (sys.executable, __file__))
-    if args.peers:
+    scripts = dict.fromkeys(ours, (sys.executable, __file__))
+    if args.peers and ours is OURS:
         scripts |= dict.fromkeys(PEERS, (args.peers, str(Path(__file__).with_name("_peers.py"))))
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.npy"
@@ -198,9 +256,9 @@ def measure(workload: Workload, X: Array, args: argparse.Namespace) -> Times:
         for i in range(args.rounds):
             for name, (python, script) in scripts.items():
                 request = {"rows": str(rows), "job": workload.job(name)._asdict(), "least": args.seconds}
-                tried = {n: times[name, n][0] for n in THREADS if i > 0}
+                tried = {n: times[name, n][0] for n in threads if i > 0}
                 limit = None
-                for n in THREADS:
+                for n in threads:
                     if not tried or tried[n] <= HOPELESS * min(tried.values()):
                         start = time.perf_counter()
                         found = run_job(python, script, request, n == THREADS[0], limit)
@@ -242,15 +300,46 @@ def ratio_rows(workload: Workload, seconds: dict[str, float]) -> Iterator[list[s
 
 def readme_row(workload: Workload, seconds: dict[str, float]) -> list[str]:
     found, ours = ratios(seconds), seconds["skvae"]
+    autograd = f"{seconds['skvae autograd']:.3f}"
     cells = [f"{found[name][1]:.2f}" if name in found else "" for name in ("MLPRegressor", *PEERS, "products")]
-    return [workload.label, str(workload.batch), f"{ours:.3f}", f"{1e6 * ours / workload.steps:.0f}", *cells]
+    return [workload.label, str(workload.batch), f"{ours:.3f}", f"{1e6 * ours / workload.steps:.0f}", autograd, *cells]
+
+
+def likelihood_row(name: str, args: argparse.Namespace) -> list[str]:
+    """A likelihood's epoch beside MLPRegressor's, on the same rows."""
+    bar = LIKELIHOODS[name][1]
+    workload = Workload(name, SMALL, 64, 8, 32, {"MLPRegressor": bar}, name)
+    X = load(workload, None)
+    times = measure(workload, X, args, ("skvae", "MLPRegressor"), THREADS[:1])
+    ours, other = (times[competitor, THREADS[0]] for competitor in ("skvae", "MLPRegressor"))
+    ratio = median(a / b for a, b in zip(ours, other, strict=True))
+    seconds = median(ours)
+    shown = marked(workload, "MLPRegressor", ratio)
+    return [name, f"{seconds:.3f}", f"{1e6 * seconds / workload.steps:.0f}", shown, f"<= {bar:.2f}"]
+
+
+def workload_row(workload: Workload, args: argparse.Namespace) -> list[str]:
+    """Print one workload's tables; return the README's row."""
+    times = measure(workload, load(workload, args.data), args)
+    seconds = best(times)
+    rows = [
+        [name, *(f"{median(times[name, n]):.4f}" for n in THREADS), f"{1e6 * s / workload.steps:.0f}"]
+        for name, s in seconds.items()
+    ]
+    print(f"\n{workload.label}, batch {workload.batch}")
+    print_table(HEADER, rows, args.markdown)
+    print()
+    print_table(["ratio", "", "bar"], list(ratio_rows(workload, seconds)), args.markdown)
+    print(flush=True)
+    return readme_row(workload, seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with mnist.npz; without it, uniform numbers of its shape")
     parser.add_argument("--peers", help="the Python of an environment with pyod and pythae")
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--workloads", nargs="*", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("--likelihoods", nargs="*", choices=list(LIKELIHOODS), default=list(LIKELIHOODS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="shortest difference of two fits that counts")
     parser.add_argument("--markdown", action="store_true")
@@ -263,22 +352,12 @@ def main() -> None:
     if not args.peers:
         print("PyOD and pythae are left out: --peers names no Python that has them.")
 
-    table = []
-    for workload in (WORKLOADS[name] for name in args.workloads):
-        times = measure(workload, load(workload, args.data), args)
-        seconds = best(times)
-        rows = [
-            [name, *(f"{median(times[name, n]):.4f}" for n in THREADS), f"{1e6 * s / workload.steps:.0f}"]
-            for name, s in seconds.items()
-        ]
-        print(f"\n{workload.label}, batch {workload.batch}")
-        print_table(HEADER, rows, args.markdown)
+    table = [workload_row(WORKLOADS[name], args) for name in args.workloads]
+    if table:
+        print_table(README_HEADER, table, args.markdown)
         print()
-        print_table(["ratio", "", "bar"], list(ratio_rows(workload, seconds)), args.markdown)
-        print(flush=True)
-        table.append(readme_row(workload, seconds))
-    print_table(README_HEADER, table, args.markdown)
-    if args.readme:
+    print_table(LIKELIHOODS_HEADER, [likelihood_row(name, args) for name in args.likelihoods], args.markdown)
+    if args.readme and table:
         rewrite(args.readme, "epoch time", COMMAND, format_table(README_HEADER, table, markdown=True))
 
 

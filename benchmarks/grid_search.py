@@ -14,7 +14,7 @@ are medians over `--rounds`, and a ratio is the median of the rounds' ratios. "C
 the process and its workers: on a busy machine they say more than the clock.
 "Agrees" counts the rounds in which the size VAETransformerCV chose has, in GridSearchCV's own scores of that round, a
 mean within one standard error of the best one's. "Difference" is between the scores that the two searches report for
-the size that VAETransformerCV chose most often, means over the rounds in which it did, in nats a row; "over seeds" is
+the size that VAETransformerCV chose most often, means over the rounds in which it did, in nats per row; "over seeds" is
 the standard deviation of GridSearchCV's. The two differ by their candidates' seeds alone.
 - Competitors (--peers PYTHON, an interpreter with PyOD and pythae, see requirements-peers.txt): one fit a size on four
   fifths of the rows, with our hidden layer, our batches and as many epochs as ours took on average at that size,

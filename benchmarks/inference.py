@@ -6,7 +6,7 @@ noise), all calls at their defaults and torch's own number of threads, after the
   threads: torch.mm with out= for every layer and the linear path beside them, in the blocks of rows that skvae takes;
   no bias, no activation, no standardising, no conversion, nothing read but float64 rows. All calls take turns in one
   process; a call's seconds are those of the fastest of `--repeats`, which other work on the machine disturbs least.
-  Memory is measured in processes of their own, one a call.
+  Memory is measured in processes of their own, one per call.
 - Extra memory is the rise of the process' peak resident memory during the call less the bytes of the array returned;
   the rows themselves were there before (see _measure.py).
 - Beside it, on the same rows: PCA(8).transform, and predict of MLPRegressor((64,)) fitted to PCA's 8 codes, which has
@@ -35,7 +35,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 from skvae import VAETransformer
-from skvae.scores import block_rows
+from skvae._inference.scores import block_rows
 
 FIT_ROWS, COLUMNS, LATENTS, HIDDEN = 10_000, 30, 8, 64
 SCORED = (1_000, 10_000, 100_000)
@@ -182,7 +182,7 @@ def main() -> None:
     print()
     print_table(HEADER, table, args.markdown)
     print()
-    print_table(["score_samples: rows", "draws", "s", "us a row and draw", "extra MB"], scored, args.markdown)
+    print_table(["score_samples: rows", "draws", "s", "us per row and draw", "extra MB"], scored, args.markdown)
     print()
     print_table(["sample: rows", "s", "extra MB"], sampled, args.markdown)
     print()

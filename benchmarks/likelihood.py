@@ -4,7 +4,7 @@ Protocol: 70 % of the rows train, 30 % test; mean log-likelihood of a test row i
 of the columns' standard deviations in the training rows). Every model at its defaults, on the same rows:
 - PCA(J).score beside VAETransformer(J, likelihood=Gaussian(noise="shared")). PCA has no noise floor; ours is 1e-3 of
   the smallest variance among the columns that vary, and should not bind.
-- FactorAnalysis(J) beside VAETransformer(J), whose noise is a variance a column. Both at the floor of 1e-3 of a
+- FactorAnalysis(J) beside VAETransformer(J), whose noise is one variance per column. Both at the floor of 1e-3 of a
   column's variance: FactorAnalysis is fitted on standardised columns (constant ones are divided by 1), its noise is
   clipped there, and its density brought back to data units.
 - GaussianMixture, 5 full covariances, 1e-3 added to the variances of standardised columns.
@@ -48,7 +48,7 @@ Array = NDArray[np.float64]
 
 
 class Result(NamedTuple):
-    """Mean test log-likelihoods, and the seconds of one fit of the VAE with a noise variance a column."""
+    """Mean test log-likelihoods, and the seconds of one fit of the VAE with one noise variance per column."""
 
     pca: float
     shared: float
@@ -161,7 +161,7 @@ def main() -> None:
     print_table(HEADER, rows, args.markdown)
     print()
     print(counts("PCA and shared noise", [(r.shared, r.pca) for r in results]))
-    print(counts("FactorAnalysis and a noise a column", [(r.feature, r.fa) for r in results]))
+    print(counts("FactorAnalysis and one noise per column", [(r.feature, r.fa) for r in results]))
     if args.readme:
         rewrite(args.readme, "likelihood", COMMAND, format_table(HEADER, rows, markdown=True))
 

@@ -153,7 +153,7 @@ def others(vae: VAETransformer, rows: pd.DataFrame, column: str, known: pd.Serie
 def likelihoods(
     vae: VAETransformer, train: pd.DataFrame, test: pd.DataFrame
 ) -> tuple[pd.Series, pd.Series, tuple[float, float]]:
-    """Nats a present cell by itself, and given the row's others; then both joint, nats a row."""
+    """Nats per present cell by itself, and given the row's others; then both joint, nats per row."""
     rows = vae.score_samples(test)
     alone, given, total = {}, {}, 0.0
     for column, family in families(vae).items():
@@ -226,7 +226,7 @@ def column_rows(frame: pd.DataFrame, runs: dict[str, list[Found]]) -> Iterator[l
 
 
 def summary(name: str, frame: pd.DataFrame, runs: dict[str, list[Found]]) -> Iterator[list[str]]:
-    """A line a model: joint likelihoods, and the classifiers of real, sampled and independent rows."""
+    """One line per model: joint likelihoods, and the classifiers of real, sampled and independent rows."""
     for model, found in runs.items():
         independent_, ours = np.mean([run.joint for run in found], axis=0)
         accuracy, auc = mean([run.accuracy for run in found]), mean([run.auc for run in found])
@@ -283,7 +283,7 @@ def main() -> None:
         params: dict[str, dict] = {model: RECIPES[name] if model == "recipe" else {} for model in args.models}
         seeds = range(args.seeds or SEEDS[name])
         runs = {model: [one(name, frame, seed, params[model], args) for seed in seeds] for model in args.models}
-        print(f"\n{name}: nats a cell; recipe: {RECIPES[name]}\n")
+        print(f"\n{name}: nats per cell; recipe: {RECIPES[name]}\n")
         header = [name, "type", "likelihood"]
         header += [text for model in args.models for text in (f"{model}: alone", "given the others", "gain")]
         print_table(header, list(column_rows(frame, runs)), args.markdown)

@@ -46,8 +46,8 @@ HEADER = [
     "table, MB",
     "extra MB",
     "of it returned",
-    "us a row",
-    "paired: us a row",
+    "us per row",
+    "paired: us per row",
     "array",
     "ratio",
 ]

@@ -5,7 +5,7 @@ plus noise), each point in a process of its own that has fitted 200 other rows b
 holds a tenth of the rows out, and False. Three series: N rows of 30 columns with 8 latents; 1000 rows of D columns with
 8 latents (at D = 10 with 5); 1000 rows of 1000 columns with J latents. The time includes the checks of X, the scale and
 the linear start: with 3 epochs they weigh more than in a real fit. Below 2000 rows batches are smaller than above
-("auto": a tenth of the rows, at most 200), so small tables take more steps a row.
+("auto": a tenth of the rows, at most 200), so small tables take more steps per row.
 Extra memory is the rise of the process' peak resident memory during fit, beyond X (see _measure.py).
 The slope is the least-squares one of log(seconds) against log(size): over all points, and over the last two decades,
 where fixed costs weigh less.

@@ -45,10 +45,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skvae import Gaussian, VAETransformer
-from skvae.data import Rows, Scale
+from skvae._inference.posterior import Posterior, laplace, posterior
+from skvae._inference.quadrature import Rule, normal_rule
+from skvae._inference.scores import block_rows
+from skvae._math import log_normal
+from skvae._tables.batches import Batch
+from skvae._tables.moments import Scale
 from skvae.model import VAE
-from skvae.priors import StandardNormal, log_normal
-from skvae.scores import Posterior, Rule, _laplace, block_rows, normal_rule, posterior
+from skvae.priors import StandardNormal
 
 LATENTS = {"digits": 8, "mnist": 20, "25_musk": 5, "28_pendigits": 5, "40_vowels": 5, "43_WDBC": 5}
 HIDDEN = 100
@@ -87,17 +91,17 @@ def split(name: str, data: Path | None) -> tuple[Array, Array]:
 def held_out(model: VAE, x: torch.Tensor, n_draws: int) -> float:
     """Mean log-likelihood of the rows x, in the model's units: the higher of two lower bounds."""
     rule, size = normal_rule(n_draws, model.prior.n_components, seed=0), block_rows(model, n_draws)
-    encoded = posterior(model, Rows(x))
+    encoded = posterior(model, Batch(x))
 
     def bound(q: Posterior) -> float:
         blocks = zip(x.split(size), q.mean.split(size), q.factor.split(size), strict=True)
-        values = [log_likelihood(model, Rows(rows), Posterior(*moments), rule) for rows, *moments in blocks]
+        values = [log_likelihood(model, Batch(rows), Posterior(*moments), rule) for rows, *moments in blocks]
         return float(torch.cat(values).mean())
 
-    return max(bound(encoded), bound(_laplace(model, Rows(x), encoded.mean)))
+    return max(bound(encoded), bound(laplace(model, Batch(x), encoded.mean)))
 
 
-def log_likelihood(model: VAE, rows: Rows, q: Posterior, rule: Rule) -> torch.Tensor:
+def log_likelihood(model: VAE, rows: Batch, q: Posterior, rule: Rule) -> torch.Tensor:
     """`skvae.scores.log_likelihood`, with any normal distribution in the place of the encoder's: (N,)."""
     z = q.mean + torch.einsum("njk,sk->snj", q.factor, rule.eps[:, 0])
     log_q = log_normal(rule.eps).sum(-1) - q.factor.diagonal(dim1=1, dim2=2).log().sum(-1)
@@ -203,7 +207,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with mnist.npz and adbench/*.npz; without it, digits only")
     parser.add_argument("--peers", help="the Python of an environment with pyod and pythae")
     parser.add_argument("--tables", nargs="+", choices=list(LATENTS), help="default: all that are there")
-    parser.add_argument("--draws", type=int, default=256, help="draws of the latents a row in the likelihood")
+    parser.add_argument("--draws", type=int, default=256, help="draws of the latents per row in the likelihood")
     parser.add_argument("--repeats", type=int, default=3, help="fits whose median time counts")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")

@@ -1,4 +1,4 @@
-"""Run every Python block of the README and of the pages in docs/, one namespace a page.
+"""Run every Python block of the README and of the pages in docs/, one namespace per page.
 
 python docs/run_blocks.py [page ...]
 """

@@ -1,5 +1,9 @@
-"""skvae: the variational autoencoder as a scikit-learn estimator."""
+"""skvae: the variational autoencoder as a scikit-learn estimator.
 
+Public classes say `__module__ = "skvae"`: users import them from here, and saved models name them so.
+"""
+
+from ._version import __version__ as __version__
 from .anomaly import VAEAnomalyDetector
 from .imputer import VAEImputer
 from .likelihoods import (
@@ -40,4 +44,3 @@ __all__ = [
     "VAETransformer",
     "VAETransformerCV",
 ]
-__version__ = "0.1.0"

@@ -1,88 +1,39 @@
-"""What the estimators share: parameters and their rules, rows at the door, fit and partial_fit."""
+"""What the estimators share: parameters and their rules, fit and partial_fit."""
 
 from __future__ import annotations
 
-import math
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
-from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from . import _dense, _state
-from ._door import Checked, Door
-from ._held_out import held_out_mean
-from ._inference import Fitted
-from ._linear import Covariance
+from ._callbacks import fit_task
+from ._fit import FitSettings, Task, check_same_specs, read
+from ._inference.blocks import Inference
 from ._params import Count, named
-from ._solvers import SOLVERS
-from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
-from .data import Array, Moments, Rows, Scale, Table, as_table, column_moments
-from .likelihoods import LIKELIHOODS, Density, Likelihood, described
+from ._state import FittedModel, damaged, fault_of_model, model_of, stamp, unstamp
+from ._tables.reader import TableReader, TrainingRows
+from ._torch import resolve_device
+from ._training.solvers import SOLVERS
+from .likelihoods import LIKELIHOODS, Likelihood
 from .model import VAE
-from .networks import ACTIVATIONS, MLP, Network, Supplied
+from .networks import ACTIVATIONS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
-from .scores import latent_information
-from .training import Epoch, Progress, Training, TrainingResult, TrainingSettings
 
-__all__ = ["BaseVAE", "Begun", "Paused", "forget", "most_latents"]
-
-# early_stopping="auto" holds rows out from this many on.
-MIN_ROWS_TO_HOLD_OUT = 20
-# n_components="auto": the share of variance the leading principal components must hold, and at most how many.
-AUTO_VARIANCE, AUTO_MOST = 0.9, 32
-# A latent is active when its posterior mean varies by more than this over the rows (Burda et al. 2016).
-ACTIVE_VARIANCE = 0.01
-# Nats below the linear model, beside 1 %, that are more than the noise of the last steps.
-WORTH_A_WARNING = 0.2
-# Rows the final diagnostics look at, at most.
-DIAGNOSTIC_ROWS = 10_000
+__all__ = ["BaseVAE", "become", "offers"]
 
 
-class Split(NamedTuple):
-    """A table in the model's units, and what was learnt of it before there is a model.
-
-    `rows` are all rows, `cov` is the training rows' covariance as the encoder sees them.
-    """
-
-    moments: Moments
-    scale: Scale
-    density: Density
-    rows: Rows | Table
-    training: Rows | Table
-    held_out: Rows | None
-    cov: Covariance
-
-
-class Begun(NamedTuple):
-    """A new model at its start, which is a linear model if `started`."""
-
-    model: VAE
-    split: Split
-    started: bool
-
-
-class Paused(NamedTuple):
-    """A fit between two epochs, as plain tensors and numbers."""
-
-    progress: Progress
-    started: bool
-
-
-class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
-    """Parameters, validation, fit and partial_fit of every estimator here."""
+class BaseVAE(CallbackSupportMixin, BaseEstimator):
+    """Parameters, validation, fit and partial_fit of the estimators that are one model."""
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [StrOptions({"auto"}), Count()],
@@ -93,7 +44,7 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         "activation": [StrOptions(set(ACTIVATIONS)), callable],
         "encoder": [None, Network, nn.Module, callable],
         "decoder": [None, Network, nn.Module, callable],
-        "init": [StrOptions({"pca", "random"})],
+        "init": [StrOptions({"linear", "random"})],
         "max_iter": [Count()],
         "batch_size": [StrOptions({"auto"}), Count()],
         "solver": [StrOptions(set(SOLVERS)), callable],
@@ -107,11 +58,14 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         "device": [str],
     }
 
-    # What `_learn_more` sets beside public attributes.
-    _learnt: ClassVar[tuple[str, ...]] = ()
+    likelihood: Any
+    device: str
+    n_draws: int
+    random_state: Any
+    _weights: dict[str, np.ndarray]
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X.
 
         If anything goes wrong, an interrupt from the keyboard included, the estimator keeps its previous fitted state
@@ -135,26 +89,19 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         ------
         ValueError
             If a parameter or X breaks a rule, or the first epoch diverges.
+        TypeError
+            If X is a tensor with gradients or on another device, or holds something that is no number and no category.
         """
-        with _state.atomic(self):
-            device = resolve_device(self.device)
-            table = self._check_training_rows(X, y, sample_weight, reset=True)
-            forget(self)
-            with torch_scope(device, grad=True):
-                used = self._supported(*table)
-                begun = self._begin(self._split(*used, hold_out=True))
-                with self._products(begun.model, len(begun.split.training)):
-                    training = self._training_of(begun, device)
-                    training.run(on_epoch=partial(self._callbacks(X, y), begun.model))
-                    result = training.finish()
-                    self._finish(begun, result)
-                    self._warn_if_poor(begun, result)
-            self._learn_more(table, used)
-            self._end_callbacks(X, y)
+        settings = self._settings()
+        reader, rows = read(settings, X, y, sample_weight)
+        settings = settings.seeded(self.random_state)
+        with fit_task(self, X, y, settings.max_iter) as task:
+            task.result = self._learn(reader, rows, settings, task.epoch)
+        become(self, task.result)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch on X, continuing where the last call stopped.
 
         The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
@@ -177,366 +124,114 @@ class BaseVAE(Door, Fitted, CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If X breaks a rule, or a parameter the model is built from has changed since the first call.
+            If a parameter or X breaks a rule, the epoch diverges, or a parameter the model is built from has changed
+            since the first call.
         """
-        with _state.atomic(self):
-            first = not self.__sklearn_is_fitted__()
-            self._validate_params()  # scikit-learn's decorator does so in the first call only
-            device = resolve_device(self.device)
-            table, target, weight = self._check_training_rows(X, y, sample_weight, reset=first)
-            with torch_scope(device, grad=True):
-                if first:
-                    begun = self._begin(self._split(table, target, weight, hold_out=False))
-                    model, rows = begun.model, begun.split.rows
-                else:
-                    self._check_same_parts()
-                    model, rows = _state.rebuild(self, torch.float32), self._table(table, self._scale(), weight, target)
-                done, before = (0, None) if first else (self.n_iter_, self._solver_state)
-                rng = make_generator(self._seed + done, device)
-                with self._products(model, len(rows)):
-                    settings = self._settings(len(rows), early_stopping=False, one_epoch_after=done)
-                    training = self._training(model.to(device), rows.to(device), settings, rng, solver_state=before)
-                    training.run()
-                    result = training.finish()
-                    self._publish(model.cpu(), rows, result, continued=not first)
-                self._solver_state = result.solver_state
-            self._learn_from_chunk(table, weight)
+        settings, reader, rows = self._chunk(X, y, sample_weight)
+        become(self, self._learn_chunk(reader, rows, settings))
         return self
 
-    def _supported(self, X: Array, target: Array | None, weight: Array | None) -> Checked:
-        """The rows to train on."""
-        return X, target, weight
+    @abstractmethod
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        """The attributes that a fit to these rows leaves."""
 
-    def _learn_more(self, table: Checked, used: Checked) -> None:
-        """What an estimator learns with the fitted model of all rows, and of those it was trained on."""
-        return
-
-    def _learn_from_chunk(self, X: Array, weight: Array | None) -> None:
-        """The same after `partial_fit`."""
-        return
-
-    _solver_state: list[dict[str, Any]]
+    @abstractmethod
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        """The attributes that one more epoch, on these rows, leaves."""
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "_weights" in self.__dict__
+        return "_weights" in vars(self)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = getattr(named(self.likelihood, LIKELIHOODS), "positive_only", False)
         return tags
 
-    def __getstate__(self):
-        return _state.stamp(super().__getstate__())
+    def __getstate__(self) -> dict[str, Any]:
+        return stamp(super().__getstate__())
 
-    def __setstate__(self, state):
-        state = _state.unstamp(state, type(self).__name__)
-        _state.validate(state, type(self).__name__)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        name = type(self).__name__
+        state = unstamp(state, name)
+        if "_weights" in state and (fault := self._fault(state)):
+            raise damaged(name, fault)
         super().__setstate__(state)
 
-    # Fit, step by step
+    def _fault(self, state: dict[str, Any]) -> str | None:
+        """What is wrong with a saved state, in words; None if nothing is."""
+        return fault_of_model(state)
 
-    def _parts_now(self) -> dict[str, Any]:
-        """The hyperparameters a model is built from, as objects of their families."""
-        plain = MLP(self.hidden_layer_sizes, self.activation)
-        parts = {
-            "likelihood": clone(named(self.likelihood, LIKELIHOODS)),
-            "objective": clone(named(self.objective, OBJECTIVES)),
-            "prior": clone(named(self.prior, PRIORS)),
-            "encoder": _network(self.encoder, plain),
-            "decoder": _network(self.decoder, plain),
-        }
-        for part in parts.values():
-            part._validate_params()
-        self._check_parts(parts)
-        return parts
+    @property
+    def module_(self) -> VAE:
+        """The fitted model as a torch module, in float64 and evaluation mode; its latents are in training order."""
+        if not self.__sklearn_is_fitted__():
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet; call fit first.")
+        return self._inference().model
 
-    def _check_parts(self, parts: dict[str, Any]) -> None:
-        """Raise ValueError where an estimator cannot do with these parts."""
-        return
+    def _fitted(self) -> FittedModel:
+        """The fitted model; NotFittedError before fit."""
+        check_is_fitted(self)
+        return model_of(self)
 
-    def _check_same_parts(self) -> None:
-        """partial_fit cannot follow a change of what the model is built from."""
-        now = self._parts_now()
-        changed = [name for name, part in self._asked.items() if part != repr(now[name])]
-        if self.n_components not in ("auto", self.n_components_):
-            changed.append("n_components")
-        if changed:
-            raise ValueError(
-                f"{' and '.join(changed)} changed since the first partial_fit; call fit to start a new model, "
-                "or set the parameter back."
-            )
+    def _inference(self) -> Inference:
+        """The ways to look at rows."""
+        return self._fitted().inference(resolve_device(self.device), self.n_draws)
 
-    def _split(self, X: Array, target: Array | None, weight: Array | None, hold_out: bool) -> Split:
-        """Draw the seed and fix the parts of a new model; its rows in the model's units, in two parts."""
-        self._seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        likelihood: Likelihood = self._parts["likelihood"]
-        self.likelihood_ = described(likelihood, self._schema)
-        moments = self._moments(X, weight)
-        scale = likelihood.scale(moments)
-        rows = self._table(X, scale, weight, target)
-        training, held_out = self._hold_out(rows, make_generator(self._seed)) if hold_out else (rows, None)
-        density = likelihood.build(X.shape[1], scale)
-        density.fit(rows)
-        return Split(moments, scale, density, rows, training, held_out, self._covariance(density, training))
+    def _reader(self) -> TableReader:
+        """What checks tables."""
+        return self._fitted().reader(type(self).__name__, getattr(self, "feature_names_in_", None))
 
-    def _table(self, X: Array, scale: Scale, weight: Array | None, target: Array | None) -> Rows | Table:
-        """A table in the model's units, its target too where that is rows."""
-        if target is not None and self._parts["objective"].target == "row":
-            target = scale.to_model(target)
-        return as_table(X, scale, weight, target)
+    def _earlier(self) -> dict[str, Any] | None:
+        """The fitted attributes, for `partial_fit` to go on from; None before fit."""
+        return self.__dict__ if self.__sklearn_is_fitted__() else None
 
-    def _moments(self, X: Array, weight: Array | None) -> Moments:
-        """What sets the columns' scale."""
-        return column_moments(X, weight)
+    def _settings(self) -> FitSettings:
+        """What a fit reads of the parameters."""
+        return FitSettings.of(self)
 
-    def _begin(self, split: Split) -> Begun:
-        """A new model at its start, of the seed and parts that `_split` has set."""
-        rng = make_generator(self._seed)
-        model = self._build(split, rng)
-        started = self.init == "pca" and model.has_linear_path and self._start(model, split.cov)
-        objective = self._parts["objective"]
-        if type(objective).start is not Objective.start:
-            objective.start(model, split.training.whole(), rng)
-        return Begun(model, split, started)
-
-    def _build(self, split: Split, rng: torch.Generator) -> VAE:
-        """The same before its start: with random weights."""
-        self.n_features_in_ = split.density.n_features
-        self.mean_, self.scale_, self._shift = split.moments.mean, split.scale.scale, split.scale.shift
-        self.n_components_ = self._count_components(split.cov)
-        blueprint = _state.Blueprint(len(self.mean_), self.n_components_, scale=split.scale, **self._parts)
-        model = blueprint.build(rng)
-        model.likelihood.load_state_dict(split.density.state_dict())
-        model.to("cpu", torch.float32).check_widths()
-        return model
-
-    def _count_components(self, cov: Covariance) -> int:
-        """The number of latents that `n_components` asks for."""
-        return self._auto_components(cov) if self.n_components == "auto" else int(self.n_components)
-
-    def _auto_components(self, cov: Covariance) -> int:
-        """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
-        values, _ = cov.leading(most_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
-        share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
-        return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
-
-    def _finish(self, begun: Begun, result: TrainingResult) -> None:
-        """Publish the trained model, or the linear start of all rows where training found nothing better."""
-        model, rows = begun.model.cpu(), begun.split.rows
-        if result.best == 0 and begun.started and begun.split.held_out is not None:
-            self._start(model, self._covariance(model.likelihood, rows))
-        self._publish(model, rows, result)
-        self._solver_state = []
-
-    @contextmanager
-    def _products(self, model: VAE, n_rows: int) -> Iterator[None]:
-        """A scope with the threads and the matrix products that suit a step on a batch of `n_rows` rows."""
-        largest = model.largest_product(self._batch_size(n_rows))
-        with thread_limit(largest), large_products(largest):
-            yield
-
-    def _covariance(self, density: Density, rows: Rows | Table) -> Covariance:
-        """The covariance of the rows as training sees them."""
-        return density.covariance(rows, self._parts["objective"].input_noise)
-
-    def _start(self, model: VAE, cov: Covariance) -> bool:
-        """Set the model to the linear model of these rows; False where its likelihood has none.
-
-        Training starts at the linear model of the training rows, so that the held-out rows judge every epoch alike. If
-        none is better, the start itself is kept, and then it may know all rows.
-        """
-        with single_blas():
-            start = model.likelihood.start(cov, most_latents(self.n_components_, cov, model.likelihood))
-        if start is not None:
-            model.start_at(start, make_generator(self._seed))
-        return start is not None
-
-    def _keeps_start(self, begun: Begun) -> bool:
-        """Whether "auto" leaves a table too small to hold rows out at its linear start."""
-        watched = self._parts["objective"].monitor is not None
-        return begun.started and begun.split.held_out is None and self.early_stopping == "auto" and watched
-
-    def _hold_out(self, rows: Rows | Table, rng: torch.Generator) -> tuple[Rows | Table, Rows | None]:
-        """Rows to train on and rows held out for early stopping."""
-        possible = self._parts["objective"].monitor is not None
-        wanted = self.early_stopping is True or (self.early_stopping == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
-        if self.early_stopping is True and not possible:
-            raise ValueError(
-                f"early_stopping=True needs a number to watch, which {type(self._parts['objective']).__name__} lacks; "
-                "use early_stopping='auto' or False."
-            )
-        if not (wanted and possible):
-            return rows, None
-        n_held_out = int(self.validation_fraction * len(rows))
-        if n_held_out < 1 or n_held_out >= len(rows):
-            raise ValueError(
-                f"The validation set is too small: validation_fraction={self.validation_fraction} of {len(rows)} rows "
-                f"is {n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
-            )
-        return rows.split_off(n_held_out, rng)
-
-    def _fit_until(self, epoch: float, rows: Checked, paused: Paused | None = None) -> Paused:
-        """Fit up to an epoch, going on from where an estimator like this one `paused`; publish what is best so far.
-
-        Returns where it pauses now. When training is over, the estimator is what `fit` makes it.
-        """
-        device = resolve_device(self.device)
-        table = self._check_training_rows(*rows, reset=True)
-        with torch_scope(device, grad=True):
-            split = self._split(*self._supported(*table), hold_out=True)
-            if paused is None:
-                begun = self._begin(split)
-            else:
-                begun = Begun(self._build(split, make_generator(self._seed)), split, paused.started)
-            with self._products(begun.model, len(split.training)):
-                training = self._training_of(begun, device, None if paused is None else paused.progress)
-                training.run(epoch)
-                now = Paused(training.progress(), begun.started)
-                self._finish(begun, training.finish())
-        return now
-
-    def _training_of(self, begun: Begun, device: torch.device, progress: Progress | None = None) -> Training:
-        """The training of a new model on its rows, from its start or going on from `progress`."""
-        split, rng = begun.split, make_generator(self._seed, device)
-        held_out = None if split.held_out is None else split.held_out.to(device)
-        settings = self._settings(len(split.training), held_out is not None, keep_start=self._keeps_start(begun))
-        model, rows = begun.model.to(device), split.training.to(device)
-        return self._training(model, rows, settings, rng, held_out=held_out, progress=progress)
-
-    def _training(self, model: VAE, rows: Rows | Table, *args: Any, **kwargs: Any) -> Training:
-        if self.verbose:
-            step = "dense engine" if _dense.understands(model, self._parts["objective"]) else "autograd"
-            print(f"[{type(self).__name__}] {len(rows)} training rows, gradients by {step}")
-        return Training(model, self._parts["objective"], rows, *args, **kwargs)
-
-    def _settings(
-        self, n_rows: int, early_stopping: bool, one_epoch_after: int | None = None, keep_start: bool = False
-    ) -> TrainingSettings:
-        solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
-        return TrainingSettings(
-            solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
-            batch_size=self._batch_size(n_rows),
-            max_iter=self.max_iter if one_epoch_after is None and not keep_start else 1,
-            done=one_epoch_after or 0,
-            patience=self.n_iter_no_change if early_stopping else math.inf,
-            average=one_epoch_after is None,
-            keep_start=keep_start,
-            learning_rate=self.learning_rate_init,
-        )
-
-    def _batch_size(self, n_rows: int) -> int:
-        if self.batch_size != "auto":
-            return min(self.batch_size, n_rows)
-        return min(n_rows, max(32, min(200, n_rows // 10)))
-
-    def _callbacks(self, X, y) -> Callable[[VAE, Epoch], bool]:
-        """Open scikit-learn's callback context; return what to call after every epoch."""
-        context = self._init_callback_context(max_subtasks=self.max_iter)
-        hooks = {"estimator": self, "X": X, "y": X if y is None else y}
-        context.call_on_fit_task_begin(**hooks)
-        log = _Log(type(self).__name__, self.max_iter, self.verbose)
-
-        def on_epoch(model: VAE, epoch: Epoch) -> bool:
-            log(epoch)
-            sub = context.subcontext(task_name="epoch")
-            sub.call_on_fit_task_begin(**hooks)
-            attributes = lambda: {"_weights": _state.pack(model), "_order": np.arange(self.n_components_)}  # noqa: E731
-            return sub.call_on_fit_task_end(**hooks, reconstruction_attributes=attributes)
-
-        return on_epoch
-
-    def _end_callbacks(self, X, y) -> None:
-        self._callback_fit_ctx.call_on_fit_task_end(
-            estimator=self, X=X, y=X if y is None else y, reconstruction_attributes={}
-        )
-
-    @torch.no_grad()
-    def _publish(self, model: VAE, rows: Rows | Table, result: TrainingResult, continued: bool = False) -> None:
-        """Set the fitted attributes."""
-        some = rows.thinned(DIAGNOSTIC_ROWS)
-        found = latent_information(model, some)
-        information, spread, mu = found[0].double().numpy(), found[1].numpy(), found[2]
-        if not continued:
-            self._order = np.argsort(-information, kind="stable")
-            self.n_iter_ = 0
-            self.history_: dict[str, list[float]] = {}
-        if model.has_posterior:
-            self.latent_information_ = information[self._order]
-            self.active_components_ = (spread > ACTIVE_VARIANCE)[self._order]
-        variance = model.likelihood.variance(model.params(mu, some.x)) if model.is_density else None
-        if variance is not None:
-            with np.errstate(over="ignore"):
-                noise = some.mean(variance).double().numpy() * self.scale_**2
-            self.noise_variance_ = float(noise[0]) if model.likelihood.shared_noise else noise
-        self.best_iter_ = self.n_iter_ + result.best
-        self.n_iter_ += result.n_iter
-        self.history_ = {k: self.history_.get(k, []) + v for k, v in result.history.items()}
-        self.loss_curve_ = self.history_["loss"]
-        self.validation_curve_ = result.held_out
-        self._weights = _state.pack(model)
-
-    def _warn_if_poor(self, begun: Begun, result: TrainingResult) -> None:
-        """Warn when training broke off, or ended below the linear model of the same family."""
-        name, linear = type(self).__name__, "the linear model of the same likelihood"
-        if result.diverged is not None:
-            warnings.warn(
-                f"{name}: the loss was not finite in epoch {result.diverged}; the weights of epoch {result.best} are "
-                f"kept. Lower learning_rate_init={self.learning_rate_init}.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        elif self._parts["objective"].is_bound and not (begun.started and (result.held_out or result.best == 0)):
-            split = begun.split
-            rows = (split.training if split.held_out is None else split.held_out).thinned(DIAGNOSTIC_ROWS)
-            most = most_latents(self.n_components_, split.cov, begun.model.likelihood)
-            with single_blas():
-                baseline = begun.model.likelihood.baseline(rows, split.cov, most)
-            reached = held_out_mean(begun.model, self._parts["objective"], rows, self._seed, most_repeats=100)
-            if reached < baseline - WORTH_A_WARNING - 0.01 * abs(baseline):
-                warnings.warn(
-                    f"{name} stopped at {reached:.3f} nats a row, below the {baseline:.3f} of {linear}. Raise max_iter "
-                    f"or learning_rate_init, keep init='pca', or use PCA or FactorAnalysis.",
-                    ConvergenceWarning,
-                    stacklevel=4,
-                )
+    def _chunk(self, X: Any, y: Any, sample_weight: Any) -> tuple[FitSettings, TableReader, TrainingRows]:
+        """The settings of one call of `partial_fit`, and the rows to train on."""
+        self._validate_params()  # scikit-learn's decorator does so in the first call only
+        settings, earlier = self._settings(), self._earlier()
+        if earlier is None:
+            reader, rows = read(settings, X, y, sample_weight)
+            return settings.seeded(self.random_state), reader, rows
+        check_same_specs(settings, earlier)
+        reader = self._reader()
+        rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
+        return replace(settings, seed=earlier["_seed"]), reader, rows
 
 
-def _network(value: Any, default: Network) -> Network:
-    if value is None:
-        return default
-    return clone(value) if isinstance(value, Network) else Supplied(value)
+def become(estimator: Any, attributes: dict[str, Any]) -> None:
+    """Write what a fit left to its estimator, in place of what the last one left: all of it, or nothing."""
+    kept = {name: value for name, value in vars(estimator).items() if not _is_fitted(name)}
+    estimator.__dict__ = kept | attributes
 
 
-def forget(estimator: BaseVAE) -> None:
-    """Drop what the last fit left, so that no half-new state can be mistaken for a fitted one."""
-    hidden = ("_weights", "_order", "_shift", *estimator._learnt)
-    for name in [n for n in vars(estimator) if n.endswith("_") or n in hidden]:
-        if name not in ("n_features_in_", "feature_names_in_"):
-            delattr(estimator, name)
+def _is_fitted(name: str) -> bool:
+    """Whether an attribute of this name is a fit's, and not a parameter or scikit-learn's own."""
+    own = ("_skl", "_callback", "_parent_callback", "_metadata")
+    return name.endswith("_") or (name.startswith("_") and not name.startswith(own))
 
 
-def most_latents(n_components: int, cov: Covariance, density: Density | None = None) -> int:
-    """How many latents a linear model of these rows can use.
+# What is missing where an objective does not offer something, and what to use instead.
+LACKS = {
+    "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X",
+    "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that does",
+    "posterior": "trains codes without a spread; use transform(X) for the codes",
+}
 
-    As many as columns with a shared noise, whose floor keeps the covariance apart from it; otherwise one fewer.
-    """
-    n_columns = cov.n_columns if density is not None and density.shared_noise else cov.n_columns - 1
-    return max(0, min(n_components, n_columns, cov.n_rows - 1))
 
+def offers(what: str) -> Callable[[Any], bool]:
+    """Whether training gives something a meaning; the AttributeError names what is missing and what to use instead."""
 
-class _Log:
-    """One line an epoch with verbose=1; nothing with 0."""
+    def check(estimator: Any) -> bool:
+        fitted = estimator.__sklearn_is_fitted__()
+        objective = estimator._specs["objective"] if fitted else estimator.objective
+        if what in getattr(named(objective, OBJECTIVES), "offers", {what}):
+            return True
+        raise AttributeError(f"objective={objective!r} {LACKS[what]}.")
 
-    def __init__(self, name: str, max_iter: int, verbose: int):
-        self.name, self.max_iter, self.verbose = name, max_iter, verbose
-        self.began = time.perf_counter()
-
-    def __call__(self, epoch: Epoch) -> None:
-        if not self.verbose:
-            return
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in epoch.terms.items())
-        held_out = "" if epoch.held_out is None else f"  held-out {epoch.held_out:.4f} (best: epoch {epoch.best})"
-        seconds = time.perf_counter() - self.began
-        print(f"[{self.name}] epoch {epoch.number}/{self.max_iter}  {terms}{held_out}  {seconds:.1f} s")
+    return check

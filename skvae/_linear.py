@@ -1,28 +1,29 @@
 """The linear model in closed form: where training starts, and the baseline it must not fall below.
 
 x = W z + noise, z ~ N(0, I), noise ~ N(0, diag(psi)), on centred rows with covariance S. With one noise
-variance this is probabilistic PCA (Tipping & Bishop 1999), with one a feature it is factor analysis. W is turned so
+variance this is probabilistic PCA (Tipping & Bishop 1999), with one per feature it is factor analysis. W is turned so
 that W' psi^-1 W is diagonal; then the exact posterior has a diagonal covariance and a VAE's encoder can hold it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
-from .data import Array
+from ._tables.moments import Array, reduce_blocks
 
-__all__ = ["Covariance", "LinearGaussian", "factor_analysis", "probabilistic_pca"]
+__all__ = ["Covariance", "LinearGaussian", "LinearMaps", "factor_analysis", "probabilistic_pca"]
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
-# Numbers a block of rows with gaps may hold.
+# Numbers that a block of rows with gaps may hold.
 BLOCK_NUMBERS = 4_000_000
 # Rows with gaps: steps of expectation-maximisation, and products a step may take (rows are left out evenly beyond).
 EM_STEPS, EM_PRODUCTS = 10, 1_000_000_000
@@ -54,6 +55,7 @@ class Covariance:
 
     def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int, noise: float | Array = 0.0):
         self.blocks, self.n_rows, self.n_columns, self.noise = blocks, n_rows, n_columns, noise
+        self.exact = n_columns <= EXACT_COLUMNS
 
     @classmethod
     def of(cls, x: np.ndarray, present: np.ndarray | None = None, weight: np.ndarray | None = None) -> Covariance:
@@ -75,18 +77,19 @@ class Covariance:
 
     @cached_property
     def _sums(self) -> tuple[Array, Array, bool]:
-        """The columns' sums of squares, the weight of the rows that hold each, and whether a cell is missing."""
-        squares, count, has_gaps = np.zeros(self.n_columns), np.zeros(1), False
-        for x, present, total in self._rooted():
-            squares += (x**2).sum(axis=0)
-            count = count + (total if present is None else (present**2).sum(axis=0))
-            has_gaps = has_gaps or (present is not None and bool((present == 0).any()))
-        return squares, np.maximum(count, np.finfo(float).tiny), has_gaps
+        """Sums of products of columns, the weight of the rows that hold both, and whether a cell is missing.
 
-    @property
-    def count(self) -> Array:
-        """Weight of the rows that hold each column: (D,), or (1,) where all hold all."""
-        return self._sums[1]
+        Of every pair of columns, (D, D), where there are few; of many, each column's with itself, (D,). The weight is
+        one number where no cell is missing.
+        """
+        pairs: Any = (lambda a: a.T @ a) if self.exact else (lambda a: (a**2).sum(axis=0))
+
+        def partial(block: tuple[Array, Array | None, float]) -> tuple[Array, Array | float, np.bool_]:
+            x, present, total = block
+            return pairs(x), *((total, np.False_) if present is None else (pairs(present), (present == 0).any()))
+
+        products, mass, has_gaps = reduce_blocks(self._rooted(), partial)
+        return products, np.maximum(mass, np.finfo(float).tiny), bool(has_gaps)
 
     @property
     def has_gaps(self) -> bool:
@@ -96,24 +99,22 @@ class Covariance:
     @property
     def diagonal(self) -> Array:
         """Variance of each column."""
-        return self._sums[0] / self._sums[1] + self.noise
+        squares, mass = (sums.diagonal() if sums.ndim == 2 else sums for sums in self._sums[:2])
+        return squares / mass + self.noise
 
     @cached_property
     def matrix(self) -> Array:
-        """The covariance, (D, D)."""
-        products, pairs = np.zeros((self.n_columns, self.n_columns)), np.zeros(1)
-        for x, present, total in self._rooted():
-            products += x.T @ x
-            pairs = pairs + (total if present is None else present.T @ present)
-        found = products / np.maximum(pairs, np.finfo(float).tiny)
-        found = _without_negative(found) if self.has_gaps else found
+        """The covariance, (D, D), of at most `EXACT_COLUMNS` columns."""
+        products, mass, has_gaps = self._sums
+        found = products / mass
+        found = _without_negative(found) if has_gaps else found
         return found + np.diag(np.broadcast_to(self.noise, self.n_columns))
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
         if k == 0:
             return np.empty(0), np.empty((self.n_columns, 0))
-        if self.n_columns <= EXACT_COLUMNS:
+        if self.exact:
             scaled = self.matrix / scale / scale[:, None]
             first, last = self.n_columns - k, self.n_columns - 1
             # Many eigenvectors come sooner by divide and conquer, with all the others.
@@ -122,7 +123,7 @@ class Covariance:
             values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
         else:
             rows = np.concatenate([x for x, _, _ in self._rooted()])
-            _, singular, vt = randomized_svd(rows / np.sqrt(self.count) / scale, k, random_state=0)
+            _, singular, vt = randomized_svd(rows / np.sqrt(self._sums[1]) / scale, k, random_state=0)
             values, vectors = singular**2 + ((vt / scale) ** 2 * self.noise).sum(axis=1), vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
 
@@ -157,7 +158,7 @@ class LinearGaussian(NamedTuple):
 
     @property
     def precision(self) -> Array:
-        """The posterior's precision, one a latent: 1 + diag(W' psi^-1 W)."""
+        """The posterior's precision, one per latent: 1 + diag(W' psi^-1 W)."""
         return 1.0 + (self.loadings**2 / self.noise[:, None]).sum(axis=0)
 
     @property
@@ -166,7 +167,7 @@ class LinearGaussian(NamedTuple):
         return (self.loadings / self.noise[:, None] / self.precision).T
 
     def limited(self, most: Array) -> LinearGaussian:
-        """The same model with loadings of at most this size a feature, (D,); what they lose is noise."""
+        """The same model with loadings of at most this size per feature, (D,); what they lose is noise."""
         size = np.sqrt((self.loadings**2).sum(axis=1))
         large = size > most
         if not large.any():
@@ -209,6 +210,28 @@ class LinearGaussian(NamedTuple):
         return explained, log_det
 
 
+@dataclass
+class LinearMaps:
+    """A linear encoder and decoder: where training begins.
+
+    Attributes
+    ----------
+    decoder_weight : array of shape (n_params, J)
+        From the latents to the decoder's outputs.
+    decoder_bias : array of shape (n_params,)
+        The decoder's outputs where the latents are 0.
+    encoder_weight : array of shape (J, n_inputs)
+        From the encoder's input to the posterior mean; the posterior mean of a row of column means is 0.
+    posterior_var : array of shape (J,)
+        Variance of each latent given a row.
+    """
+
+    decoder_weight: Array
+    decoder_bias: Array
+    encoder_weight: Array
+    posterior_var: Array
+
+
 def probabilistic_pca(cov: Covariance, n_components: int, floor: float) -> LinearGaussian:
     """Maximum likelihood with one noise variance, at least `floor` (Tipping & Bishop 1999, eq. 7 and 8)."""
     if _by_em(cov, n_components):
@@ -228,7 +251,7 @@ def _principal(cov: Covariance, n_components: int, floor: float) -> LinearGaussi
 def factor_analysis(
     cov: Covariance, n_components: int, floor: float | Array, ceiling: float | Array = np.inf, max_iter: int = 100
 ) -> LinearGaussian:
-    """Maximum likelihood with one noise variance a feature, between `floor` and `ceiling`.
+    """Maximum likelihood with one noise variance per feature, between `floor` and `ceiling`.
 
     The likelihood with the best W for given psi has a closed form (Joreskog 1967): with lambda the leading
     eigenvalues of psi^-1/2 S psi^-1/2, those above 1 carry a latent. What is left, a smooth function of log psi,
@@ -268,7 +291,7 @@ def factor_analysis(
 
 def _by_em(cov: Covariance, n_components: int) -> bool:
     """Whether cells are missing, where the covariance is no more than a beginning."""
-    fits = cov.n_columns <= EXACT_COLUMNS and cov.n_columns * n_components**2 <= EM_NUMBERS
+    fits = cov.exact and cov.n_columns * n_components**2 <= EM_NUMBERS
     return n_components > 0 and fits and cov.has_gaps
 
 
@@ -298,22 +321,26 @@ def _em_sums(cov: Covariance, W: Array, noise: Array) -> tuple[Array, Array, Arr
     """Sums over each column's present cells of E[z z'], x E[z], x^2 and 1: (D, J, J), (D, J), (D,), (D,)."""
     (n_columns, n_components), scaled = W.shape, W / noise[:, None]
     outer = (W[:, :, None] * scaled[:, None, :]).reshape(n_columns, -1)
-    zz, xz = np.zeros_like(outer), np.zeros_like(W)
-    xx, count = np.zeros(n_columns), np.full(n_columns, np.finfo(float).tiny)
-    stride, first = -(-cov.n_rows * outer.size // EM_PRODUCTS), 0
-    step = stride * max(1, BLOCK_NUMBERS // n_components**2)
-    for block in cov.blocks():
-        n_rows = len(block[0])
-        for begin in range(-first % stride, n_rows, step):
+
+    def partial(rows: Block) -> tuple[Array, Array, Array, Array]:
+        x = rows[0].astype(np.float64)
+        present = np.ones_like(x) if rows[1] is None else rows[1].astype(np.float64)
+        var = np.linalg.inv(np.eye(n_components) + (present @ outer).reshape(-1, n_components, n_components))
+        z = (var @ (x @ scaled)[:, :, None])[:, :, 0]
+        weighted = present if rows[2] is None else present * rows[2][:, None]
+        zz = weighted.T @ (var + z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
+        return zz, (weighted * x).T @ z, (weighted * x**2).sum(axis=0), weighted.sum(axis=0)
+
+    stride = -(-cov.n_rows * outer.size // EM_PRODUCTS)
+    zz, xz, xx, count = reduce_blocks(_every(stride, cov.blocks(), BLOCK_NUMBERS // n_components**2), partial)
+    return zz.reshape(n_columns, n_components, n_components), xz, xx, np.maximum(count, np.finfo(float).tiny)
+
+
+def _every(stride: int, blocks: Iterable[Block], most: int) -> Iterator[Block]:
+    """Every so many rows of all blocks, at most `most` at a time."""
+    first, step = 0, stride * max(1, most)
+    for x, present, weight in blocks:
+        for begin in range(-first % stride, len(x), step):
             at = slice(begin, begin + step, stride)
-            x = block[0][at].astype(np.float64)
-            present = np.ones_like(x) if block[1] is None else block[1][at].astype(np.float64)
-            var = np.linalg.inv(np.eye(n_components) + (present @ outer).reshape(-1, n_components, n_components))
-            z = (var @ (x @ scaled)[:, :, None])[:, :, 0]
-            weighted = present if block[2] is None else present * block[2][at, None]
-            zz += weighted.T @ (var + z[:, :, None] * z[:, None, :]).reshape(len(z), -1)
-            xz += (weighted * x).T @ z
-            xx += (weighted * x**2).sum(axis=0)
-            count += weighted.sum(axis=0)
-        first += n_rows
-    return zz.reshape(n_columns, n_components, n_components), xz, xx, count
+            yield x[at], None if present is None else present[at], None if weight is None else weight[at]
+        first += len(x)

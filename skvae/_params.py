@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from numbers import Integral
-from typing import Any, ClassVar
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
+from torch import nn
 
-__all__ = ["Count", "Part", "named"]
+__all__ = ["Activation", "Count", "NetworkLike", "RandomState", "Share", "Spec", "named"]
+
+# What users pass. Tables are of Any type: arrays, data frames, tensors, lists of rows, files of arrays.
+Activation = str | Callable[[], nn.Module]
+NetworkLike = nn.Module | Callable[[int, int], nn.Module]
+RandomState = int | np.random.RandomState | None
 
 
 class Count(Interval):
@@ -22,7 +29,17 @@ class Count(Interval):
         return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
 
 
-class Part(BaseEstimator):
+class Share(Interval):
+    """Real numbers above 0 and up to `high`, or below it; True and False are not among them."""
+
+    def __init__(self, high: float, closed: Literal["right", "neither"] = "right"):
+        super().__init__(Real, 0, high, closed=closed)
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
+
+
+class Spec(BaseEstimator):
     """An object an estimator is given: a likelihood, an objective or a network. Hyperparameters only, no state."""
 
     _parameter_constraints: ClassVar[dict] = {}

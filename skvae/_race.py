@@ -19,20 +19,21 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
 
-from ._base import Paused
-from .training import DivergedError
-from .transformer import VAETransformer
+from ._fit import Fit, FitSettings, Paused, fit_model
+from ._tables.reader import TableReader, TrainingRows
+from ._training.loop import DivergedError
 
-__all__ = ["Fold", "Labelled", "Race", "behind"]
+__all__ = ["Candidate", "Fold", "Labelled", "Race", "behind"]
 
 # Shares of a candidate's epochs after which it is compared; not before so many epochs, where the start still decides:
 # there the largest models lead, and on digits the best one was behind after 12 epochs and far ahead after 25.
@@ -47,16 +48,38 @@ ERROR = 0.05
 
 
 class Labelled(NamedTuple):
-    """Rows, targets and weights."""
+    """Rows that were read, targets and weights, as they were given."""
 
     X: Any
     y: Any
     weight: Any
 
-    def at(self, index: NDArray) -> tuple[Any, Any, Any]:
+    def at(self, index: NDArray) -> Labelled:
         """The same of some rows."""
         y, weight = self.y, self.weight
-        return self.X[index], None if y is None else _safe_indexing(y, index), None if weight is None else weight[index]
+        y, weight = None if y is None else _safe_indexing(y, index), None if weight is None else weight[index]
+        return Labelled(self.X[index], y, weight)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is compared: the settings of a fit, and the table as its likelihood reads it."""
+
+    settings: FitSettings
+    reader: TableReader
+    table: Labelled
+    n_draws: int
+
+    def rows(self, table: Labelled) -> TrainingRows:
+        """A table's rows to train on."""
+        rows = self.reader.training_rows(*table, self.settings.objective)
+        self.reader.refuse_empty_columns(rows)
+        return rows
+
+    def score(self, fit: Fit, table: Labelled, n_draws: int) -> float:
+        """Mean log-likelihood of a table's rows, in nats per row."""
+        inference = fit.model.inference(self.settings.device, n_draws)
+        return float(np.average(inference.log_likelihood(table.X), weights=table.weight))
 
 
 class Fold(NamedTuple):
@@ -75,28 +98,28 @@ class Leg(NamedTuple):
     score_time: float
 
 
-def advance(
-    estimator: VAETransformer, fold: Fold, table: Labelled, until: float, n_draws: int, paused: Paused | None
-) -> Leg:
+def advance(candidate: Candidate, fold: Fold, until: int, n_draws: int, paused: Paused | None) -> Leg:
     """Train a candidate on a fold's training rows up to epoch `until`; score the best weights so far on its test rows.
 
-    The score, in nats a row, is NaN for a model whose training diverged at once; it has nowhere to go on.
+    The score, in nats per row, is NaN for a model whose training diverged at once; it has nowhere to go on.
     """
-    estimator, score, now = clone(estimator).set_params(n_draws=n_draws), np.nan, None
+    score, now, table = np.nan, None, candidate.table
     began = fitted = time.perf_counter()
-    with suppress(DivergedError):
-        now = estimator._fit_until(until, table.at(fold.train), paused)
-        fitted = time.perf_counter()
-        X, _, weight = table.at(fold.test)
-        score = float(np.average(estimator.score_samples(X), weights=weight))
+    with warnings.catch_warnings(), suppress(DivergedError):
+        # The score says how good a candidate is.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        rows = candidate.rows(table.at(fold.train))
+        fit = fit_model(candidate.reader, rows, candidate.settings, until=until, paused=paused)
+        now, fitted = fit.paused, time.perf_counter()
+        score = candidate.score(fit, table.at(fold.test), n_draws)
     return Leg(now, score, fitted - began, time.perf_counter() - fitted)
 
 
-def fit_all(estimator: VAETransformer, table: Labelled) -> tuple[VAETransformer, list[warnings.WarningMessage]]:
-    """The estimator fitted to all rows, and the warnings, which would be lost in another process."""
+def fit_all(candidate: Candidate) -> tuple[Fit, list[warnings.WarningMessage]]:
+    """The candidate fitted to all rows, and the warnings, which would be lost in another process."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        return estimator.fit(*table), caught
+        return fit_model(candidate.reader, candidate.rows(candidate.table), candidate.settings), caught
 
 
 def behind(scores: NDArray, n_candidates: int, test_ratio: float, near: bool = False) -> NDArray[np.bool_]:
@@ -105,7 +128,7 @@ def behind(scores: NDArray, n_candidates: int, test_ratio: float, near: bool = F
     Parameters
     ----------
     scores : ndarray of shape (candidates still there, K)
-        Nats a row.
+        Nats per row.
     n_candidates : int
         Candidates at the outset.
     test_ratio : float
@@ -131,10 +154,8 @@ class Race:
 
     Parameters
     ----------
-    estimators : list of VAETransformer
-        The candidates, unfitted; every fold gets a copy.
+    candidates : list of Candidate
     folds : list of Fold
-    table : Labelled
     n_jobs : int or None
     near : bool
         See `behind`.
@@ -144,8 +165,8 @@ class Race:
     Attributes
     ----------
     scores, fit_time, score_time : masked arrays of shape (n_candidates, n_folds)
-        Mean test scores in nats a row, those of a dropped candidate from when it was dropped; seconds. Folds that were
-        not begun by then are masked.
+        Mean test scores in nats per row, those of a dropped candidate from when it was dropped; seconds. Folds that
+        were not begun by then are masked.
     dropped_after : ndarray of int of shape (n_candidates,)
         Epochs after which a candidate was dropped; 0 for those that never were.
     alive : list of int
@@ -154,23 +175,22 @@ class Race:
 
     def __init__(
         self,
-        estimators: list[VAETransformer],
+        candidates: list[Candidate],
         folds: list[Fold],
-        table: Labelled,
         n_jobs: int | None,
         near: bool,
         on_drop: Callable[[float, list[int]], None] = lambda share, dropped: None,
     ):
-        self.estimators, self.folds, self.table, self.n_jobs, self.near = estimators, folds, table, n_jobs, near
+        self.candidates, self.folds, self.n_jobs, self.near = candidates, folds, n_jobs, near
         self.on_drop = on_drop
-        shape = (len(estimators), len(folds))
+        shape = (len(candidates), len(folds))
         self.scores, self.fit_time, self.score_time = (np.ma.masked_all(shape) for _ in range(3))
-        self.dropped_after = np.zeros(len(estimators), dtype=int)
-        self.alive = list(range(len(estimators)))
+        self.dropped_after = np.zeros(len(candidates), dtype=int)
+        self.alive = list(range(len(candidates)))
         # Where to go on.
         self.paused: dict[tuple[int, ...], Paused | None] = dict.fromkeys(np.ndindex(*shape))
 
-    def run(self, shares: Sequence[float], fit_winner: bool) -> tuple[VAETransformer, list] | None:
+    def run(self, shares: Sequence[float], fit_winner: bool) -> tuple[Fit, list] | None:
         """Train all, dropping after each of `shares`; return `fit_all` of a winner that is alone before its end.
 
         If `fit_winner`, that fit is one more job beside the rest of its folds; alone it would leave processes idle.
@@ -182,7 +202,7 @@ class Race:
                 if len(self.alive) == 1:
                     break
             alone = fit_winner and bool(shares) and len(self.alive) == 1
-            winner = [delayed(fit_all)(self.estimators[self.alive[0]], self.table)] if alone else []
+            winner = [delayed(fit_all)(self.candidates[self.alive[0]])] if alone else []
             others = self._advance(parallel, 1.0, len(self.folds), winner)
         return others[0] if others else None
 
@@ -193,7 +213,7 @@ class Race:
 
     def _until(self, candidate: int, share: float) -> int:
         """The last epoch of a candidate's part of the way."""
-        return max(1, int(share * self.estimators[candidate].max_iter))
+        return max(1, int(share * self.candidates[candidate].settings.max_iter))
 
     def _waits(self, candidate: int, fold: int, share: float) -> bool:
         """Whether a model that is left is behind its part of the way."""
@@ -207,13 +227,9 @@ class Race:
         keys = [(i, k) for i, k in self.paused if k < n_folds and self._waits(i, k, share)]
         calls = []
         for i, k in keys:
-            estimator = self.estimators[i]
-            n_draws = estimator.n_draws if share == 1 else max(1, estimator.n_draws // FEWER_DRAWS)
-            calls.append(
-                delayed(advance)(
-                    estimator, self.folds[k], self.table, self._until(i, share), n_draws, self.paused[i, k]
-                )
-            )
+            candidate, until = self.candidates[i], self._until(i, share)
+            n_draws = candidate.n_draws if share == 1 else max(1, candidate.n_draws // FEWER_DRAWS)
+            calls.append(delayed(advance)(candidate, self.folds[k], until, n_draws, self.paused[i, k]))
         found = parallel([*others, *calls])
         for (i, k), leg in zip(keys, found[len(others) :], strict=True):
             self.scores[i, k] = leg.score
@@ -227,7 +243,7 @@ class Race:
     def _drop(self, share: float, n_folds: int) -> None:
         scores = self.scores.filled(np.nan)[:, :n_folds]
         ratio = float(np.mean([len(fold.test) / len(fold.train) for fold in self.folds]))
-        found = behind(scores[self.alive], len(self.estimators), ratio, self.near)
+        found = behind(scores[self.alive], len(self.candidates), ratio, self.near)
         # A candidate of few epochs in all has not learnt enough to be judged yet, unless it has diverged.
         dropped = [
             i
@@ -242,6 +258,6 @@ class Race:
 
     def rungs(self) -> list[float]:
         """The shares after which some candidate can be dropped."""
-        if len(self.folds) < FIRST_FOLDS or len(self.estimators) < 2:
+        if len(self.folds) < FIRST_FOLDS or len(self.candidates) < 2:
             return []
         return [s for s in SHARES if any(self._until(i, s) >= LEAST_EPOCHS for i in self.alive)]

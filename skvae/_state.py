@@ -1,16 +1,15 @@
-"""Fitted state as numpy arrays and plain Python: every way to save an estimator works, and is checked on the way in.
+"""What a model is built from, and what a fit leaves: numpy arrays and plain Python, checked on the way in.
 
-A fitted estimator holds `_weights` (name -> array) and `_parts` (the hyperparameters the model was built from). The
-torch module is rebuilt from them when first asked for, and cached outside the estimator's `__dict__`.
+`Blueprint` builds the torch module. `FittedModel` is everything that a fitted estimator knows of its model. It stands
+in the estimator's `__dict__` as flat attributes, so that every way to save an estimator works; the module is rebuilt
+from them when first asked for, and kept outside that `__dict__`.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,31 +19,43 @@ import torch
 from sklearn.exceptions import InconsistentVersionWarning
 from torch import nn
 
-from ._schema import Schema
+from ._inference.blocks import Inference
+from ._params import Spec
+from ._tables.moments import Scale
+from ._tables.reader import TableReader
+from ._tables.schema import Schema
 from ._torch import build_seeded, make_generator, torch_scope
-from .data import Scale
-from .likelihoods import Likelihood, fits_schema
+from ._version import __version__
+from .likelihoods import Likelihood, LikelihoodModule, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
-from .networks import Network, Supplied
+from .networks import Network
 from .objectives import Objective
 from .priors import PriorSpec
 
 __all__ = [
     "Blueprint",
+    "FittedModel",
     "SavedModelWarning",
-    "atomic",
-    "blueprint_of",
+    "damaged",
+    "fault_of_model",
     "is_finite_array",
-    "module_of",
+    "model_of",
     "pack",
     "stamp",
     "unstamp",
-    "validate",
 ]
 
 FORMAT = 1
+# What a model is built from, by name.
+KINDS: dict[str, type[Spec]] = {
+    "likelihood": Likelihood,
+    "objective": Objective,
+    "prior": PriorSpec,
+    "encoder": Network,
+    "decoder": Network,
+}
 
-_modules: WeakKeyDictionary[Any, tuple[dict, torch.device, VAE]] = WeakKeyDictionary()
+_models: WeakKeyDictionary[Any, FittedModel] = WeakKeyDictionary()
 # Reentrant: a user's network may be built from another fitted model.
 _lock = threading.RLock()
 
@@ -57,20 +68,6 @@ class SavedModelWarning(InconsistentVersionWarning):
             f"This {self.estimator_name} was saved with {self.original_sklearn_version} and is loaded with "
             f"{self.current_sklearn_version}. Its numbers may differ; refit it, or load it with what saved it."
         )
-
-
-@contextmanager
-def atomic(estimator: Any) -> Iterator[None]:
-    """Give the estimator its previous state back if anything goes wrong, an interrupt from the keyboard included."""
-    before = estimator.__dict__.copy()
-    try:
-        yield
-    except BaseException:
-        # What scikit-learn's callback context put there, it takes away itself.
-        kept = {k: v for k, v in estimator.__dict__.items() if "callback" in k}
-        estimator.__dict__.clear()
-        estimator.__dict__.update(before | kept)
-        raise
 
 
 @dataclass(frozen=True)
@@ -86,19 +83,21 @@ class Blueprint:
     decoder: Network
     scale: Scale
 
-    def build(self, rng: torch.Generator | None) -> VAE:
+    def build(self, rng: torch.Generator | None, density: LikelihoodModule | None = None) -> VAE:
         """A fresh model with weights from `rng`: parameters in float32, on the CPU.
 
-        Without a generator the networks are built on torch's "meta" device: shapes, but no memory.
+        Without a generator the networks are built on torch's "meta" device: shapes, but no memory. `density` is the
+        likelihood's module, where it has been built before.
         """
-        density = self.likelihood.build(self.n_features, self.scale)
+        if density is None:
+            density = self.likelihood.build(self.n_features, self.scale)
         dims = Dims(self.n_features, self.n_components, density.n_params)
         n_encoded = (2 if "posterior" in self.objective.offers else 1) * self.n_components
 
         def networks() -> nn.Module:
             return nn.ModuleDict(
                 {
-                    "encoder": self.encoder.build_encoder(density.n_inputs, n_encoded),
+                    "encoder": self.encoder.build_encoder(density.encoding.n_inputs, n_encoded),
                     "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
                     "extras": nn.ModuleDict(self.objective.modules(dims)),
                     "prior": self.objective.prior(self.prior, self.n_components, density),
@@ -116,33 +115,107 @@ def pack(model: VAE) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
 
 
-def blueprint_of(estimator: Any) -> Blueprint:
-    """What the fitted estimator's model was built from."""
-    return Blueprint(estimator.n_features_in_, estimator.n_components_, scale=estimator._scale(), **estimator._parts)
+@dataclass(frozen=True, eq=False)
+class FittedModel:
+    """A trained model as values: what it was built from, what its table was, and its weights.
+
+    Attributes
+    ----------
+    specs : dict of str to Spec
+        The likelihood, as resolved for the table, the objective, the prior, the encoder and the decoder.
+    schema : Schema
+    scale : Scale
+    n_components : int
+    order : ndarray of int of shape (n_components,)
+        The latents in public order, the most informative first, as numbers in training order.
+    seed : int
+    weights : dict of str to ndarray
+    """
+
+    specs: dict[str, Any]
+    schema: Schema
+    scale: Scale
+    n_components: int
+    order: np.ndarray
+    seed: int
+    weights: dict[str, np.ndarray]
+    _modules: dict[torch.device, VAE] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> FittedModel:
+        """The model in a fitted estimator's `__dict__`."""
+        return cls(
+            state["_specs"],
+            Schema(**state["_columns"]),
+            Scale(state["_shift"], state["scale_"]),
+            state["n_components_"],
+            state["_order"],
+            state["_seed"],
+            state["_weights"],
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The model as a fitted estimator's attributes; `of` is the way back."""
+        return {
+            "_specs": self.specs,
+            "_columns": vars(self.schema),
+            "_shift": self.scale.shift,
+            "scale_": self.scale.scale,
+            "n_components_": self.n_components,
+            "_order": self.order,
+            "_seed": self.seed,
+            "_weights": self.weights,
+        }
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What its objective makes meaningful."""
+        return self.specs["objective"].offers
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """What the torch module is built from."""
+        return Blueprint(len(self.scale.scale), self.n_components, scale=self.scale, **self.specs)
+
+    def rebuilt(self, dtype: torch.dtype) -> VAE:
+        """A new torch module with the weights, on the CPU; to be called in a `torch_scope`."""
+        model = self.blueprint.build(make_generator(0))
+        model.load_state_dict({name: torch.tensor(value) for name, value in self.weights.items()})
+        model.to(dtype).check_widths()  # which measures what rows cost, too
+        return model
+
+    def module(self, device: torch.device) -> VAE:
+        """The torch module for inference: float64, in evaluation mode, built once for each device."""
+        with _lock:
+            if device not in self._modules:
+                with torch_scope(device, grad=False):
+                    self._modules[device] = self.rebuilt(torch.float64).to(device).eval().requires_grad_(False)
+            return self._modules[device]
+
+    def inference(self, device: torch.device, n_draws: int) -> Inference:
+        """The ways to look at rows. Inference is in float64, which Apple's GPUs lack."""
+        device = torch.device("cpu") if device.type == "mps" else device
+        return Inference(self.module(device), self.scale, device, n_draws, self.seed)
+
+    def reader(self, name: str, columns: Any) -> TableReader:
+        """What checks tables for the estimator of this name; `columns` are their names, or None."""
+        return TableReader(name, self.schema, self.specs["likelihood"], len(self.scale.scale), columns)
 
 
-def rebuild(estimator: Any, dtype: torch.dtype) -> VAE:
-    """The fitted model with its saved weights, on the CPU; to be called in a `torch_scope`."""
-    model = blueprint_of(estimator).build(make_generator(0))
-    model.load_state_dict({name: torch.tensor(value) for name, value in estimator._weights.items()})
-    model.to(dtype).check_widths()  # which measures what rows cost, too
-    return model
-
-
-def module_of(estimator: Any, device: torch.device) -> VAE:
-    """The fitted model for inference: float64, in evaluation mode, cached until the weights change."""
+def model_of(estimator: Any) -> FittedModel:
+    """The fitted estimator's model, made once until its weights change."""
     with _lock:
-        weights, place, model = _modules.get(estimator, (None, None, None))
-        if model is None or weights is not estimator._weights or place != device:
-            with torch_scope(device, grad=False):
-                model = rebuild(estimator, torch.float64).to(device).eval().requires_grad_(False)
-            _modules[estimator] = (estimator._weights, device, model)
+        model = _models.get(estimator)
+        if model is None or model.weights is not estimator._weights:
+            _models[estimator] = model = FittedModel.of(vars(estimator))
         return model
 
 
-def _versions() -> dict[str, str]:
-    from . import __version__
+# Saving and loading
 
+
+def _versions() -> dict[str, str]:
     return {"skvae": __version__, "scikit-learn": sklearn.__version__, "torch": torch.__version__.split("+")[0]}
 
 
@@ -172,72 +245,87 @@ def unstamp(state: dict[str, Any], name: str) -> dict[str, Any]:
     return state
 
 
-def validate(state: dict[str, Any], name: str) -> None:
-    """Raise ValueError unless a saved state is one that `fit` could have written."""
-    if "_weights" in state and (fault := _fault(state)):
-        raise ValueError(f"The saved state of this {name} is damaged: {fault}. Load the file again or refit.")
+def damaged(name: str, fault: str) -> ValueError:
+    """The error for a saved state that `fit` could not have written."""
+    return ValueError(f"The saved state of this {name} is damaged: {fault}. Load the file again or refit.")
 
 
-def _fault(state: dict[str, Any]) -> str | None:
-    """What is wrong with a fitted state, in words; None if nothing is.
+def fault_of_model(state: dict[str, Any]) -> str | None:
+    """What is wrong with the model in a saved state, in words; None if nothing is.
 
     Sizes are read from the arrays and compared with what the hyperparameters ask for on torch's "meta" device, which
     holds no memory: a tampered file cannot make us allocate.
     """
-    sizes = {key: state.get(key) for key in ("n_features_in_", "n_components_")}
-    for key, value in sizes.items():
+    return (
+        _fault_of_sizes(state)
+        or _fault_of_columns(state, state["n_features_in_"])
+        or _fault_of_order(state, state["n_components_"])
+        or _fault_of_specs(state.get("_specs"))
+        or _fault_of_likelihood(state)
+        or _fault_of_weights(state)
+    )
+
+
+def _fault_of_sizes(state: dict[str, Any]) -> str | None:
+    for key in ("n_features_in_", "n_components_"):
+        value: Any = state.get(key)
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
             return f"{key} is {value!r}"
-    n_features, n_components = int(state["n_features_in_"]), int(state["n_components_"])
+    return None if isinstance(state.get("_seed"), int) else f"_seed is {state.get('_seed')!r}"
+
+
+def _fault_of_columns(state: dict[str, Any], n_features: int) -> str | None:
     for key in ("mean_", "scale_", "_shift"):
-        if not is_finite_array(state.get(key)) or state[key].shape != (n_features,):
+        value: Any = state.get(key)
+        if not is_finite_array(value) or value.shape != (n_features,):
             return f"{key} is not {n_features} finite numbers"
     if not (state["scale_"] > 0).all():
         return "scale_ is not positive"
     columns = state.get("_columns")
     if not isinstance(columns, dict) or columns.keys() != vars(Schema()).keys():
         return "_columns are not what a table's columns are"
-    if fault := (schema := Schema(**columns)).fault(n_features):
-        return fault
+    return Schema(**columns).fault(n_features)
+
+
+def _fault_of_order(state: dict[str, Any], n_components: int) -> str | None:
     order = state.get("_order")
     if not isinstance(order, np.ndarray) or order.shape != (n_components,) or order.dtype.kind not in "iu":
         return f"_order is not an array of {n_components} integers"
-    if sorted(order.tolist()) != list(range(n_components)):
-        return "_order is no permutation"
-    if not isinstance(state.get("_seed"), int):
-        return f"_seed is {state.get('_seed')!r}"
-    weights, parts = state["_weights"], state.get("_parts")
-    if not isinstance(weights, dict):
-        return "_weights is no dict"
-    kinds = {
-        "likelihood": Likelihood,
-        "objective": Objective,
-        "prior": PriorSpec,
-        "encoder": Network,
-        "decoder": Network,
-    }
-    if not isinstance(parts, dict) or parts.keys() != kinds.keys():
-        return f"_parts are not {sorted(kinds)}"
-    for key, kind in kinds.items():
-        if not isinstance(parts[key], kind):
-            return f"the {key} is a {type(parts[key]).__name__}"
+    return None if sorted(order.tolist()) == list(range(n_components)) else "_order is no permutation"
+
+
+def _fault_of_specs(specs: Any) -> str | None:
+    if not isinstance(specs, dict) or specs.keys() != KINDS.keys():
+        return f"_specs are not {sorted(KINDS)}"
+    for key, kind in KINDS.items():
+        if not isinstance(specs[key], kind):
+            return f"the {key} is a {type(specs[key]).__name__}"
         try:
-            parts[key]._validate_params()
+            specs[key]._validate_params()
         except (TypeError, ValueError) as error:
             return f"the {key}'s parameters break a rule ({error})"
-    if not fits_schema(parts["likelihood"], schema.n_categories(list(range(n_features)))):
-        return "its likelihood is not one of these columns"
-    networks = [parts["encoder"], parts["decoder"]]
-    if any(isinstance(network, Supplied) for network in networks):
+    return None
+
+
+def _fault_of_likelihood(state: dict[str, Any]) -> str | None:
+    sizes = Schema(**state["_columns"]).n_categories(list(range(state["n_features_in_"])))
+    return None if fits_schema(state["_specs"]["likelihood"], sizes) else "its likelihood is not one of these columns"
+
+
+def _fault_of_weights(state: dict[str, Any]) -> str | None:
+    weights = state["_weights"]
+    if not isinstance(weights, dict):
+        return "_weights is no dict"
+    networks = [state["_specs"]["encoder"], state["_specs"]["decoder"]]
+    if not all(network.known for network in networks):
         return None  # a user's module may hold anything, and only pickle can have carried it
     for key, value in weights.items():
         if not is_finite_array(value):
             return f"{key} is not an array of finite numbers"
-    if any(np.size(getattr(network, "hidden_layer_sizes", ())) > len(weights) for network in networks):
+    if any(network.count_layers() > len(weights) for network in networks):
         return "its networks ask for more layers than it holds arrays"
-    scale = Scale(state["_shift"], state["scale_"])
     try:
-        expected = _shapes(Blueprint(n_features, n_components, scale=scale, **parts))
+        expected = _shapes(FittedModel.of(state).blueprint)
     except (RuntimeError, OverflowError) as error:
         return f"its networks cannot be built ({error})"
     found = {key: value.shape for key, value in weights.items()}

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "build_seeded",
+    "fast_log",
     "large_products",
     "make_generator",
     "namespace",
@@ -93,7 +94,7 @@ class _Seeded(TorchFunctionMode):
         super().__init__()
         self.generator = generator
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in _LIKE:
             kwargs.setdefault("dtype", args[0].dtype)
@@ -224,6 +225,11 @@ def thread_limit(largest_product: int | None) -> Any:
 def repays_a_thread(largest_product: int) -> bool:
     """Whether a layer of so many multiply-adds is large enough for a second thread."""
     return largest_product >= SINGLE_THREAD_PRODUCT
+
+
+def fast_log(values: torch.Tensor) -> torch.Tensor:
+    """The logarithm, without a gradient: numpy's is three times as fast as torch's on the CPU."""
+    return torch.from_numpy(np.log(values.numpy())) if values.is_cpu else values.log()
 
 
 def namespace(values: Any) -> Any:

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from numbers import Real
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from sklearn.base import OutlierMixin
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from torch import nn
 
 from ._base import BaseVAE
-from ._learner import Learner, percentile, total
-from .criteria import (
-    COMPLETIONS,
-    CRITERIA,
-    DRAWN,
-    MOST_SIMILAR,
-    NEEDS,
-    View,
-    contributions,
-    explained,
-    named_criterion,
-    nearest,
-)
-from .data import Array, Rows, has_gaps
-from .model import VAE
-from .priors import AggregatedPosterior
-from .scores import quasi_normal
+from ._fit import FitSettings, Task, continue_fit, fit_model
+from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
+from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
+from ._normality import fault as fault_of_normality
+from ._params import Activation, NetworkLike, RandomState, Share
+from ._reservoir import Reservoir
+from ._reservoir import fault as fault_of_reservoir
+from ._state import FittedModel
+from ._tables.containers import framed, refuse_container
+from ._tables.reader import TableReader, TrainingRows
+from ._torch import resolve_device
+from .likelihoods import Likelihood
+from .networks import Network
+from .objectives import Objective
+from .priors import PriorSpec
 
 __all__ = ["VAEAnomalyDetector"]
 
 
-# How many times a block's numbers the differences to similar rows may be: 32 MB.
-BEYOND_CACHE = 16
+# What a fitted detector has beside its model; a copy that callbacks see in the middle of a fit has none of these.
+LEARNT = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
 # What `contamination` may be.
-SHARE = Interval(Real, 0, 0.5, closed="right")
+SHARE = Share(0.5)
 
 
-class VAEAnomalyDetector(OutlierMixin, Learner):
+class VAEAnomalyDetector(OutlierMixin, BaseVAE):
     """Variational autoencoder for anomaly detection.
 
     The model learns what normal rows look like; a row it finds unlikely is an anomaly. By default a row is judged by
@@ -51,7 +48,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
 
     The defaults differ from :class:`VAETransformer`'s where a benchmark over 22 tables said so: as many latents as
     columns (an anomaly often shows in directions of little variance, which a bottleneck throws away), heavy tails with
-    one noise variance (a noise a column would weigh each by how well it is predicted), a little input noise
+    one noise variance (one noise per column would weigh each by how well it is predicted), a little input noise
     (it gives every known row a neighbourhood), fewer epochs and less patience.
 
     Parameters
@@ -81,8 +78,8 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         times. None: 0.5 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
     likelihood : str or Likelihood, default="johnson_su"
         What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
-    objective : {"smoothed", "elbo", "iwae"} or Objective, default="smoothed"
-        What training minimises. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"input_noise", "elbo", "iwae"} or Objective, default="input_noise"
+        What training minimises. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -93,12 +90,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         arguments that returns an `nn.Module`.
     encoder, decoder : Network, nn.Module, callable or None, default=None
         Networks in place of the perceptrons, as in :class:`VAETransformer`.
-    init : {"pca", "random"}, default="pca"
+    init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=50
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -112,11 +109,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
     n_iter_no_change : int or np.inf, default=10
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row for the criteria that average over q(z|x).
+        Points z per row for the criteria that average over q(z|x).
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -130,11 +127,40 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Scores of the training rows (of 2000 random ones with contamination="auto"), each without its own code.
     calibration_scores_ : ndarray of shape (n_rows,)
         Sorted scores of the rows given to `calibrate`; absent before.
-    n_components_, n_features_in_, feature_names_in_, n_iter_, best_iter_, loss_curve_, validation_curve_, history_
-        As in :class:`VAETransformer`; so are mean_, scale_, latent_information_, active_components_ and module_.
+    n_components_ : int
+        Number of latents.
+    likelihood_ : Likelihood
+        The likelihood of every column: with "auto", what was chosen.
+    n_features_in_ : int
+        Number of columns seen in fit.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had string names.
+    n_iter_ : int
+        Epochs run.
+    best_iter_ : int
+        The epoch whose weights are kept; 0 is the start.
+    loss_curve_ : list of float
+        Training loss of every epoch, in nats per row.
+    validation_curve_ : list of float
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
+    history_ : dict of str to list of float
+        Every term of the loss, one value per epoch.
+    mean_ : ndarray of shape (n_features_in_,)
+        The columns' means, in data units.
+    scale_ : ndarray of shape (n_features_in_,)
+        What the columns are divided by, in data units.
+    noise_variance_ : float or ndarray of shape (n_features_in_,)
+        Noise variance in data units squared, as in :class:`VAETransformer`. Gaussian likelihoods only.
+    latent_information_ : ndarray of shape (n_components_,)
+        Mean KL(q(z_j|x) || p(z_j)) over the rows trained on, in nats, falling.
+    active_components_ : ndarray of bool of shape (n_components_,)
+        Latents whose posterior mean varies by more than 0.01 over the rows.
+    module_ : torch.nn.Module
+        The fitted model in float64, in training order of the latents.
 
     See Also
     --------
+    VAETransformer : The same model, for scores of whole tables and for latents.
     sklearn.ensemble.IsolationForest : Faster to fit; weaker where columns must be seen together.
     sklearn.neighbors.LocalOutlierFactor : Judges density relative to that of a row's neighbours.
 
@@ -162,38 +188,36 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         **BaseVAE._parameter_constraints,
         "criterion": [StrOptions(set(CRITERIA)), callable],
         "contamination": [StrOptions({"auto"}), SHARE],
-        "support_fraction": [None, Interval(Real, 0, 1, closed="right")],
+        "support_fraction": [None, Share(1)],
     }
-
-    _learnt = ("_criterion", "_whole_std", "_codes", "_typical", "_typical_explanation", "_reservoir")
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        criterion="aggregated",
-        contamination="auto",
-        support_fraction=None,
-        likelihood="johnson_su",
-        objective="smoothed",
-        prior="normal",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=50,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        criterion: str | Criterion = "aggregated",
+        contamination: float | str = "auto",
+        support_fraction: float | None = None,
+        likelihood: str | Likelihood = "johnson_su",
+        objective: str | Objective = "input_noise",
+        prior: str | PriorSpec = "normal",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "linear",
+        max_iter: int = 50,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 10,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.n_components = n_components
         self.criterion = criterion
         self.contamination = contamination
@@ -218,17 +242,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.verbose = verbose
         self.device = device
 
-    def _check_parts(self, parts: dict[str, Any]) -> None:
-        """A criterion must be one that the objective can answer."""
-        needs = NEEDS.get(self.criterion, frozenset()) if isinstance(self.criterion, str) else frozenset()
-        lacking = " and a ".join(sorted(needs - parts["objective"].offers))
-        if lacking:
-            raise ValueError(
-                f"criterion={self.criterion!r} needs an objective that offers a {lacking}, which "
-                f"objective={self.objective!r} does not; use criterion='reconstruction', or another objective."
-            )
-
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> np.ndarray:
         """How normal every row is, by the criterion; higher is more normal.
 
         With missing cells a row is completed several times from its other cells, and what a missing cell would say is
@@ -242,12 +256,18 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         scores : ndarray of shape (n_samples,)
-            float64, in nats for the criteria that are logarithms of densities; -inf for a row too far out to be scored.
-        """
-        check_is_fitted(self)
-        return total(self._contributions(self._check_rows(X), summed=True))
+            In float64, and in nats for the criteria that are logarithms of densities; -inf for a row too far out to be
+            scored.
 
-    def decision_function(self, X):
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
+        """
+        X = self._reader().read(X)
+        return self._normality().scores(self._inference(), X)
+
+    def decision_function(self, X: Any) -> np.ndarray:
         """Scores less the threshold: negative for anomalies.
 
         Parameters
@@ -258,10 +278,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         decision : ndarray of shape (n_samples,)
+            As `score_samples`, less `offset_`.
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """-1 for anomalies and 1 for normal rows.
 
         Parameters
@@ -272,10 +293,11 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         labels : ndarray of int of shape (n_samples,)
+            One label per row.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def set_contamination(self, contamination):
+    def set_contamination(self, contamination: float) -> Self:
         """Move the threshold so that this share of the training rows lies below it, without training.
 
         Parameters
@@ -286,15 +308,21 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector with its new threshold; what `calibrate` learnt is dropped.
+
+        Raises
+        ------
+        ValueError
+            If the share is out of range.
         """
         check_is_fitted(self)
-        if not _is_within(contamination, SHARE):
+        if not SHARE.is_satisfied_by(contamination):
             raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
         self.offset_ = percentile(self.training_scores_, contamination)
         self.__dict__.pop("calibration_scores_", None)
         return self
 
-    def calibrate(self, X_normal, *, false_alarm_rate):
+    def calibrate(self, X_normal: Any, *, false_alarm_rate: float) -> Self:
         """Set the threshold from normal rows that were not used in fit, so that false alarms are rare by guarantee.
 
         With n such rows exchangeable with the rows to come, the chance that a normal row is called an anomaly is at
@@ -312,15 +340,16 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector with its new threshold.
 
         Raises
         ------
         ValueError
-            If the rate is out of range, or the rows are too few for it.
+            If X_normal breaks a rule, the rate is out of range, or the rows are too few for it.
         """
         check_is_fitted(self)
         rate: Any = false_alarm_rate
-        if not _is_within(rate, Interval(Real, 0, 1, closed="neither")):
+        if not Share(1, "neither").is_satisfied_by(rate):
             raise ValueError(f"false_alarm_rate={rate!r} must be a number between 0 and 1.")
         scores = np.sort(self.score_samples(X_normal))
         # A rate of 0.05 means one row in twenty, which floating point would make a little more than 20.
@@ -333,7 +362,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         self.calibration_scores_, self.offset_ = scores, float(scores[place - 1])
         return self
 
-    def p_values(self, X):
+    def p_values(self, X: Any) -> np.ndarray:
         """The chance that a normal row is at least as unlikely as each row, from the rows given to `calibrate`.
 
         p = (1 + the number of calibration rows that score no higher) / (n + 1): for normal rows P(p <= a) <= a for
@@ -347,11 +376,12 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         p : ndarray of shape (n_samples,)
+            Above 0 and at most 1.
 
         Raises
         ------
         ValueError
-            If `calibrate` has not been called since the last fit.
+            If X breaks a rule, or `calibrate` has not been called since the last fit.
         """
         check_is_fitted(self)
         if not hasattr(self, "calibration_scores_"):
@@ -359,7 +389,7 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         lower = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
         return (1 + lower) / (len(self.calibration_scores_) + 1)
 
-    def explain(self, X):
+    def explain(self, X: Any) -> Any:
         """What every feature adds to a row's score, beside a typical training row.
 
         The criterion's own split over features; the part that belongs to the latents is shared out among the features
@@ -374,16 +404,15 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
-            One column a feature and "latent". Negative is anomalous. A row sums to its score less the mean of
+            One column per feature and "latent". Negative is anomalous. A row sums to its score less the mean of
             `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
         """
-        check_is_fitted(self)
-        values = self._contributions(self._check_rows(X), share_out=True) - self._typical_explanation
-        return self._framed(
-            X, values, [*(names := self._names()), "latent" if "latent" not in names else "latent (model)"]
-        )
+        normality, rows = self._normality(), self._reader().read(X)
+        values = normality.explanations(self._inference(), rows) - normality.typical_explanation
+        names = list(_check_feature_names_in(self))
+        return framed(self, X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
 
-    def similar(self, X):
+    def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
 
         The decoded code of a training row (among 1000 of them), which may differ much in a few features, but little in
@@ -399,17 +428,14 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         X_similar : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps.
         """
-        check_is_fitted(self)
-        view = self._view()
-        found = self._by_blocks(
-            self._check_rows(X), lambda model, rows: nearest(model, rows, view), widest=self._widest(view, shared=True)
-        )
-        values = self._scale().to_data(found)
-        return (
-            self._schema.decoded(values, like=X) if self._schema.categories else self._framed(X, values, self._names())
-        )
+        reader, inference = self._reader(), self._inference()
+        rows = reader.read(X)
+        values = inference.scale.to_data(self._normality().similar(inference, rows))
+        if reader.schema.categories:
+            return reader.schema.decoded(values, like=X)
+        return framed(self, X, values, list(_check_feature_names_in(self)))
 
-    def set_output(self, *, transform=None):
+    def set_output(self, *, transform: str | None = None) -> Self:
         """Choose the container of `explain` and `similar`.
 
         Parameters
@@ -420,62 +446,54 @@ class VAEAnomalyDetector(OutlierMixin, Learner):
         Returns
         -------
         self : object
+            The detector.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn knows no such container.
         """
-        words = {"default", *ADAPTERS_MANAGER.supported_outputs}
-        if transform is not None and transform not in words:
-            raise ValueError(f"transform={transform!r} must be one of {sorted(words)} or None.")
         if transform is not None:
+            refuse_container(transform)
             self._sklearn_output_config = {"transform": transform}
         return self
 
-    def _framed(self, X: Any, values: np.ndarray, names: list[str]) -> Any:
-        """`values` in the container that `set_output` or scikit-learn's configuration asks for."""
-        dense = _get_output_config("transform", self)["dense"]
-        if dense == "default":
-            return values
-        return ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
+    def _fault(self, state: dict[str, Any]) -> str | None:
+        fault = super()._fault(state)
+        if fault or not LEARNT & state.keys():
+            return fault
+        return fault_of_normality(state) or fault_of_reservoir(state.get("_reservoir"), state["n_features_in_"])
 
-    def _names(self) -> list[str]:
-        return list(getattr(self, "feature_names_in_", [f"x{i}" for i in range(self.n_features_in_)]))
+    # The parts of a fit
 
-    # Scores
+    def _settings(self) -> FitSettings:
+        settings = FitSettings.of(self, as_many_as_columns)
+        refuse_criterion(self.criterion, settings.objective)
+        return settings
 
-    def _contributions(self, X: Array, share_out: bool = False, summed: bool = False) -> np.ndarray:
-        """The criterion's contributions of the rows of X, (N, D + 1), or their sums, (N,)."""
-        view, device = self._view(), self._inference_device()
-        typical, typical_explanation = (
-            torch.tensor(getattr(self, name), device=device) if hasattr(self, name) else None
-            for name in ("_typical", "_typical_explanation")
-        )
-        criterion = named_criterion(self._criterion)
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        share = self.support_fraction
+        if share is None:
+            share = 1.0 if self.contamination == "auto" else ROBUST_SUPPORT
+        used, kept, whole_std = supported(reader, rows, settings, share)
+        fit = fit_model(reader, used, settings, epoch, whole_std)
+        return fit.attributes | self._normal(fit.model, rows, used).attributes | {"support_": kept}
 
-        def of(model: VAE, rows: Rows) -> Tensor:
-            if share_out:
-                return explained(criterion, model, rows, view, typical, typical_explanation)
-            found = contributions(criterion, model, rows, view, typical)
-            return found.sum(dim=1) if summed else found
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        known = None
+        if self.__sklearn_is_fitted__():
+            known = known_rows(getattr(self, "_reservoir", None), self._codes, self._inference())
+        fit = continue_fit(reader, rows, settings, self._earlier())
+        sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
+        normal = self._normal(fit.model, sample.table, sample.table)
+        return fit.attributes | normal.attributes | {"_reservoir": sample.state}
 
-        drawn = self._criterion in DRAWN  # they do not look at the codes
-        widest = 1 if drawn and not share_out else self._widest(view, share_out)
-        gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors
-        return self._by_blocks(X, of, self.n_draws if drawn else 1, widest=widest, factors=gaps)
+    def _normal(self, model: FittedModel, table: TrainingRows, used: TrainingRows) -> Normality:
+        """What is normal to a model of the used rows of a table."""
+        inference = model.inference(resolve_device(self.device), self.n_draws)
+        return learn(inference, self.criterion, self.contamination, table, used)
 
-    def _widest(self, view: View, shared: bool) -> int:
-        """Numbers that a criterion, or `nearest`, holds a row.
-
-        What `nearest` holds may pass the cache: with many columns its blocks would be single rows.
-        """
-        n_codes = len(view.codes.mean)
-        return max(n_codes, min(n_codes, MOST_SIMILAR) * self.n_features_in_ // BEYOND_CACHE if shared else 1)
-
-    def _view(self) -> View:
-        device = self._inference_device()
-        codes = AggregatedPosterior(
-            *(torch.tensor(self._codes[name], device=device) for name in AggregatedPosterior._fields)
-        )
-        completions = quasi_normal(COMPLETIONS, self.n_components_, self._seed).to(device)
-        return View(self._rule(), codes, completions, torch.tensor(self.scale_, device=device))
-
-
-def _is_within(value: Any, interval: Interval) -> bool:
-    return not isinstance(value, (bool, np.bool_)) and interval.is_satisfied_by(value)
+    def _normality(self) -> Normality:
+        """What is normal to the fitted detector."""
+        check_is_fitted(self)
+        return Normality.of(self.__dict__)

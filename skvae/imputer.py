@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from ._params import RandomState
 from .transformer import VAETransformer
 
 __all__ = ["VAEImputer"]
@@ -40,7 +42,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    sklearn.impute.IterativeImputer : One regression a column.
+    sklearn.impute.IterativeImputer : One regression per column.
     sklearn.impute.KNNImputer : The mean of similar rows.
 
     References
@@ -66,27 +68,40 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    def __init__(self, estimator=None, *, sample_posterior=False, random_state=None):
+    def __init__(
+        self,
+        estimator: VAETransformer | None = None,
+        *,
+        sample_posterior: bool = False,
+        random_state: RandomState = None,
+    ) -> None:
         self.estimator = estimator
         self.sample_posterior = sample_posterior
         self.random_state = random_state
 
     # The model decides itself whether it has been fitted before; its first partial_fit is not the imputer's.
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X, gaps and all.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            NaN marks a missing cell.
-        y : Ignored
+            Training rows; NaN marks a missing cell.
+        y : object, default=None
+            Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight 2 counts as two rows.
 
         Returns
         -------
         self : object
+            The fitted imputer.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X breaks a rule, or the first epoch diverges.
         """
         model = clone(self.estimator) if self.estimator is not None else VAETransformer(likelihood="auto")
         if model.random_state is None:
@@ -99,25 +114,30 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             self.feature_names_in_ = model.feature_names_in_
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """X with its missing cells filled.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            NaN marks a missing cell.
+            Rows; NaN marks a missing cell.
 
         Returns
         -------
         X_filled : ndarray or DataFrame of shape (n_samples, n_features)
             Present cells are untouched. A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row with gaps lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self, "estimator_")
         if self.sample_posterior:
             return self.estimator_.impute(X, n_draws=1, random_state=self.random_state)[0]
         return self.estimator_.impute(X)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True

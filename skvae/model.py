@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import Rows, Scale, Units
-from .likelihoods import Density, LinearStart
+from ._linear import LinearMaps
+from ._math import log_normal
+from ._tables.batches import Batch
+from ._tables.moments import Scale, Units
+from .likelihoods import LikelihoodModule
 from .networks import ACTIVATIONS, LinearPath
-from .priors import Prior, log_normal
+from .priors import Prior
 
-__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted"]
+__all__ = ["VAE", "AutoregressiveVAE", "Cost", "Dims", "Emitted", "LogWeight"]
 
 # Log variances of q(z|x) are kept where float32 can square and exponentiate them.
 LOG_VAR_RANGE = (-30.0, 20.0)
@@ -67,6 +70,26 @@ class Cost(NamedTuple):
     width: int
 
 
+class LogWeight(NamedTuple):
+    """The log importance weight, log w(x, z) = log p(x|z) + log p(z) - log q(z|x), in nats of data units.
+
+    Attributes
+    ----------
+    log_prob : Tensor of shape (..., N, D)
+        log p(x_d|z), 0 where x_d is missing.
+    log_prior, log_q : Tensors of shape (..., N)
+    """
+
+    log_prob: Tensor
+    log_prior: Tensor
+    log_q: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """log w: (..., N)."""
+        return self.log_prob.sum(-1) + self.log_prior - self.log_q
+
+
 class VAE(nn.Module):
     """Encoder q(z|x) = N(mu(x), diag sigma^2(x)), prior p(z), decoder p(x|z) (Kingma & Welling 2013).
 
@@ -75,7 +98,7 @@ class VAE(nn.Module):
     encoder : nn.Module, (N, n_inputs) -> (N, 2 J) or (N, J)
         From what the likelihood shows it of a row to means, then log variances; to a code without a "posterior".
     decoder : nn.Module, (N, J) -> (N, n_params)
-    likelihood : Density
+    likelihood : LikelihoodModule
     prior : Prior
     extras : nn.ModuleDict
         Modules an objective adds (discriminators, say): trained and saved with the model.
@@ -91,7 +114,7 @@ class VAE(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: Density,
+        likelihood: LikelihoodModule,
         prior: Prior,
         extras: nn.ModuleDict,
         offers: frozenset[str] = frozenset({"posterior", "prior", "density"}),
@@ -114,7 +137,7 @@ class VAE(nn.Module):
     @property
     def units(self) -> Units:
         """What an objective's views may do to the x of a batch."""
-        return Units(self.likelihood.smooth, self._scale)
+        return Units(self.likelihood.encoding.add_noise, self._scale)
 
     @property
     def n_encoded(self) -> int:
@@ -143,7 +166,7 @@ class VAE(nn.Module):
         return self.encode(x, mask)[0]
 
     def emit(
-        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+        self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
     ) -> Emitted:
         """One pass: the encoder, draws of z, the decoder.
 
@@ -167,15 +190,15 @@ class VAE(nn.Module):
             )
         return self.encoder.hidden(seen)
 
-    def reconstruction(self, outputs: Tensor, batch: Rows) -> Tensor:
+    def reconstruction(self, outputs: Tensor, batch: Batch) -> Tensor:
         """E_q[log p(x|z)] over the present cells, in nats of data units: (B,) for outputs (S B, n_params)."""
         return self._over_draws(self.likelihood.log_prob, outputs, batch)
 
-    def squared_error(self, outputs: Tensor, batch: Rows) -> Tensor:
+    def squared_error(self, outputs: Tensor, batch: Batch) -> Tensor:
         """E_q of the likelihood's squared `error` over the present cells: (B,) for outputs (S B, n_params)."""
         return self._over_draws(self.likelihood.error, outputs, batch)
 
-    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Rows) -> Tensor:
+    def _over_draws(self, cells: Callable[[Tensor, Tensor], Tensor], outputs: Tensor, batch: Batch) -> Tensor:
         """`cells` of every draw, summed over present features and averaged over draws: (B,)."""
         found = cells(outputs.unflatten(0, (-1, len(batch))), batch.x)
         return (found if batch.mask is None else found * batch.mask).sum(-1).mean(0)
@@ -197,8 +220,8 @@ class VAE(nn.Module):
 
     def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """What the encoder sees."""
-        seen = self.likelihood.encode_input(x)
-        return seen if mask is None else seen * self.likelihood.per_input(mask)
+        seen = self.likelihood.encoding.encode(x)
+        return seen if mask is None else seen * self.likelihood.encoding.per_input(mask)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for latents (..., J): (..., n_params)."""
@@ -221,11 +244,15 @@ class VAE(nn.Module):
         """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
         return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
-    def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J): (S, N)."""
+    def log_weight(self, z: Tensor, log_q: Tensor, x: Tensor, mask: Tensor | None = None) -> LogWeight:
+        """log w(x, z) at points z (..., N, J), where log q(z|x) is `log_q`, (..., N)."""
+        return LogWeight(self.log_prob(z, x, mask), self.prior.log_prob(z), log_q)
+
+    def log_weights(self, x: Tensor, eps: Tensor, mask: Tensor | None = None) -> LogWeight:
+        """log w(x, z) at z = mu(x) + sigma(x) * eps, for eps (S, N or 1, J)."""
         mu, log_var = self.encode(x, mask)
         z = mu + torch.exp(0.5 * log_var) * eps
-        return self.log_joint(z, x, mask) - log_normal(eps, log_var).sum(-1)
+        return self.log_weight(z, log_normal(eps, log_var).sum(-1), x, mask)
 
     @torch.no_grad()
     def check_widths(self) -> None:
@@ -233,10 +260,10 @@ class VAE(nn.Module):
         self.eval()
         own = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros((), dtype=torch.float32))
         n_components, likelihood = self.prior.n_components, self.likelihood
-        seen, x, z = (own.new_zeros(2, n) for n in (likelihood.n_inputs, likelihood.n_features, n_components))
+        seen, x, z = (own.new_zeros(2, n) for n in (likelihood.encoding.n_inputs, likelihood.n_features, n_components))
         found: list[Cost] = []
         with _measured(self.encoder, found), _measured(self.decoder, found):
-            _check_width("encoder", lambda: self.encoder(seen), likelihood.n_inputs, self.n_encoded)
+            _check_width("encoder", lambda: self.encoder(seen), likelihood.encoding.n_inputs, self.n_encoded)
             _check_width("decoder", lambda: self.params(z, x), n_components, likelihood.n_params)
         found += [Cost(p.numel(), p.shape[0]) for p in self.extras.parameters() if p.dim() > 1]
         self._cost = Cost(max((c.product for c in found), default=1), max((c.width for c in found), default=1))
@@ -262,7 +289,7 @@ class VAE(nn.Module):
         return all(isinstance(network, LinearPath) for network in networks) and isinstance(self.code, nn.Identity)
 
     @torch.no_grad()
-    def start_at(self, start: LinearStart, rng: torch.Generator) -> None:
+    def start_at(self, start: LinearMaps, rng: torch.Generator) -> None:
         """Set encoder and decoder, which must have a linear path, to a linear model.
 
         Latents the linear model leaves unused get small random weights on both sides: with zeros in both maps no
@@ -294,7 +321,7 @@ class AutoregressiveVAE(VAE):
     """
 
     def emit(
-        self, seen: Rows, compared: Rows, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
+        self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
     ) -> Emitted:
         _refuse_gaps(compared.mask)
         return super().emit(seen, compared, rng, n_draws, reads_hidden)
@@ -317,7 +344,7 @@ class AutoregressiveVAE(VAE):
     def sample(self, z: Tensor, rng: torch.Generator) -> Tensor:
         return self._fill(z, lambda outputs: self.likelihood.sample(outputs, rng))
 
-    def _fill(self, z: Tensor, choose) -> Tensor:
+    def _fill(self, z: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         n_features = self.likelihood.n_features
         x = z.new_zeros(*z.shape[:-1], n_features)
         for feature in range(n_features):

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn, Self
 
 import numpy as np
+import torch
 from sklearn.base import _fit_context, clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from torch import nn
 
-from . import _state
-from ._base import forget
-from ._params import Count
-from ._race import Fold, Labelled, Race
-from .likelihoods import described
+from ._base import become
+from ._callbacks import fit_task
+from ._fit import Fit, FitSettings, fit_model
+from ._params import Activation, Count, NetworkLike, RandomState, named
+from ._race import Candidate, Fold, Labelled, Race
+from ._tables.reader import TableReader
+from .likelihoods import LIKELIHOODS, Likelihood, resolved
+from .networks import Network
+from .objectives import Objective
+from .priors import PriorSpec
 from .transformer import VAETransformer
 
 __all__ = ["VAETransformerCV"]
@@ -50,13 +58,13 @@ class VAETransformerCV(VAETransformer):
     n_jobs : int, default=None
         Processes that candidates and folds are shared out to. The answer does not depend on it.
     likelihood : str or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
-    objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"elbo", "iwae", "input_noise"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -69,12 +77,12 @@ class VAETransformerCV(VAETransformer):
         Networks in place of the perceptrons: a module (copied, weights included) or a callable
         `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit). The encoder's outputs are the means, then the
         log variances, of the latents; the decoder's are the likelihood's parameters.
-    init : {"pca", "random"}, default="pca"
+    init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=200
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -89,11 +97,11 @@ class VAETransformerCV(VAETransformer):
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row in `score_samples`, `score` and `impute`.
+        Points z per row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -101,12 +109,12 @@ class VAETransformerCV(VAETransformer):
     ----------
     cv_results_ : dict of str to ndarray
         What `GridSearchCV` reports: `params`, `param_<name>`, `split<k>_test_score`, `mean_test_score`,
-        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats a row, in the units of X.
+        `std_test_score`, `rank_test_score`, and seconds to fit and score. Scores are nats per row, in the units of X.
         `dropped_after` holds the number of epochs after which a candidate was dropped, 0 for those that never were. Its
         scores are those it had then, over `n_draws // 4` points, NaN for folds not begun by then; their mean is over
         the others, and it ranks behind all that went on longer.
     scores_ : ndarray of shape (n_candidates, n_splits)
-        Mean held-out log-likelihood of every candidate and fold, in nats a row; see `cv_results_`.
+        Mean held-out log-likelihood of every candidate and fold, in nats per row; see `cv_results_`.
     best_params_ : dict
         The chosen candidate.
     best_index_ : int
@@ -164,37 +172,39 @@ class VAETransformerCV(VAETransformer):
         "n_jobs": [None, Integral],
     }
 
+    n_components: Any  # several, in place of one
+
     def __init__(
         self,
-        n_components=(1, 2, 4, 8, 16),
+        n_components: Sequence[int | str] | int | str = (1, 2, 4, 8, 16),
         *,
-        param_grid=None,
-        cv=5,
-        selection="best",
-        race=True,
-        n_jobs=None,
-        likelihood="gaussian",
-        objective="elbo",
-        prior="normal",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=200,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=30,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        param_grid: dict[str, Sequence[Any]] | None = None,
+        cv: Any = 5,
+        selection: str = "best",
+        race: bool = True,
+        n_jobs: int | None = None,
+        likelihood: str | Likelihood = "gaussian",
+        objective: str | Objective = "elbo",
+        prior: str | PriorSpec = "normal",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "linear",
+        max_iter: int = 200,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 30,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         super().__init__(
-            n_components,
+            n_components,  # type: ignore[arg-type]
             likelihood=likelihood,
             objective=objective,
             prior=prior,
@@ -222,7 +232,7 @@ class VAETransformerCV(VAETransformer):
         self.n_jobs = n_jobs
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Choose among the candidates by cross-validation, then fit the best to X.
 
         Parameters
@@ -244,50 +254,56 @@ class VAETransformerCV(VAETransformer):
         ValueError
             If a parameter or X breaks a rule.
         """
-        with _state.atomic(self):
-            candidates = self._candidates()
-            table = self._check_rows(X, reset=True)
-            table, y = indexable(table, y)
-            if sample_weight is not None:
-                sample_weight = _check_sample_weight(sample_weight, table, ensure_non_negative=True)
-            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-            base = self._single(seed)
-            estimators = [clone(base).set_params(**clone(candidate, safe=False)) for candidate in candidates]
-            for estimator in estimators:
-                estimator._validate_params()
-                self._refuse_without_density(estimator)
-            rows = Labelled(table, y, sample_weight)
-            near = self.selection == "one_standard_error"
-            race = Race(estimators, self._folds(rows), rows, self.n_jobs, near, partial(self._log, candidates))
-            callbacks = getattr(self, "_skl_callbacks", [])
-            # Callbacks and the log are this process'.
-            winner = race.run(race.rungs() if self.race else [], fit_winner=not (callbacks or self.verbose))
-            _warn_of_failures(race.scores)
-            index = self._choose(race.scores.filled(np.nan), candidates, race.alive)
-            if winner is None:
-                best = estimators[index].set_params(verbose=self.verbose).set_callbacks(*callbacks).fit(*rows)
-            else:
-                best = _with_warnings(*winner)
-            forget(self)
-            own = set(best.get_params(deep=False)) | {"n_features_in_", "_columns"}
-            self.__dict__.update({k: v for k, v in vars(best).items() if k not in own and "callback" not in k})
-            if "likelihood" not in candidates[index]:
-                self.likelihood_ = described(self._parts["likelihood"], self._schema)
-            self._report(index, candidates, race)
+        candidates = self._candidates()
+        reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
+        reader.check(rows)
+        rows, y = indexable(rows, y)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
+        table = Labelled(rows, y, sample_weight)
+        base = self._base(int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)))
+        entrants = [self._entrant(base, candidate, reader, table, X) for candidate in candidates]
+        folds, near = self._folds(table), self.selection == "one_standard_error"
+        race = Race(entrants, folds, self.n_jobs, near, partial(self._log, candidates))
+        # Callbacks and the log are this process'.
+        watched = bool(getattr(self, "_skl_callbacks", [])) or self.verbose
+        winner = race.run(race.rungs() if self.race else [], fit_winner=not watched)
+        _warn_of_failures(race.scores)
+        index = self._choose(race.scores.filled(np.nan), candidates, race.alive)
+        found = self._fitted_to_all(entrants[index], X, y) if winner is None else _with_warnings(*winner)
+        become(self, found | _report(index, candidates, race))
         return self
 
     @property
-    def partial_fit(self):
+    def partial_fit(self) -> NoReturn:
         """Not offered: candidates are compared on whole tables."""
         raise AttributeError("VAETransformerCV has no partial_fit; choose the size first, then use VAETransformer.")
 
-    def _single(self, seed: int) -> VAETransformer:
+    def _base(self, seed: int) -> VAETransformer:
         """The estimator that the candidates vary."""
         names = VAETransformer._get_param_names()
-        settings = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
-        # Of the whole table: a fold may lack a category.
-        settings["likelihood"] = self._parts["likelihood"]
-        return VAETransformer(**{**settings, "random_state": seed})
+        parameters = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
+        return VAETransformer(**{**parameters, "random_state": seed})
+
+    def _entrant(
+        self, base: VAETransformer, candidate: dict[str, Any], reader: TableReader, table: Labelled, X: Any
+    ) -> Candidate:
+        """What a candidate is compared by; one with a likelihood of its own reads the table anew."""
+        estimator = clone(base).set_params(**clone(candidate, safe=False))
+        estimator._validate_params()
+        self._refuse_without_density(estimator)
+        settings = FitSettings.of(estimator).seeded(base.random_state)
+        if any(name.split("__")[0] == "likelihood" for name in candidate):
+            reader, rows = TableReader.learn(reader.name, X, settings.specs["likelihood"], resolved)
+            table = table._replace(X=rows)
+        return Candidate(settings, reader, table, self.n_draws)
+
+    def _fitted_to_all(self, entrant: Candidate, X: Any, y: Any) -> dict[str, Any]:
+        """The attributes of a candidate fitted to all rows, under the eyes of this estimator's callbacks."""
+        settings, rows = replace(entrant.settings, verbose=self.verbose), entrant.rows(entrant.table)
+        with fit_task(self, X, y, settings.max_iter) as task:
+            task.result = fit_model(entrant.reader, rows, settings, task.epoch).attributes
+        return task.result
 
     def _candidates(self) -> list[dict[str, Any]]:
         sizes = list(self.n_components) if np.ndim(self.n_components) else [self.n_components]
@@ -337,23 +353,30 @@ class VAETransformerCV(VAETransformer):
             names = ", ".join(str(candidates[i]) for i in dropped)
             print(f"[{type(self).__name__}] after {Fraction(share)} of the epochs: dropped {names}")
 
-    def _report(self, best: int, candidates: list[dict[str, Any]], race: Race) -> None:
-        """Set what cross-validation found, in GridSearchCV's words."""
-        scores = race.scores.filled(np.nan)
-        table: dict[str, Any] = {}
-        for name in ("fit_time", "score_time"):
-            table[f"mean_{name}"], table[f"std_{name}"] = _mean_and_std(getattr(race, name))
-        for name in candidates[0]:
-            values = np.empty(len(candidates), dtype=object)
-            values[:] = [candidate[name] for candidate in candidates]
-            table[f"param_{name}"] = np.ma.MaskedArray(values, mask=False)
-        table["params"] = candidates
-        table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
-        table["mean_test_score"], table["std_test_score"] = means, _ = _mean_and_std(race.scores)
-        table["rank_test_score"] = _ranks(race.dropped_after, means)
-        table["dropped_after"] = race.dropped_after
-        self.cv_results_, self.scores_, self.n_splits_ = table, scores, scores.shape[1]
-        self.best_index_, self.best_params_, self.best_score_ = best, candidates[best], float(means[best])
+
+def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str, Any]:
+    """What cross-validation found, in GridSearchCV's words."""
+    scores = race.scores.filled(np.nan)
+    table: dict[str, Any] = {}
+    for name in ("fit_time", "score_time"):
+        table[f"mean_{name}"], table[f"std_{name}"] = _mean_and_std(getattr(race, name))
+    for name in candidates[0]:
+        values = np.empty(len(candidates), dtype=object)
+        values[:] = [candidate[name] for candidate in candidates]
+        table[f"param_{name}"] = np.ma.MaskedArray(values, mask=False)
+    table["params"] = candidates
+    table |= {f"split{k}_test_score": column for k, column in enumerate(scores.T)}
+    table["mean_test_score"], table["std_test_score"] = means, _ = _mean_and_std(race.scores)
+    table["rank_test_score"] = _ranks(race.dropped_after, means)
+    table["dropped_after"] = race.dropped_after
+    return {
+        "cv_results_": table,
+        "scores_": scores,
+        "n_splits_": scores.shape[1],
+        "best_index_": best,
+        "best_params_": candidates[best],
+        "best_score_": float(means[best]),
+    }
 
 
 def _mean_and_std(values: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -368,11 +391,11 @@ def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:
     return np.array([1 + sum(other > key for other in keys) for key in keys], dtype=np.int32)
 
 
-def _with_warnings(best: VAETransformer, caught: list[warnings.WarningMessage]) -> VAETransformer:
-    """An estimator fitted elsewhere, after the warnings that its fit gave there."""
+def _with_warnings(fit: Fit, caught: list[warnings.WarningMessage]) -> dict[str, Any]:
+    """The attributes that a fit elsewhere left, after the warnings that it gave there."""
     for warning in caught:
         warnings.warn(warning.message, stacklevel=4)
-    return best
+    return fit.attributes
 
 
 def _warn_of_failures(scores: np.ma.MaskedArray) -> None:

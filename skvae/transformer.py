@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,48 +10,25 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import _state
-from ._base import BaseVAE
-from ._inference import filled, refuse_far_rows
-from ._params import Count, named
+from ._base import BaseVAE, offers
+from ._fit import FitSettings, Task, continue_fit, fit_model
+from ._inference.blocks import Inference, refuse_far_rows
+from ._inference.posterior import mean_and_std, posterior_mean
+from ._inference.scores import completed, conditional_draws, conditional_mean
+from ._params import Activation, Count, NetworkLike, RandomState
+from ._tables.batches import Batch
+from ._tables.moments import Array
+from ._tables.reader import TableReader, TrainingRows
 from ._torch import make_generator, torch_scope
-from .data import Array, Rows
+from .likelihoods import Likelihood
 from .model import VAE
-from .objectives import OBJECTIVES
-from .scores import (
-    block_rows,
-    completed,
-    conditional_draws,
-    conditional_mean,
-    log_likelihood,
-    posterior,
-    posterior_mean,
-)
+from .networks import Network
+from .objectives import Objective
+from .priors import PriorSpec
 
 __all__ = ["VAETransformer"]
-
-
-# What is missing where an objective does not offer something, and what to use instead.
-LACKS = {
-    "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X",
-    "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that does, such as ELBO",
-    "posterior": "trains codes without a spread; use transform(X) for the codes",
-}
-
-
-def _offers(what: str) -> Callable[[Any], bool]:
-    """Whether training gives something a meaning; the AttributeError names what is missing and what to use instead."""
-
-    def check(estimator: Any) -> bool:
-        objective = estimator._parts["objective"] if estimator.__sklearn_is_fitted__() else estimator.objective
-        if what in getattr(named(objective, OBJECTIVES), "offers", {what}):
-            return True
-        raise AttributeError(f"objective={objective!r} {LACKS[what]}.")
-
-    return check
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE):
@@ -69,13 +46,13 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Number of latents. "auto": as many as the principal components that hold 90 % of the variance of the scaled
         columns, at most 32.
     likelihood : str or Likelihood, default="gaussian"
-        What a row looks like given its latents. "gaussian": real numbers, one noise variance a column. "student_t",
+        What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
         "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
-    objective : {"elbo", "iwae", "smoothed"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`. "smoothed": `ELBO(input_noise=0.05)`.
+    objective : {"elbo", "iwae", "input_noise"} or Objective, default="elbo"
+        What training minimises; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
     prior : {"normal", "mixture"} or PriorSpec, default="normal"
         p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
         is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
@@ -88,12 +65,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Networks in place of the perceptrons: a module (copied, weights included) or a callable
         `(n_in, n_out) -> nn.Module` (fresh, seeded weights in every fit). The encoder's outputs are the means, then the
         log variances, of the latents; the decoder's are the likelihood's parameters.
-    init : {"pca", "random"}, default="pca"
+    init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=200
         Epochs at most.
     batch_size : int or "auto", default="auto"
-        Rows a step. "auto": a tenth of the training rows, between 32 and 200.
+        Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
         The optimiser ("sgd": Nesterov momentum with a bounded gradient), or a callable that takes a list of parameters
         and returns a `torch.optim.Optimizer`.
@@ -108,11 +85,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     n_iter_no_change : int or np.inf, default=30
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
-        Points z a row in `score_samples`, `score` and `impute`.
+        Points z per row in `score_samples`, `score` and `impute`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints a line an epoch.
+        1 prints one line per epoch.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -131,15 +108,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     best_iter_ : int
         The epoch whose weights are kept; 0 is the start.
     loss_curve_ : list of float
-        Training loss of every epoch, in nats a row.
+        Training loss of every epoch, in nats per row.
     validation_curve_ : list of float
-        Held-out bound before training and after every epoch, in nats a row; empty where no rows are held out.
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
     history_ : dict of str to list of float
-        Every term of the loss, one value an epoch.
-    mean_, scale_ : ndarray of shape (n_features_in_,)
-        The columns' means and what they are divided by, in data units.
+        Every term of the loss, one value per epoch.
+    mean_ : ndarray of shape (n_features_in_,)
+        The columns' means, in data units.
+    scale_ : ndarray of shape (n_features_in_,)
+        What the columns are divided by, in data units.
     noise_variance_ : float or ndarray of shape (n_features_in_,)
-        Noise variance in data units squared: a number for shared noise, one a column otherwise (with
+        Noise variance in data units squared: a number for shared noise, one per column otherwise (with
         noise from the decoder, its mean over the rows). Gaussian likelihoods only.
     latent_information_ : ndarray of shape (n_components_,)
         Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling; after
@@ -152,7 +131,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     See Also
     --------
     sklearn.decomposition.PCA : The linear model with shared noise.
-    sklearn.decomposition.FactorAnalysis : The linear model with a noise variance a column.
+    sklearn.decomposition.FactorAnalysis : The linear model with one noise variance per column.
 
     References
     ----------
@@ -170,7 +149,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
     (178, 13)
     >>> vae.sample(5, random_state=0).shape
     (5, 13)
-    >>> vae.score(X) > -21  # nats a row, in the units of X
+    >>> vae.score(X) > -21  # nats per row, in the units of X
     True
     """
 
@@ -180,28 +159,28 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
     def __init__(
         self,
-        n_components="auto",
+        n_components: int | str = "auto",
         *,
-        likelihood="gaussian",
-        objective="elbo",
-        prior="normal",
-        hidden_layer_sizes=(100,),
-        activation="relu",
-        encoder=None,
-        decoder=None,
-        init="pca",
-        max_iter=200,
-        batch_size="auto",
-        solver="adam",
-        learning_rate_init=1e-3,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=30,
-        n_draws=64,
-        random_state=None,
-        verbose=0,
-        device="cpu",
-    ):
+        likelihood: str | Likelihood = "gaussian",
+        objective: str | Objective = "elbo",
+        prior: str | PriorSpec = "normal",
+        hidden_layer_sizes: Sequence[int] = (100,),
+        activation: Activation = "relu",
+        encoder: Network | NetworkLike | None = None,
+        decoder: Network | NetworkLike | None = None,
+        init: str = "linear",
+        max_iter: int = 200,
+        batch_size: int | str = "auto",
+        solver: str | Callable[[list[nn.Parameter]], torch.optim.Optimizer] = "adam",
+        learning_rate_init: float = 1e-3,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: float = 30,
+        n_draws: int = 64,
+        random_state: RandomState = None,
+        verbose: int = 0,
+        device: str = "cpu",
+    ) -> None:
         self.n_components = n_components
         self.likelihood = likelihood
         self.objective = objective
@@ -223,7 +202,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.verbose = verbose
         self.device = device
 
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """Posterior mean of the latents, most informative first; codes under an objective without a posterior.
 
         The encoder's; for a row with gaps the most likely latents given its other cells, found with the decoder. Under
@@ -237,13 +216,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components_)
-        """
-        check_is_fitted(self)
-        X = self._check_rows(X)
-        return self._codes(X, posterior_mean)
+            One column per latent.
 
-    @available_if(_offers("posterior"))
-    def posterior(self, X):
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
+        """
+        return self._codes(self._reader().read(X), posterior_mean)
+
+    @available_if(offers("posterior"))
+    def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of q(z|x), most informative latent first.
 
         Absent where the objective offers no posterior.
@@ -255,19 +238,20 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         Returns
         -------
-        mean, std : two ndarrays of shape (n_samples, n_components_)
+        mean : ndarray of shape (n_samples, n_components_)
+            As `transform` returns it.
+        std : ndarray of shape (n_samples, n_components_)
+            How uncertain each latent is.
 
         Raises
         ------
         ValueError
-            If a row lies so far outside the training data that its code is not finite.
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        check_is_fitted(self)
-        X = self._check_rows(X)
-        codes = self._codes(X, _mean_and_std)
+        codes = self._codes(self._reader().read(X), mean_and_std)
         return codes[..., 0], codes[..., 1]
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: Any) -> Any:
         """Mean of p(x|z), in data units; the most likely one where a column holds categories.
 
         Parameters
@@ -279,16 +263,21 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_original : ndarray or DataFrame of shape (n_samples, n_features)
             A DataFrame where `fit` was given one.
+
+        Raises
+        ------
+        ValueError
+            If X does not hold `n_components_` finite numbers per row.
         """
-        check_is_fitted(self)
+        model = self._fitted()
         Z = check_array(X, dtype=[np.float64, np.float32])
-        if Z.shape[1] != self.n_components_:
+        if Z.shape[1] != model.n_components:
             raise ValueError(
-                f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {self.n_components_} latents."
+                f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {model.n_components} latents."
             )
         return self._means(Z, like=X)
 
-    def reconstruct(self, X):
+    def reconstruct(self, X: Any) -> Any:
         """Every row as the model sees it: `inverse_transform(transform(X))`.
 
         Parameters
@@ -300,11 +289,15 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         -------
         X_reconstructed : ndarray or DataFrame of shape (n_samples, n_features)
             In data units, without gaps. A DataFrame where `fit` was given one.
-        """
-        check_is_fitted(self)
-        return self._means(self._codes(self._check_rows(X), posterior_mean), like=X)
 
-    def impute(self, X, *, n_draws=None, random_state=None):
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
+        """
+        return self._means(self._codes(self._reader().read(X), posterior_mean), like=X)
+
+    def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
@@ -330,44 +323,44 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Raises
         ------
         ValueError
-            If a row with gaps lies so far outside the training data that its code is not finite.
+            If a parameter or X breaks a rule, or a row with gaps lies so far outside the training data that its code
+            is not finite.
         """
-        check_is_fitted(self)
+        reader, inference = self._reader(), self._inference()
         if n_draws is not None and not Count().is_satisfied_by(n_draws):
             raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
-        filled = np.array(self._check_rows(X)[:])
+        filled = np.array(reader.read(X)[:])
         gaps = np.isnan(filled)
         rows = np.flatnonzero(gaps.any(axis=1))
         found = [filled] if n_draws is None else [filled.copy() for _ in range(n_draws)]
         if len(rows):
-            values = self._fillings(filled[rows], n_draws, random_state)
+            values = self._fillings(inference, filled[rows], n_draws, random_state)
             refuse_far_rows(values, rows)
             for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
-                table[gaps] = self._scale().to_data(filling)[gaps[rows]]
-        tables = [self._schema.decoded(table, like=X, drawn=n_draws is not None) for table in found]
+                table[gaps] = inference.scale.to_data(filling)[gaps[rows]]
+        tables = [reader.schema.decoded(table, like=X, drawn=n_draws is not None) for table in found]
         return tables[0] if n_draws is None else tables
 
-    def _fillings(self, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
+    def _fillings(self, inference: Inference, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
         """Conditional means, (N, 1, D), or draws, (N, n_draws, D), of rows in model units."""
-        objective = self._parts["objective"]
-        if "density" not in objective.offers:
+        if not inference.model.is_density:
             if n_draws is not None:
+                objective = self._fitted().specs["objective"]
                 raise ValueError(f"objective={objective!r} trains no density to draw from; use n_draws=None.")
-            return self._by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
+            return inference.by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
         if n_draws is None:
-            rule = self._rule()
-            return self._by_blocks(X, lambda model, block: conditional_mean(model, block, rule)[:, None], self.n_draws)
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        rng = make_generator(seed, self._inference_device())
+            rule, n_draws = inference.rule, self.n_draws
+            return inference.by_blocks(X, lambda model, rows: conditional_mean(model, rows, rule)[:, None], n_draws)
+        rng = _generator(random_state, inference)
 
-        def draws(model: VAE, block: Rows) -> Tensor:
-            return conditional_draws(model, block, self.n_draws, n_draws, rng).transpose(0, 1)
+        def draws(model: VAE, rows: Batch) -> Tensor:
+            return conditional_draws(model, rows, self.n_draws, n_draws, rng).transpose(0, 1)
 
         # One thread: draws come from a generator, in order.
-        return self._by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
+        return inference.by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
-    @available_if(_offers("prior"))
-    def sample(self, n_samples=1, random_state=None):
+    @available_if(offers("prior"))
+    def sample(self, n_samples: int = 1, *, random_state: RandomState = None) -> Any:
         """Draw new rows: z from p(z), then x from p(x|z).
 
         Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
@@ -385,23 +378,26 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         X : ndarray or DataFrame of shape (n_samples, n_features)
             In data units. A DataFrame where `fit` was given one, with the same columns and types: those of whole
             numbers are rounded.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not an integer of at least 1.
         """
-        check_is_fitted(self)
-        if isinstance(n_samples, bool) or not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
+        model, inference = self._fitted(), self._inference()
+        if not Count().is_satisfied_by(n_samples):
             raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
-        model = self.module_
-        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
-        rng = make_generator(seed, self._inference_device())
+        rng = _generator(random_state, inference)
         with torch_scope(rng.device, grad=False):
-            z = model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
+            z = inference.model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
 
         def rows(model: VAE, z: Tensor) -> Tensor:
             return model.sample(z, rng) if model.is_density else model.mean(z)
 
-        return self._schema.decoded(self._decode(z[:, self._order], rows), drawn=True)
+        return model.schema.decoded(inference.decoded(z, rows), drawn=True)
 
-    @available_if(_offers("density"))
-    def score_samples(self, X):
+    @available_if(offers("density"))
+    def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of every row, in nats and in the units of X.
 
         The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
@@ -418,60 +414,64 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         Returns
         -------
         log_likelihood : ndarray of shape (n_samples,)
-            float64; -inf for a row too far out to be scored.
-        """
-        check_is_fitted(self)
-        rule = self._rule()
-        return self._by_blocks(self._check_rows(X), lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
+            In float64; -inf for a row too far out to be scored.
 
-    @available_if(_offers("density"))
-    def score(self, X, y=None):
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
+        """
+        X = self._reader().read(X)
+        return self._inference().log_likelihood(X)
+
+    @available_if(offers("density"))
+    def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows; NaN marks a missing cell.
-        y : Ignored
+        y : object, default=None
+            Ignored.
 
         Returns
         -------
         score : float
+            In nats per row and in the units of X.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule.
         """
         return float(np.mean(self.score_samples(X)))
+
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+        return fit_model(reader, rows, settings, epoch).attributes
+
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+        return continue_fit(reader, rows, settings, self._earlier()).attributes
 
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def _codes(self, X: Array, function: Callable[[VAE, Rows], Tensor]) -> np.ndarray:
+    def _codes(self, X: Array, function: Callable[[VAE, Batch], Tensor]) -> np.ndarray:
         """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
-        order = torch.tensor(self._order, device="cpu")
-
-        def ordered(model: VAE, rows: Rows) -> Tensor:
-            return function(model, rows).index_select(1, order.to(rows.device))
-
-        codes = self._by_blocks(X, ordered, dtype=X.dtype)
+        inference = self._inference()
+        order = torch.tensor(self._fitted().order, device=inference.device)
+        codes = inference.by_blocks(X, lambda model, rows: function(model, rows).index_select(1, order), dtype=X.dtype)
         refuse_far_rows(codes, range(len(X)))
         return codes
 
     def _means(self, Z: Array, like: Any) -> Any:
         """Mean of p(x|z) of latents in public order, as the kind of table that fit saw."""
-        return self._schema.decoded(self._decode(Z, lambda model, z: model.mean(z)).astype(Z.dtype), like)
-
-    def _decode(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
-        """`function` of latents in public order, block by block, in data units."""
-        device = self._inference_device()
-        model, scale, inverse = _state.module_of(self, device), self._scale(), np.argsort(self._order)
-
-        def of(part: slice) -> np.ndarray:
-            z = torch.tensor(Z[part][:, inverse], dtype=torch.float64, device=device)
-            return scale.to_data(function(model, z).cpu().numpy())
-
-        # One thread: draws come from a generator, in order.
-        return filled(len(Z), block_rows(model, 1), of, np.float64, device, threads=False)
+        model = self._fitted()
+        found = self._inference().decoded(Z[:, np.argsort(model.order)], lambda model, z: model.mean(z))
+        return model.schema.decoded(found.astype(Z.dtype), like)
 
 
-def _mean_and_std(model: VAE, rows: Rows) -> Tensor:
-    q = posterior(model, rows)
-    return torch.stack([q.mean, q.std], dim=-1)
+def _generator(random_state: Any, inference: Inference) -> torch.Generator:
+    """A generator where the model lies, seeded by what a user gave."""
+    return make_generator(check_random_state(random_state).randint(np.iinfo(np.int32).max), inference.device)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo  # torch imports it with the first optimiser; it adds warning filters and an environment variable
+from detectors import correlated
 from hypothesis import settings
 from sklearn.datasets import load_digits, load_iris, load_wine
 from threadpoolctl import threadpool_limits
@@ -78,6 +79,14 @@ def digits():
 @pytest.fixture(scope="session")
 def binary(digits):
     return (digits > 7).astype(float)
+
+
+@pytest.fixture(scope="session")
+def new_rows():
+    """For detectors of `correlated` rows: 120 others, of which the first 20 lie elsewhere."""
+    X = correlated(120, seed=1).copy()
+    X[:20] += 4
+    return X
 
 
 @pytest.fixture(scope="session")

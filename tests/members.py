@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from helpers import seeded
 from scipy import stats
 from scipy.special import expit, log_softmax
 
@@ -23,7 +24,8 @@ from skvae import (
     Poisson,
     StudentT,
 )
-from skvae.data import Scale, column_moments, to_rows
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale, column_moments
 from skvae.likelihoods._categorical import FLOOR
 
 SIZES = [2, 3, 4]
@@ -88,20 +90,30 @@ def table(name: str, n_rows: int = 50, seed: int = 0) -> np.ndarray:
     return X * [0.5, 2.0, 30.0] + [1.0, -5.0, 1000.0]
 
 
-def density_of(name: str, X: np.ndarray, weight: np.ndarray | None = None):
-    """The density for table X in float64 with noise away from its start, its scale, and the rows in model units."""
-    member = MEMBERS[name]
+def columns_of(member, X: np.ndarray, weight: np.ndarray | None = None):
+    """The density for table X in float64 with its own start, its scale, and the rows in model units."""
     scale = member.scale(column_moments(X, weight))
     rows = to_rows(X, scale, weight, dtype=torch.float64)
     density = member.build(X.shape[1], scale).double()
     density.fit(rows)
+    return density, scale, rows
+
+
+def density_of(name: str, X: np.ndarray, weight: np.ndarray | None = None):
+    """`columns_of` a member by its name, with noise away from its start."""
+    density, scale, rows = columns_of(MEMBERS[name], X, weight)
     for p in density.parameters():
         p.data = torch.linspace(-1.5, 0.5, p.numel(), dtype=torch.float64)
     return density, scale, rows
 
 
+def unit_of(density) -> float:
+    """What the decoder's means are multiplied by, in model units."""
+    return float(getattr(density, "unit", 1.0))
+
+
 def outputs_for(density, *shape: int, seed: int = 0) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(seed)
+    rng = seeded(seed)
     return torch.randn(*shape, density.n_params, generator=rng, dtype=torch.float64)
 
 
@@ -121,7 +133,7 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
         case Mixed():
             return _side_by_side(member, density, scale, o)
         case Categorical():
-            return _categories(member.n_categories, o, density.column_mean.numpy())
+            return _categories(member.n_categories, o, density.encoding.column_mean.numpy())
         case ContinuousBernoulli():
             return _truncated_exponential(o)
         case Bernoulli():
@@ -134,13 +146,13 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
         case JohnsonSU():
             return _frozen(johnson_su(density, scale, o))
         case LogNormal():
-            centre, spread = density.centre.numpy(), density.spread.numpy()
+            centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()
             return _frozen(stats.lognorm(noise_std(density) * spread, scale=np.exp(centre + spread * o) * scale.scale))
         case Gaussian(noise="decoder"):
             mean, raw = np.split(o, 2, axis=-1)
             std = np.exp(0.5 * np.maximum(raw, density.log_floor.numpy()))
             return _frozen(stats.norm(mean * scale.scale + scale.shift, std * scale.scale))
-    mean, std = float(getattr(density, "unit", 1.0)) * o * scale.scale + scale.shift, noise_std(density) * scale.scale
+    mean, std = unit_of(density) * o * scale.scale + scale.shift, noise_std(density) * scale.scale
     match member:
         case Gaussian():
             return _frozen(stats.norm(mean, std))
@@ -158,10 +170,10 @@ def noise_std(density) -> np.ndarray:
 
 def johnson_su(density, scale: Scale, outputs: np.ndarray):
     """scipy's Johnson SU: a + b arcsinh((X - loc) / scale) is standard normal."""
-    centre, spread, unit = (getattr(density, key).numpy() for key in ("centre", "spread", "unit"))
-    b = density.tail / (spread * noise_std(density))
+    centre, spread, unit = density.encoding.centre.numpy(), density.encoding.spread.numpy(), density.unit.numpy()
+    b = density.encoding.tail / (spread * noise_std(density))
     a = -(centre + spread * unit * outputs) / (spread * noise_std(density))
-    return stats.johnsonsu(a, b, loc=scale.shift, scale=density.tail * scale.scale)
+    return stats.johnsonsu(a, b, loc=scale.shift, scale=density.encoding.tail * scale.scale)
 
 
 def _frozen(found) -> Oracle:

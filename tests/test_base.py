@@ -10,21 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import Reconstruction, make
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian, VAETransformer
-from skvae._solvers import SOLVERS
-from skvae.objectives import Objective
+from skvae._training.solvers import SOLVERS
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"  # few epochs from random weights
 METHODS = ["transform", "posterior", "reconstruct", "impute", "score_samples", "score"]
-
-
-def make(**parameters):
-    return VAETransformer(**{"n_components": 2, "max_iter": 5, "random_state": 0, **parameters})
 
 
 def same_model(first, second, X):
@@ -181,17 +177,10 @@ def test_two_rows_are_too_few_to_hold_one_out(iris):
         make(early_stopping=True).fit(iris[:2])
 
 
-class _Unwatched(Objective):
-    """A plain autoencoder: no density, nothing to watch."""
-
-    def __call__(self, model, batch, rng, epoch):
-        return {"loss": (model.mean(model.encode(batch.x)[0]) - batch.x).square().sum(-1)}
-
-
 def test_early_stopping_needs_something_to_watch(iris):
-    assert make(objective=_Unwatched()).fit(iris).validation_curve_ == []
-    with pytest.raises(ValueError, match="early_stopping=True needs a number to watch, which _Unwatched lacks"):
-        make(objective=_Unwatched(), early_stopping=True).fit(iris)
+    assert make(objective=Reconstruction()).fit(iris).validation_curve_ == []
+    with pytest.raises(ValueError, match="early_stopping=True needs a number to watch, which Reconstruction lacks"):
+        make(objective=Reconstruction(), early_stopping=True).fit(iris)
 
 
 # Divergence
@@ -238,7 +227,7 @@ def test_divergence_in_the_first_epoch_is_an_error_and_keeps_the_previous_model(
 
 
 def test_a_step_too_large_never_leaves_an_unusable_model_in_silence(iris):
-    """One step an epoch: the damage of epoch 1 shows in the loss of epoch 2 only."""
+    """One step per epoch: the damage of epoch 1 shows in the loss of epoch 2 only."""
     vae = make(learning_rate_init=1e30, batch_size=150, early_stopping=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -258,7 +247,7 @@ def test_defaults_give_no_warning(iris, wine, digits):
 
 @pytest.mark.parametrize("max_iter", [1, 2])
 def test_ending_below_the_linear_model_is_a_warning(wine, max_iter):
-    with pytest.warns(ConvergenceWarning, match=r"nats a row, below the -?[\d.]+ of the linear model of the same"):
+    with pytest.warns(ConvergenceWarning, match=r"nats per row, below the -?[\d.]+ of the linear model of the same"):
         make(init="random", max_iter=max_iter).fit(wine)
 
 
@@ -428,7 +417,7 @@ def test_a_network_of_the_wrong_width_is_a_clear_error(iris, part):
 
 
 def test_two_players_cannot_share_a_parameter(iris):
-    class Shared(_Unwatched):
+    class Shared(Reconstruction):
         def players(self, model):
             return 2 * super().players(model)
 
@@ -682,7 +671,7 @@ def test_a_network_may_be_made_from_another_fitted_model(iris):
 
 
 def test_diagnostics_stand_for_the_whole_of_a_sorted_table(monkeypatch):
-    monkeypatch.setattr("skvae._base.DIAGNOSTIC_ROWS", 50)
+    monkeypatch.setattr("skvae._fit.DIAGNOSTIC_ROWS", 50)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 1)) @ rng.normal(size=(1, 5)) + 0.1 * rng.normal(size=(400, 5))
     X = X[np.argsort(X[:, 0])]

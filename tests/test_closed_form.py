@@ -10,6 +10,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, scale_of, seeded
 from scipy.linalg import subspace_angles
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -20,9 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from skvae import ELBO, IWAE, Bernoulli, Gaussian, VAETransformer
-from skvae.data import Scale, to_rows
 
-# Maximum of the mean log-likelihood a row of probabilistic PCA, in nats (float64, from the eigenvalues).
+# Maximum of the mean log-likelihood per row of probabilistic PCA, in nats (float64, from the eigenvalues).
 MAXIMA = {
     ("digits", 2): 0.005707,
     ("digits", 5): 8.907637,
@@ -83,7 +83,7 @@ def exact_bound_and_likelihood(vae, X):
     E_q[log p(x|z)] = log p(x|mu) - 1/2 sum_jd W_dj^2 sigma_j^2 / psi_d.
     """
     W, b, E, c = affine_maps(vae)
-    x = (X - vae._shift) / vae.scale_
+    x = scale_of(vae).to_model(X)
     psi = np.broadcast_to(vae.noise_variance_ / vae.scale_**2, b.shape)
     mu, log_var = np.split(x @ E.T + c, 2, axis=1)
     distance = ((x - mu @ W.T - b) ** 2 / psi).sum(1) + (np.exp(log_var) @ (W.T**2 / psi)).sum(1)
@@ -289,7 +289,7 @@ def decoded_log_prob(vae, X, z):
         )
     n_features = X.shape[1]
     unit = getattr(vae.module_.likelihood, "unit", torch.ones(1)).numpy()
-    mean = unit * outputs[:, :n_features] * vae.scale_ + vae._shift
+    mean = scale_of(vae).to_data(unit * outputs[:, :n_features])
     if vae.likelihood.noise == "decoder":
         variance = np.maximum(np.exp(outputs[:, n_features:]), vae.likelihood.noise_floor) * vae.scale_**2
     else:
@@ -346,11 +346,7 @@ def model_and_rows(likelihood=None, n_components=2, n_rows=200, missing=0.0):
     if missing:
         X[np.random.default_rng(0).random(X.shape) < missing] = np.nan
     model = copy.deepcopy(vae.module_).requires_grad_(True)
-    return model, to_rows(X, Scale(vae._shift, vae.scale_), dtype=torch.float64)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return model, rows_of(vae, X)
 
 
 @every_likelihood
@@ -438,7 +434,7 @@ def test_draws_of_the_posterior_have_its_standard_deviation():
     with torch.no_grad():
         mu, log_var = model.encode(rows.x)
         variance = (mu + torch.exp(0.5 * log_var) * eps).var(0)
-        weights = model.log_weights(rows.x[:1], eps[:2000])
+        weights = model.log_weights(rows.x[:1], eps[:2000]).total
         z = mu[:1] + torch.exp(0.5 * log_var[:1]) * eps[:2000]
         q = torch.distributions.Normal(mu[:1], torch.exp(0.5 * log_var[:1])).log_prob(z).sum(-1)
         p = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)

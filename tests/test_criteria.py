@@ -7,14 +7,18 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, scale_of
 from scipy import stats
 from scipy.special import expit, log_softmax, logsumexp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from skvae import Gaussian, JohnsonSU, VAEAnomalyDetector
-from skvae.criteria import COMPLETIONS, CRITERIA, DRAWN, MOST_DIFFERENCE, contributions, explained, nearest
-from skvae.data import Rows, to_rows
-from skvae.scores import log_likelihood, normal_rule, posterior, quasi_normal
+from skvae import Bernoulli, Gaussian, JohnsonSU, VAEAnomalyDetector
+from skvae._inference.criteria import CRITERIA, DRAWN
+from skvae._inference.explain import COMPLETIONS, MOST_DIFFERENCE, contributions, explained, nearest
+from skvae._inference.posterior import posterior
+from skvae._inference.quadrature import normal_rule, quasi_normal
+from skvae._inference.scores import log_likelihood
+from skvae._tables.batches import Batch, to_rows
 
 D = 5
 LIKELIHOODS = {
@@ -22,7 +26,7 @@ LIKELIHOODS = {
     "feature": Gaussian(),
     "shared": Gaussian("shared"),
     "decoder": Gaussian("decoder"),
-    "bernoulli": "bernoulli",
+    "bernoulli": Bernoulli(),
 }
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 every_likelihood = pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -63,19 +67,19 @@ def new_rows(likelihood, n_rows=25):
 
 def encoded(detector, X):
     """Mean and standard deviation of q(z|x) by the encoder: two arrays (N, J)."""
-    x = to_rows(X, detector._scale(), dtype=torch.float64).x
+    x = rows_of(detector, X).x
     mu, log_var = detector.module_.encode(x)
     return mu.numpy(), np.exp(0.5 * log_var.numpy())
 
 
 def decoded(detector, z):
     """p(x|z) as a frozen scipy distribution in data units, for latents (..., J)."""
-    density, shift, scale = detector.module_.likelihood, detector._shift, detector.scale_
+    density, shift, scale = detector.module_.likelihood, scale_of(detector).shift, detector.scale_
     outputs = detector.module_.params(torch.tensor(z)).numpy()
-    kind = type(detector._parts["likelihood"]).__name__
+    kind = type(detector.likelihood).__name__
     if kind == "Bernoulli":
         return stats.bernoulli(expit(outputs))
-    if detector._parts["likelihood"].get_params().get("noise") == "decoder":
+    if detector.likelihood.get_params().get("noise") == "decoder":
         log_var = np.maximum(outputs[..., D:], density.log_floor.numpy())
         return stats.norm(outputs[..., :D] * scale + shift, np.exp(0.5 * log_var) * scale)
     n = len(density.log_noise)
@@ -83,7 +87,7 @@ def decoded(detector, z):
     mean = outputs * (density.unit.numpy() if hasattr(density, "unit") else 1.0)
     if kind == "Gaussian":
         return stats.norm(mean * scale + shift, std * scale)
-    centre, spread = density.centre.numpy(), density.spread.numpy()
+    centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()
     return stats.johnsonsu(-(centre + spread * mean) / (spread * std), 2 / (spread * std), loc=shift, scale=2 * scale)
 
 
@@ -173,8 +177,8 @@ def test_the_registry_names_these_criteria():
 def test_a_criterion_is_its_formula(name, likelihood, n_components):
     """Of new rows, in data units, with one and two latents by quadrature and with three by draws."""
     detector, X = fitted(likelihood, n_components=n_components), new_rows(likelihood)
-    rows = to_rows(X, detector._scale(), dtype=torch.float64)
-    found = CRITERIA[name](detector.module_, rows, detector._view()).numpy()
+    rows = rows_of(detector, X)
+    found = CRITERIA[name](detector.module_, rows, detector._normality().view(detector._inference())).numpy()
     features, latents = ORACLES[name](detector, X)
     np.testing.assert_allclose(found[:, :-1], features, rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(found[:, -1], latents, rtol=1e-7, atol=1e-7)
@@ -191,17 +195,17 @@ def test_the_detectors_score_is_its_criterions_formula(name):
 @every_criterion
 def test_contributions_sum_to_the_score(name, likelihood):
     detector, X = fitted(likelihood, name), new_rows(likelihood)
-    found = detector._contributions(X)
+    found = detector._normality().contributions(detector._inference(), X)
     assert found.shape == (len(X), D + 1)
     np.testing.assert_allclose(found.sum(1), detector.score_samples(X), rtol=1e-9, atol=1e-9)
-    shared = detector._contributions(X, share_out=True)
+    shared = detector._normality().explanations(detector._inference(), X)
     np.testing.assert_allclose(shared.sum(1), detector.score_samples(X), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("likelihood", ["johnson_su", "feature"])
 def test_the_likelihood_criterion_is_score_samples_of_the_transformer(likelihood):
     detector, X = fitted(likelihood, "log_likelihood"), new_rows(likelihood)
-    rows = to_rows(X, detector._scale(), dtype=torch.float64)
+    rows = rows_of(detector, X)
     rule = normal_rule(detector.n_draws, 3, detector._seed)
     expected = log_likelihood(detector.module_, rows, rule).numpy()
     np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-9)
@@ -215,7 +219,11 @@ def test_draws_stand_for_the_mean_over_the_posterior(name):
     z = mu + sigma * np.random.default_rng(0).normal(size=(20_000, *mu.shape))
     mean = log_prob(detector, z, X).sum(-1).mean(0)
     kl = 0.5 * (mu**2 + sigma**2 - 1 - 2 * np.log(sigma)).sum(1) if name == "elbo" else 0.0
-    found = CRITERIA[name](detector.module_, to_rows(X, detector._scale(), dtype=torch.float64), detector._view())
+    found = CRITERIA[name](
+        detector.module_,
+        rows_of(detector, X),
+        detector._normality().view(detector._inference()),
+    )
     np.testing.assert_allclose(found.sum(1).numpy()[1:], (mean - kl)[1:], atol=0.2)
 
 
@@ -248,8 +256,8 @@ def test_a_known_row_is_judged_by_the_others_codes(name):
 def test_other_criteria_know_no_codes():
     for name in CRITERIA.keys() - {"aggregated", "latent"}:
         detector, X = fitted(criterion=name), new_rows("johnson_su")
-        rows = to_rows(X, detector._scale(), dtype=torch.float64)
-        view = detector._view()
+        rows = rows_of(detector, X)
+        view = detector._normality().view(detector._inference())
         moved = view._replace(codes=view.codes._replace(mean=view.codes.mean + 1))
         found = [CRITERIA[name](detector.module_, rows, v) for v in (view, moved)]
         assert torch.equal(*found), name
@@ -267,8 +275,8 @@ def with_gaps(X, share=0.3, seed=0):
 @every_criterion
 def test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_are(name):
     detector, X = fitted(criterion=name), with_gaps(new_rows("johnson_su"))
-    model, view = detector.module_, detector._view()
-    rows = to_rows(X, detector._scale(), dtype=torch.float64)
+    model, view = detector.module_, detector._normality().view(detector._inference())
+    rows = rows_of(detector, X)
     typical = torch.arange(D + 1.0, dtype=torch.float64)
     found = contributions(CRITERIA[name], model, rows, view, typical)
     draws = quasi_normal(COMPLETIONS, 3, detector._seed)
@@ -278,7 +286,7 @@ def test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_a
         q = posterior(model, row)
         guesses = [model.mean(q.mean + (q.factor @ eps)) for eps in draws]
         copies = [torch.where(torch.tensor(missing), guess, row.x) for guess in guesses]
-        expected = torch.stack([CRITERIA[name](model, Rows(copy), view)[0] for copy in copies]).mean(0)
+        expected = torch.stack([CRITERIA[name](model, Batch(copy), view)[0] for copy in copies]).mean(0)
         expected[:-1][missing] = typical[:-1][missing]
         torch.testing.assert_close(found[i], expected, rtol=1e-9, atol=1e-9)
 
@@ -287,10 +295,15 @@ def test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_a
 @pytest.mark.parametrize("share_out", [False, True])
 def test_a_block_may_hold_rows_with_gaps_only_or_none(name, share_out):
     detector, X = fitted(criterion=name), with_gaps(new_rows("johnson_su"))
-    whole = detector._contributions(X, share_out=share_out)
+
+    def look(rows):
+        normality, inference = detector._normality(), detector._inference()
+        return (normality.explanations if share_out else normality.contributions)(inference, rows)
+
+    whole = look(X)
     assert np.isfinite(whole).all()
     for part in (np.flatnonzero(np.isnan(X).any(axis=1)), np.flatnonzero(~np.isnan(X).any(axis=1)), [1]):
-        np.testing.assert_allclose(detector._contributions(X[part], share_out=share_out), whole[part], atol=1e-7)
+        np.testing.assert_allclose(look(X[part]), whole[part], atol=1e-7)
 
 
 # Explanations
@@ -298,18 +311,24 @@ def test_a_block_may_hold_rows_with_gaps_only_or_none(name, share_out):
 
 def test_the_nearest_row_is_that_of_the_smallest_capped_distance():
     detector, X = fitted(), new_rows("johnson_su")
-    model, scale = detector.module_, detector._scale()
+    model, scale = detector.module_, scale_of(detector)
     rows = to_rows(X, scale, dtype=torch.float64)
     mean = model.mean(torch.tensor(detector._codes["mean"]))
-    seen, codes = (model.likelihood.encode_input(x).numpy() for x in (rows.x, mean))
+    seen, codes = (model.likelihood.encoding.encode(x).numpy() for x in (rows.x, mean))
     distance = (np.minimum(np.abs(seen[:, None] - codes), MOST_DIFFERENCE) ** 2).sum(axis=-1)
     expected = mean[distance.argmin(axis=1)]
-    torch.testing.assert_close(nearest(model, rows, detector._view()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        nearest(model, rows, detector._normality().view(detector._inference())), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_one_absurd_cell_does_not_choose_the_nearest_row():
     detector, X = fitted(), new_rows("johnson_su")
-    model, scale, view = detector.module_, detector._scale(), detector._view()
+    model, scale, view = (
+        detector.module_,
+        scale_of(detector),
+        detector._normality().view(detector._inference()),
+    )
     far, farther = X.copy(), X.copy()
     far[:, 0], farther[:, 0] = 1e6, 1e30
     found = [nearest(model, to_rows(rows, scale, dtype=torch.float64), view) for rows in (far, farther)]
@@ -318,8 +337,8 @@ def test_one_absurd_cell_does_not_choose_the_nearest_row():
 
 def test_a_known_rows_nearest_is_another():
     detector = fitted()
-    rows = to_rows(table(), detector._scale(), dtype=torch.float64)
-    found = nearest(detector.module_, rows, detector._view())
+    rows = rows_of(detector, table())
+    found = nearest(detector.module_, rows, detector._normality().view(detector._inference()))
     own = detector.module_.mean(torch.tensor(detector._codes["mean"]))
     assert (found - own).abs().amax(dim=1).min() > 1e-6
 
@@ -329,11 +348,15 @@ def test_a_known_rows_nearest_is_another():
 def test_what_is_shared_out_is_the_rise_from_the_nearest_row(name, likelihood):
     """Integrated gradients are complete: the latents keep what they say of the nearest row itself."""
     detector, X = fitted(likelihood), new_rows(likelihood)[1:]
-    rows, model, view = to_rows(X, detector._scale(), dtype=torch.float64), detector.module_, detector._view()
+    rows, model, view = (
+        rows_of(detector, X),
+        detector.module_,
+        detector._normality().view(detector._inference()),
+    )
     criterion = CRITERIA[name]
     plain, found = criterion(model, rows, view), explained(criterion, model, rows, view)
     torch.testing.assert_close(found.sum(1), plain.sum(1), rtol=1e-9, atol=1e-9)
-    start = criterion(model, Rows(nearest(model, rows, view)), view)[:, -1]
+    start = criterion(model, Batch(nearest(model, rows, view)), view)[:, -1]
     # Eight points of a path through a mixture of 80 codes are good to a few per cent of a nat or of the rise.
     torch.testing.assert_close(found[:, -1], start, rtol=0.05, atol=0.3)
 
@@ -341,7 +364,11 @@ def test_what_is_shared_out_is_the_rise_from_the_nearest_row(name, likelihood):
 def test_what_is_shared_out_is_the_integral_of_the_gradient():
     """By finite differences at 400 points of the path."""
     detector, X = fitted("feature", "elbo"), new_rows("feature")[1:6]
-    rows, model, view = to_rows(X, detector._scale(), dtype=torch.float64), detector.module_, detector._view()
+    rows, model, view = (
+        rows_of(detector, X),
+        detector.module_,
+        detector._normality().view(detector._inference()),
+    )
     criterion = CRITERIA["elbo"]
     found = (explained(criterion, model, rows, view) - criterion(model, rows, view))[:, :-1]
     start = nearest(model, rows, view)
@@ -352,7 +379,7 @@ def test_what_is_shared_out_is_the_integral_of_the_gradient():
             up, down = x.clone(), x.clone()
             up[:, d] += step
             down[:, d] -= step
-            rise = criterion(model, Rows(up), view)[:, -1] - criterion(model, Rows(down), view)[:, -1]
+            rise = criterion(model, Batch(up), view)[:, -1] - criterion(model, Batch(down), view)[:, -1]
             expected[:, d] += rise / (2 * step) * way[:, d] / 400
     torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
 
@@ -360,7 +387,10 @@ def test_what_is_shared_out_is_the_integral_of_the_gradient():
 @pytest.mark.parametrize("name", ["reconstruction", "reconstruction_data", "reconstruction_probability"])
 def test_without_a_latent_part_there_is_nothing_to_share_out(name):
     detector, X = fitted(), new_rows("johnson_su")
-    rows, view = to_rows(X, detector._scale(), dtype=torch.float64), detector._view()
+    rows, view = (
+        rows_of(detector, X),
+        detector._normality().view(detector._inference()),
+    )
     plain = CRITERIA[name](detector.module_, rows, view)
     torch.testing.assert_close(explained(CRITERIA[name], detector.module_, rows, view), plain, rtol=0, atol=0)
     assert torch.equal(plain[:, -1], torch.zeros(len(X), dtype=torch.float64))

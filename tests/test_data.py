@@ -1,10 +1,14 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from skvae._tables.batches import Batch, to_rows
+from skvae._tables.containers import unpack_container
+from skvae._tables.moments import ColumnSums, Scale, column_moments, reduce_blocks
 from skvae._torch import make_generator
-from skvae.data import Rows, Scale, column_moments, to_rows, unpack_container
 
 
 def test_moments_are_those_of_standard_scaler(wine):
@@ -70,6 +74,43 @@ def test_moments_leave_their_input_alone(iris):
     np.testing.assert_array_equal(X, iris)
 
 
+def cut(*values):
+    """Blocks of uneven sizes: none of the rows, one, many."""
+    ends = [0, 0, 1, 30, 31, len(values[0])]
+    return [tuple(v[a:b] for v in values) for a, b in pairwise(ends)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("factor", [1e-307, 1.0, 1e305])
+def test_sums_of_blocks_add_up_to_those_of_all_rows(wine, factor, weighted):
+    rng = np.random.default_rng(0)
+    X = np.where(rng.random(wine.shape) < 0.3, np.nan, wine * factor)
+    X[:, 1], X[:40, 2], X[40:, 2] = np.nan, 0.0, 1e-300  # without a value; orders of magnitude apart
+    weight = rng.integers(3, size=len(X)) * 0.7 if weighted else np.ones(len(X))
+    found, whole = reduce_blocks(cut(X, weight), lambda block: ColumnSums.of(*block)), ColumnSums.of(X, weight)
+    assert found.n_rows == whole.n_rows == (weight > 0).sum()
+    assert found.empty.tolist() == whole.empty.tolist() == [column == 1 for column in range(13)]
+    for name in ("low", "high", "exponent"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+    np.testing.assert_allclose(found.mass, whole.mass, rtol=1e-14)
+    for mine, other in zip(found.moments, whole.moments, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-12)
+
+
+def test_rows_of_weight_0_do_not_count(iris):
+    weight = np.arange(len(iris)) % 3.0
+    some, kept = ColumnSums.of(iris, weight), ColumnSums.of(iris[weight > 0], weight[weight > 0])
+    assert some.low.tolist() == kept.low.tolist()
+    assert some.moments.mean.tolist() == kept.moments.mean.tolist()
+    assert some.n_rows == 100
+
+
+def test_partial_sums_may_be_tuples_of_numbers_and_arrays():
+    total, squares = reduce_blocks(range(4), lambda i: (i, np.full(2, i**2)))
+    assert total == 6
+    assert squares.tolist() == [14, 14]
+
+
 def test_scale_there_and_back(wine):
     scale = Scale(wine.mean(axis=0), wine.std(axis=0))
     np.testing.assert_allclose(scale.to_data(scale.to_model(wine)), wine, rtol=1e-12)
@@ -87,13 +128,25 @@ def test_rows_hold_zero_and_a_mask_where_a_cell_is_missing():
     assert rows.x.dtype == rows.mask.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_rows_are_a_copy_whatever_the_units(dtype, shift):
+    X = np.array([[1.0, np.nan], [3.0, 4.0]], dtype=dtype)
+    before = X.copy()
+    rows = to_rows(X, Scale(np.full(2, shift), np.ones(2)))
+    assert rows.x.dtype == torch.float32
+    np.testing.assert_array_equal(rows.x.numpy(), np.where(np.isnan(X), 0, X - shift))
+    rows.x.fill_(9.0)
+    np.testing.assert_array_equal(X, before)
+
+
 def test_rows_without_gaps_need_no_mask(iris):
     assert to_rows(iris, Scale(np.zeros(4), np.ones(4))).mask is None
 
 
 @pytest.mark.parametrize(("n_rows", "batch_size"), [(1, 32), (10, 10), (33, 32), (100, 32), (7, 1), (65, 64)])
 def test_batches_are_even_and_drop_no_row(n_rows, batch_size):
-    rows = Rows(torch.arange(float(n_rows))[:, None])
+    rows = Batch(torch.arange(float(n_rows))[:, None])
     batches = list(rows.batches(batch_size, make_generator(0)))
     sizes = [len(batch) for batch in batches]
     assert max(sizes) - min(sizes) <= 1
@@ -104,7 +157,7 @@ def test_batches_are_even_and_drop_no_row(n_rows, batch_size):
 
 def test_batches_carry_what_belongs_to_a_row():
     numbers = torch.arange(20.0)
-    rows = Rows(numbers[:, None], mask=numbers[:, None] + 100, weight=numbers + 200, y=numbers + 300)
+    rows = Batch(numbers[:, None], mask=numbers[:, None] + 100, weight=numbers + 200, y=numbers + 300)
     for batch in rows.batches(6, make_generator(0)):
         assert torch.equal(batch.mask, batch.x + 100)
         assert torch.equal(batch.weight, batch.x[:, 0] + 200)
@@ -112,7 +165,7 @@ def test_batches_carry_what_belongs_to_a_row():
 
 
 def test_batches_are_shuffled_anew_by_their_generator_alone():
-    rows, rng = Rows(torch.arange(50.0)[:, None]), make_generator(0)
+    rows, rng = Batch(torch.arange(50.0)[:, None]), make_generator(0)
     first, second = (torch.cat([b.x for b in rows.batches(10, rng)]) for _ in range(2))
     again = torch.cat([b.x for b in rows.batches(10, make_generator(0))])
     assert torch.equal(first, again)
@@ -120,7 +173,7 @@ def test_batches_are_shuffled_anew_by_their_generator_alone():
 
 
 def test_blocks_keep_the_order():
-    rows = Rows(torch.arange(10.0)[:, None])
+    rows = Batch(torch.arange(10.0)[:, None])
     blocks = list(rows.blocks(4))
     assert [len(block) for block in blocks] == [4, 4, 2]
     assert torch.equal(torch.cat([block.x for block in blocks]), rows.x)
@@ -128,7 +181,7 @@ def test_blocks_keep_the_order():
 
 def test_mean_is_weighted_and_lets_scalars_pass():
     values = torch.tensor([[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]])
-    plain, weighted = Rows(torch.zeros(3, 2)), Rows(torch.zeros(3, 2), weight=torch.tensor([0.5, 2.0, 0.5]))
+    plain, weighted = Batch(torch.zeros(3, 2)), Batch(torch.zeros(3, 2), weight=torch.tensor([0.5, 2.0, 0.5]))
     assert plain.mean(values).tolist() == [3.0, 30.0]
     assert weighted.mean(values).tolist() == [2.5, 25.0]
     assert weighted.mean(torch.tensor(4.0)) == 4.0

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from members import MEMBERS, table
 from torch import nn
 
@@ -25,19 +26,22 @@ from skvae import (
     Poisson,
     StudentT,
     VAETransformer,
-    _dense,
 )
 from skvae import Laplace as LaplaceNoise
-from skvae._held_out import held_out_mean
+from skvae._flat import FlatParameters, block
 from skvae._state import Blueprint
-from skvae._torch import SINGLE_THREAD_PRODUCT
-from skvae.data import Rows, Scale, Table, to_rows
-from skvae.likelihoods import Cells, Density
-from skvae.likelihoods._gaussian import FeatureNoise
+from skvae._tables.batches import ArrayTable, Batch, to_rows
+from skvae._tables.moments import Scale
+from skvae._torch import SINGLE_THREAD_PRODUCT, build_seeded
+from skvae._training import engine
+from skvae._training.held_out import held_out_mean
+from skvae._training.parameters import make_players
+from skvae._training.steps import AutogradStep, make_step
+from skvae.likelihoods import CellWeights, LikelihoodModule
+from skvae.likelihoods._location_scale import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
 from skvae.objectives import OnePass
 from skvae.priors import Mixture, Normal
-from skvae.training import AutogradStep, make_players, make_step
 
 D, J = 5, 3
 LIKELIHOODS = {
@@ -81,10 +85,6 @@ NETWORKS = [
 ]
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def make_model(likelihood, objective, encoder, decoder=None, prior=None):
     """A float64 model with weights anywhere, some noises below their floor and some codes out of range."""
     scale = Scale(np.zeros(D), np.exp(np.arange(D) / 3))
@@ -97,14 +97,14 @@ def make_model(likelihood, objective, encoder, decoder=None, prior=None):
         for name in ("log_noise", "log_dispersion"):
             if hasattr(part, name):
                 getattr(part, name).data[0] = -20.0
-        if hasattr(part, "unit"):
+        if getattr(part, "shared_noise", False):
             part.unit.fill_(0.3)
-        if hasattr(part, "spread"):
-            part.centre.copy_(torch.linspace(-0.3, 0.4, D))
-            part.spread.copy_(torch.linspace(0.4, 1.6, D))
-        if hasattr(part, "pooled_std"):
-            part.column_mean.copy_(torch.linspace(0.2, 0.7, part.n_inputs))
-            part.pooled_std.fill_(0.4)
+        if hasattr(part.encoding, "spread"):
+            part.encoding.centre.copy_(torch.linspace(-0.3, 0.4, part.n_features))
+            part.encoding.spread.copy_(torch.linspace(0.4, 1.6, part.n_features))
+        if hasattr(part.encoding, "pooled_std"):
+            part.encoding.column_mean.copy_(torch.linspace(0.2, 0.7, part.encoding.n_inputs))
+            part.encoding.pooled_std.fill_(0.4)
     return model
 
 
@@ -113,7 +113,7 @@ def make_rows(n_rows, missing=False, weighted=False):
     x = torch.rand(n_rows, D, generator=rng, dtype=torch.float64)
     mask = (torch.rand(n_rows, D, generator=rng) > 0.3).double() if missing else None
     weight = torch.rand(n_rows, generator=rng, dtype=torch.float64) if weighted else None
-    return Rows(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
+    return Batch(x if mask is None else x * mask, mask, None if weight is None else weight / weight.mean())
 
 
 def assert_same_step(model, objective, rows, epoch=2):
@@ -123,15 +123,15 @@ def assert_same_step(model, objective, rows, epoch=2):
     reference(rows, seeded(5), epoch, player)
     expected, wanted = player.vector.grad.clone(), reference.take_means()
     for size in (0, SINGLE_THREAD_PRODUCT):
-        engine = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
-        engine.largest_product = lambda n_rows, size=size: size
+        dense = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
+        dense.largest_product = lambda n_rows, size=size: size
         player.vector.grad.fill_(9.0)  # every entry must be set, not added to
         with torch.no_grad():
-            engine(engine.prepared(rows), seeded(5), epoch)
-        (work,) = engine.workspaces.values()
-        assert work.xp is (np if engine.pure and size == 0 else torch)
+            dense(dense.prepared(rows), seeded(5), epoch)
+        (work,) = dense.workspaces.values()
+        assert work.xp is (np if dense.pure and size == 0 else torch)
         torch.testing.assert_close(player.vector.grad, expected, rtol=1e-9, atol=1e-12)
-        terms = engine.take_means()
+        terms = dense.take_means()
         assert terms.keys() == wanted.keys()
         for name in wanted:
             torch.testing.assert_close(terms[name], wanted[name], rtol=1e-10, atol=1e-11, msg=name)
@@ -194,7 +194,7 @@ def test_an_objective_or_prior_without_a_gradient_gives_autograds(name, likeliho
     if name == "head" and likelihood == "categorical":
         objective = Headed(n_draws=2)
     model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"), prior=prior)
-    assert _dense.understands(model, objective)
+    assert engine.understands(model, objective)
     assert_same_step(model, objective, make_rows(9, missing, weighted=True))
 
 
@@ -224,7 +224,7 @@ def test_a_users_module_is_a_block_inside_the_step(likelihood, place):
     assert_same_step(model, ELBO(n_draws=2), make_rows(8, missing=True))
 
 
-class LaplaceDensity(Density):
+class LaplaceDensity(LikelihoodModule):
     """A likelihood that states no gradient of its own."""
 
     def __init__(self, n_features):
@@ -240,9 +240,6 @@ class LaplaceDensity(Density):
     def sample(self, outputs, rng):
         raise NotImplementedError
 
-    def baseline(self, rows, cov, n_components):
-        raise NotImplementedError
-
 
 class Laplace(Gaussian):
     def build(self, n_features, scale):
@@ -255,18 +252,19 @@ def test_a_likelihood_without_a_gradient_goes_through_autograd():
 
 
 class HalfDensity(FeatureNoise):
-    """Half of a Gaussian's log density, and its own gradient of it: the base's other form of it must not be taken."""
+    """Half of a Gaussian's log density, and its own gradient of it."""
 
     def log_prob(self, outputs, x):
         return 0.5 * super().log_prob(outputs, x)
 
-    def nll_gradient(self, outputs, x, cells):
-        return super().nll_gradient(outputs, x, Cells(0.5 * cells.mass, 0.5 * cells.total))
+    def gradient(self, xp):
+        of_gaussian = super().gradient(xp)
+        return lambda outputs, x, cells: of_gaussian(outputs, x, CellWeights(0.5 * cells.mass, 0.5 * cells.total))
 
 
 class Half(Gaussian):
     def build(self, n_features, scale):
-        return HalfDensity(n_features, scale, self.noise_floor)
+        return HalfDensity(scale, self.noise_floor)
 
 
 def test_a_subclass_that_states_a_gradient_is_asked_for_it():
@@ -281,12 +279,12 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     objective = OBJECTIVES[name]
     model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"))
     (player,) = make_players(model, objective, lambda parameters: None)
-    step = _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+    step = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
     rows = make_rows(33, missing, weighted)
     expected = held_out_mean(model, objective, rows, 3)
     judge = step.held_out_mean(rows, 3)
     assert judge() == judge() == pytest.approx(expected, rel=1e-9)
-    monkeypatch.setattr(_dense, "JUDGED_NUMBERS", 0)  # tables too large to keep their draws
+    monkeypatch.setattr(engine, "HELD_OUT_NUMBERS", 0)  # tables too large to keep their draws
     again = step.held_out_mean(rows, 3)
     assert again() == again() == pytest.approx(expected, rel=1e-9)
     player.vector.data.mul_(1.1)  # the weights of the moment
@@ -298,19 +296,26 @@ def test_a_large_table_is_put_in_the_encoders_form_batch_by_batch():
     scale = Scale(np.zeros(D), np.ones(D))
     density = JohnsonSU().build(D, scale)
     density.fit(to_rows(X, scale))
-    small, large = (_dense.prepared(density, rows) for rows in (to_rows(X, scale), Table(X, scale)))
+    small, large = (rows.mapped(density.step_input) for rows in (to_rows(X, scale), ArrayTable(X, scale)))
     assert len(large) == 40
     for one, other in zip(small.batches(7, seeded()), large.batches(7, seeded()), strict=True):
         torch.testing.assert_close(one.x, other.x)
     torch.testing.assert_close(large.take(torch.tensor([3, 5])).x, small.x[[3, 5]])
-    torch.testing.assert_close(small.x, density.encode_input(to_rows(X, scale).x))
+    torch.testing.assert_close(small.x, density.encoding.encode(to_rows(X, scale).x))
 
 
-def test_an_epoch_of_uneven_batches_has_the_same_means():
-    model = make_model(Gaussian(), ELBO(), MLP((6,)))
-    (player,) = make_players(model, ELBO(), lambda parameters: None)
-    steps = [AutogradStep(model, ELBO(), [player]), make_step(model, ELBO(), [player])]
-    rows = make_rows(33, weighted=True)
+@pytest.mark.parametrize("objective", ["elbo", "draws", "input noise"])
+@pytest.mark.parametrize("likelihood", ["feature", "johnson_su", "log_normal", "mixed warp"])
+def test_an_epoch_of_uneven_batches_has_the_same_means(likelihood, objective):
+    """What a warp adds to the loss is that of the table, or of rows that get noise in every step."""
+    objective = OBJECTIVES[objective]
+    likelihood = {**LIKELIHOODS, "mixed warp": Mixed([("gaussian", [3, 0]), ("log_normal", [4, 1]), ("poisson", [2])])}[
+        likelihood
+    ]
+    model = make_model(likelihood, objective, MLP((6,)))
+    (player,) = make_players(model, objective, lambda parameters: None)
+    steps = [AutogradStep(model, objective, [player]), make_step(model, objective, [player])]
+    rows = make_rows(33, missing=True, weighted=True)
     means = []
     for step in steps:
         rng = seeded(3)
@@ -320,6 +325,25 @@ def test_an_epoch_of_uneven_batches_has_the_same_means():
         means.append(step.take_means())
     for name, value in means[0].items():
         torch.testing.assert_close(means[1][name], value)
+
+
+def test_a_layer_whose_parts_lie_apart_is_no_block():
+    """What encoder and decoder agree on with training is owned, and asserted, by one function."""
+    network = build_seeded(lambda: MLP((3,)).build_encoder(4, 2), seeded())
+    first, last = network.body[0], network.body[2]
+    vector = FlatParameters(list(network.parameters())).vector.data
+    assert block(vector, [first]).shape == (5, 3)
+    both = block(vector, [last, network.linear])
+    torch.testing.assert_close(
+        both, torch.cat([last.weight.t(), last.bias[None], network.linear.weight.t(), network.linear.bias[None]])
+    )
+    both.fill_(7.0)
+    assert bool((network.linear.bias == 7).all())
+    with pytest.raises(AssertionError, match="side by side"):
+        block(vector, [first, network.linear])
+    plain = build_seeded(lambda: nn.Linear(4, 3), seeded())
+    with pytest.raises(AssertionError, match="inputs by outputs"):
+        block(FlatParameters(list(plain.parameters())).vector.data, [plain])
 
 
 # The choice
@@ -340,10 +364,10 @@ class OwnELBO(ELBO):
 @pytest.mark.parametrize(
     ("objective", "encoder", "decoder", "expected"),
     [
-        (ELBO(), MLP(), None, _dense.DenseStep),
-        (ELBO(), MLP((3,), "logistic"), None, _dense.DenseStep),
-        (ELBO(input_noise=0.1), MLP(), None, _dense.DenseStep),
-        (ELBO(), MLP(), Supplied(Cubic), _dense.DenseStep),
+        (ELBO(), MLP(), None, engine.DenseStep),
+        (ELBO(), MLP((3,), "logistic"), None, engine.DenseStep),
+        (ELBO(input_noise=0.1), MLP(), None, engine.DenseStep),
+        (ELBO(), MLP(), Supplied(Cubic), engine.DenseStep),
         (ELBO(), Supplied(Cubic), Supplied(Cubic), AutogradStep),
         (ELBO(), MLP((3,), lambda: nn.ELU(alpha=0.5)), None, AutogradStep),
         (ELBO(), MLP((3,), nn.Hardtanh), None, AutogradStep),
@@ -358,9 +382,9 @@ def test_the_engine_takes_what_it_knows(objective, encoder, decoder, expected):
 def test_parts_that_share_a_parameter_go_through_autograd():
     model = make_model(Gaussian(), ELBO(), MLP(()))
     model.decoder.linear.bias = nn.Parameter(model.decoder.linear.bias.data)
-    assert _dense.understands(model, ELBO())
+    assert engine.understands(model, ELBO())
     model.likelihood.log_noise = model.decoder.linear.bias
-    assert not _dense.understands(model, ELBO())
+    assert not engine.understands(model, ELBO())
 
 
 def test_verbose_names_the_step(capsys):
@@ -376,8 +400,8 @@ def test_verbose_names_the_step(capsys):
 def fits_by_both(vae, X, monkeypatch):
     """A fit without a graph and one by autograd: scores and losses of both."""
     found = []
-    for understands in (_dense.understands, lambda model, objective: False):
-        monkeypatch.setattr(_dense, "understands", understands)
+    for understands in (engine.understands, lambda model, objective: False):
+        monkeypatch.setattr(engine, "understands", understands)
         found.append((vae.fit(X).score_samples(X), vae.loss_curve_))
     return found
 

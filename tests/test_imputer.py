@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import scale_of
 from sklearn.base import clone
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
@@ -36,7 +37,7 @@ def linear(noise, X):
 def covariance_of(vae):
     """Mean and covariance of a linear model's X."""
     z = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()
-    mean = vae._scale().to_data(vae.module_.mean(z).numpy())
+    mean = scale_of(vae).to_data(vae.module_.mean(z).numpy())
     W = (mean[1:] - mean[0]).T
     return mean[0], W @ W.T + np.diag(np.broadcast_to(vae.noise_variance_, len(W)))
 
@@ -99,7 +100,7 @@ def mixed_model():
 
 def expected_given(vae, row):
     """E[x | the row's present cells] in data units: means, and each category's probability, by a sum over z."""
-    model, scale = vae.module_, vae._scale()
+    model, scale = vae.module_, scale_of(vae)
     z = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
     present = torch.tensor(~np.isnan(row))
     x = torch.tensor(scale.to_model(np.nan_to_num(row, nan=1.0)))

@@ -329,11 +329,11 @@ def test_rows_are_left_out_evenly_where_they_are_many(monkeypatch):
     X, present, _ = gappy(3000)
     whole = factor_analysis(Covariance.of(X, present), 2, FLOOR)
     monkeypatch.setattr(_linear, "EM_PRODUCTS", 3000 * 8 * 4 // 3)
-    thinned = factor_analysis(Covariance.of(X, present), 2, FLOOR)
+    subsample = factor_analysis(Covariance.of(X, present), 2, FLOOR)
     third = factor_analysis(Covariance.of(X[::3], present[::3]), 2, FLOOR)
-    assert present_score(thinned, X, present) == pytest.approx(present_score(whole, X, present), abs=0.02)
-    assert not np.allclose(thinned.loadings, whole.loadings)
-    np.testing.assert_allclose(thinned.noise, third.noise, rtol=0.2)
+    assert present_score(subsample, X, present) == pytest.approx(present_score(whole, X, present), abs=0.02)
+    assert not np.allclose(subsample.loadings, whole.loadings)
+    np.testing.assert_allclose(subsample.noise, third.noise, rtol=0.2)
 
 
 # Limits on loadings and noise

@@ -25,9 +25,9 @@ from skvae import (
     VAEAnomalyDetector,
     VAETransformer,
 )
-from skvae.data import Scale, column_moments, to_rows
-from skvae.likelihoods import Likelihood
-from skvae.likelihoods._mixed import fits_schema
+from skvae._tables.batches import to_rows
+from skvae._tables.moments import Scale, column_moments
+from skvae.likelihoods import Likelihood, baseline, covariance, fits_schema, linear_model, start_linear
 
 N = 80
 
@@ -330,7 +330,7 @@ def test_mixed_of_gaussians_is_a_gaussian():
     alone = plain.build(6, plain.scale(column_moments(X))).double()
     np.testing.assert_allclose(scale, plain.scale(column_moments(X)))
     order = [4, 0, 3, 5, 1, 2]
-    start, expected = (d.start(d.covariance(rows), 2) for d in (mixed, alone))
+    start, expected = (start_linear(d, covariance(d, rows), 2) for d in (mixed, alone))
     sign = np.sign((start.decoder_weight * expected.decoder_weight[order]).sum(0))
     np.testing.assert_allclose(start.decoder_weight * sign, expected.decoder_weight[order], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(start.posterior_var, expected.posterior_var, rtol=1e-3)
@@ -341,18 +341,18 @@ def test_mixed_of_gaussians_is_a_gaussian():
         found, target = mixed.log_prob(outputs[:, order], rows.x), alone.log_prob(outputs, rows.x)
         torch.testing.assert_close(found, target, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(mixed.mean(outputs[:, order]), alone.mean(outputs))
-        torch.testing.assert_close(mixed.encode_input(rows.x), alone.encode_input(rows.x)[:, order])
-    cov = alone.covariance(rows)
-    independent = alone.baseline(rows, cov, 0)
-    assert mixed.baseline(rows, mixed.covariance(rows), 2) == pytest.approx(independent, rel=1e-4)
+        torch.testing.assert_close(mixed.encoding.encode(rows.x), alone.encoding.encode(rows.x)[:, order])
+    cov = covariance(alone, rows)
+    independent = baseline(alone, rows, cov, 0)
+    assert baseline(mixed, rows, covariance(mixed, rows), 2) == pytest.approx(independent, rel=1e-4)
 
 
 def test_a_shared_noise_within_a_mixed_starts_at_its_columns_geometric_mean():
     X = table("feature", 300)
     X[:, 1] = X[:, 0] * 3 + X[:, 1] / 2
     density, _, rows = parts_of(X, [(StudentT(), [2]), (Gaussian("shared"), [0, 1])])
-    linear = density.linear_model(density.covariance(rows), 1)
-    density.start(density.covariance(rows), 1)
+    linear = linear_model(density.linear_start(), covariance(density, rows), 1)
+    start_linear(density, covariance(density, rows), 1)
     part = density.members[1]
     assert part.log_noise.exp().item() == pytest.approx(np.sqrt(linear.noise[1:].prod()), rel=1e-6)
     assert part.unit.item() == pytest.approx(part.log_noise.exp().item() ** 0.5, rel=1e-6)

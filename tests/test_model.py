@@ -7,15 +7,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, seeded
 from torch import nn
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Normal
 from torch.nn.utils import skip_init
 
 from skvae import ELBO, MLP, Bernoulli, Gaussian, VAETransformer, priors
+from skvae._linear import LinearMaps
 from skvae._state import Blueprint
-from skvae.data import Scale, to_rows
-from skvae.likelihoods import LinearStart
+from skvae._tables.moments import Scale
 from skvae.model import LOG_VAR_RANGE, Cost, Dims
 
 D, J = 5, 2
@@ -26,10 +27,6 @@ MEMBERS = {
     "bernoulli": Bernoulli(),
 }
 every_member = pytest.mark.parametrize("name", MEMBERS)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def table(name="feature", n_rows=40):
@@ -45,7 +42,7 @@ def model_and_rows(name="feature", missing=False):
     ).fit(X)
     if missing:
         X = np.where(np.random.default_rng(1).random(X.shape) < 0.3, np.nan, X)
-    rows = to_rows(X, Scale(vae._shift, vae.scale_), dtype=torch.float64)
+    rows = rows_of(vae, X)
     return copy.deepcopy(vae.module_), rows
 
 
@@ -78,22 +75,22 @@ def test_log_weights_equal_torch_distributions(name, missing):
     if missing:
         likelihood = likelihood * rows.mask
     expected = likelihood.sum(-1) + Normal(0.0, 1.0).log_prob(z).sum(-1) - posterior.log_prob(z).sum(-1)
-    torch.testing.assert_close(model.log_weights(rows.x, eps, rows.mask), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.log_weights(rows.x, eps, rows.mask).total, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_log_weights_share_one_block_of_noise_between_rows():
     model, rows = model_and_rows()
     eps = noise(4, 1, J)
-    shared = model.log_weights(rows.x, eps)
-    torch.testing.assert_close(shared, model.log_weights(rows.x, eps.expand(4, len(rows), J)))
-    torch.testing.assert_close(shared[:, 3:4], model.log_weights(rows.x[3:4], eps))
+    shared = model.log_weights(rows.x, eps).total
+    torch.testing.assert_close(shared, model.log_weights(rows.x, eps.expand(4, len(rows), J)).total)
+    torch.testing.assert_close(shared[:, 3:4], model.log_weights(rows.x[3:4], eps).total)
 
 
 @every_member
 def test_encode_is_the_encoders_two_halves(name):
     model, rows = model_and_rows(name)
     mu, log_var = model.encode(rows.x)
-    outputs = model.encoder(model.likelihood.encode_input(rows.x))
+    outputs = model.encoder(model.likelihood.encoding.encode(rows.x))
     assert torch.equal(torch.cat([mu, log_var], 1), outputs)
 
 
@@ -105,7 +102,7 @@ def test_a_missing_cell_shows_the_encoder_zero(name):
     model.encode(rows.x, rows.mask)
     assert bool((seen[0][rows.mask == 0] == 0).all())
     present = rows.mask > 0
-    assert torch.equal(seen[0][present], model.likelihood.encode_input(rows.x)[present])
+    assert torch.equal(seen[0][present], model.likelihood.encoding.encode(rows.x)[present])
 
 
 def test_log_variances_stay_where_float32_can_hold_their_exponential():
@@ -144,7 +141,7 @@ def test_sample_is_a_draw_of_the_likelihood_at_the_decoders_output(name):
 
 def start_of(n_latents, seed=0):
     rng = np.random.default_rng(seed)
-    return LinearStart(
+    return LinearMaps(
         rng.normal(size=(D, n_latents)),
         rng.normal(size=D),
         rng.normal(size=(n_latents, D)),

@@ -78,7 +78,7 @@ def factors(n_rows, noise=0.5):
     return rng.randn(n_rows, 3) @ rng.randn(3, 8) + noise * rng.randn(n_rows, 8)
 
 
-@pytest.mark.parametrize(("init", "early_stopping"), [("pca", False), ("random", "auto")])
+@pytest.mark.parametrize(("init", "early_stopping"), [("linear", False), ("random", "auto")])
 def test_scores_are_those_of_a_grid_search(init, early_stopping):
     X, sizes = factors(100), [1, 3]
     settings = {"init": init, "max_iter": 8, "learning_rate_init": 3e-2, "early_stopping": early_stopping}
@@ -97,8 +97,8 @@ SINGLE_FOLD = {
     "batches of 50": {"batch_size": 50},
     "beta": {"objective": ELBO(beta=2.0, warmup=3)},
     "no rows held out": {"early_stopping": False, "objective": ELBO(n_draws=2)},
-    "linear start": {"init": "pca", "early_stopping": False},
-    "start kept": {"init": "pca", "learning_rate_init": 1.0},
+    "linear start": {"init": "linear", "early_stopping": False},
+    "start kept": {"init": "linear", "learning_rate_init": 1.0},
 }
 
 
@@ -248,64 +248,6 @@ def test_folds_of_uneven_lengths_are_scored_as_by_a_grid_search(wine):
 
 
 # The choice
-
-
-def choose(scores, sizes, selection="one_standard_error", **others):
-    candidates = [{"n_components": size, **{k: v[i] for k, v in others.items()}} for i, size in enumerate(sizes)]
-    return VAETransformerCV(selection=selection)._choose(np.array(scores, dtype=float), candidates)
-
-
-def around(mean, spread):
-    """Three scores of this mean and standard error."""
-    return [mean - spread * 3**0.5, mean, mean + spread * 3**0.5]
-
-
-def test_the_best_mean_is_chosen():
-    scores = [around(-10.0, 0.2), around(-9.0, 3.0), around(-9.1, 0.0)]
-    assert choose(scores, [1, 2, 3], "best") == 1
-
-
-@pytest.mark.parametrize(
-    ("second", "expected"), [(-10.45, 1), (-10.55, 2)], ids=["within one standard error", "farther away"]
-)
-def test_the_smallest_model_within_one_standard_error_is_chosen(second, expected):
-    """It is the best candidate's own standard error: -10 with 0.5."""
-    scores = [around(-11.0, 9.0), around(second, 0.01), around(-10.0, 0.5), around(-10.1, 0.5)]
-    assert choose(scores, [1, 2, 4, 8]) == expected
-    assert choose(scores, [1, 2, 4, 8], "best") == 2
-
-
-def test_the_order_of_candidates_does_not_matter():
-    scores, sizes = [around(-10.1, 0.5), around(-10.0, 0.5), around(-11, 0.5), around(-10.2, 0.5)], [8, 4, 1, 2]
-    assert choose(scores, sizes) == 3
-    assert choose(scores[::-1], sizes[::-1]) == 0
-
-
-def test_among_models_of_one_size_the_best_is_chosen():
-    scores = [around(-10.4, 0.1), around(-10.2, 0.1), around(-10.3, 0.1), around(-10.0, 0.5)]
-    assert choose(scores, [2, 2, 2, 4], learning_rate_init=[1, 2, 3, 2]) == 1
-
-
-def test_auto_counts_as_the_largest():
-    scores = [around(-10.0, 0.5), around(-10.1, 0.5)]
-    assert choose(scores, ["auto", 30]) == 1
-    assert choose([scores[0], around(-12, 0.5)], ["auto", 30]) == 0
-
-
-def test_one_fold_has_no_standard_error():
-    assert choose([[-10.0], [-9.9]], [1, 2]) == 1
-
-
-@pytest.mark.parametrize("selection", ["best", "one_standard_error"])
-def test_a_score_that_is_no_number_is_never_chosen(selection):
-    assert choose([[np.nan, -1.0], [-5.0, -5.1], [-9.0, -9.0]], [1, 2, 4], selection) == 1
-
-
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
-@pytest.mark.parametrize("selection", ["best", "one_standard_error"])
-def test_some_candidate_is_chosen_where_none_has_a_finite_score(selection):
-    """-inf is what a row too far out to be scored gets, from every candidate."""
-    assert choose([[-np.inf, -1.0], [-np.inf, -2.0]], [1, 2], selection) in (0, 1)
 
 
 def test_the_rule_is_followed_by_a_fit(table):

@@ -9,13 +9,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, seeded
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
-from skvae.data import Rows, Scale, to_rows
 from skvae.model import Dims
-from skvae.objectives import OBJECTIVES, Objective
+from skvae.objectives import OBJECTIVES, Batch, Objective
 
 VARIANTS = {
     "elbo": ELBO(),
@@ -57,12 +57,8 @@ def model_and_rows(missing=False, weight=None, n_rows=N):
     if missing:
         X[np.random.default_rng(2).random(X.shape) < 0.3] = np.nan
     vae = fitted()
-    rows = to_rows(X, Scale(vae._shift, vae.scale_), weight, dtype=torch.float64)
+    rows = rows_of(vae, X, weight)
     return copy.deepcopy(vae.module_).requires_grad_(True), rows
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_registry_names_these_objectives():
@@ -70,7 +66,7 @@ def test_the_registry_names_these_objectives():
     assert {name: repr(objective) for name, objective in made.items()} == {
         "elbo": "ELBO()",
         "iwae": "IWAE()",
-        "smoothed": "ELBO(input_noise=0.05)",
+        "input_noise": "ELBO(input_noise=0.05)",
     }
 
 
@@ -202,11 +198,11 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
     X = table(100)
     X[np.random.default_rng(2).random(X.shape) < (0.3 if missing else 0.0)] = np.nan
     vae = VAETransformer(J, likelihood=likelihood, hidden_layer_sizes=(3,), max_iter=3, random_state=0).fit(X)
-    model, rows = vae.module_, to_rows(X, vae._scale(), dtype=torch.float64)
+    model, rows = vae.module_, rows_of(vae, X)
     rng = seeded()
     noise = math.sqrt(0.2) * torch.randn(rows.x.shape, generator=rng, dtype=torch.float64)
-    noisy = Rows(model.likelihood.smooth(rows.x, noise), rows.mask)
-    seen = [model.likelihood.encode_input(r.x) for r in (noisy, rows)]
+    noisy = Batch(model.likelihood.encoding.add_noise(rows.x, noise), rows.mask)
+    seen = [model.likelihood.encoding.encode(r.x) for r in (noisy, rows)]
     torch.testing.assert_close(seen[0] - seen[1], noise, rtol=1e-9, atol=1e-9)
     expected = ELBO()(model, noisy, rng, 1)
     found = ELBO(input_noise=0.2)(model, rows, seeded(), 1)
@@ -216,7 +212,7 @@ def test_input_noise_is_the_plain_bound_of_rows_with_that_noise(likelihood, miss
 
 def test_input_noise_has_the_variance_it_is_given():
     model, _ = model_and_rows()
-    rows = Rows(torch.zeros(40_000, D, dtype=torch.float64))
+    rows = Batch(torch.zeros(40_000, D, dtype=torch.float64))
     noisy, compared = ELBO(input_noise=0.3).views(model.units, rows, seeded())
     assert compared is noisy
     np.testing.assert_allclose(noisy.x.var(0).numpy(), 0.3, rtol=0.05)
@@ -251,8 +247,8 @@ def test_input_noise_starts_at_the_linear_model_of_noisy_rows():
     for likelihood in (Gaussian(), Gaussian("shared"), JohnsonSU()):
         vae = VAETransformer(J, likelihood=likelihood, objective=ELBO(input_noise=0.4), random_state=0, **shared)
         density = vae.fit(X).module_.likelihood
-        rows = to_rows(X, vae._scale(), dtype=torch.float64)
-        seen = density.encode_input(rows.x).numpy()
+        rows = rows_of(vae, X)
+        seen = density.encoding.encode(rows.x).numpy()
         cov = np.cov(seen.T, bias=True) + 0.4 * np.eye(D)
         unit = getattr(density, "unit", torch.ones(1)).numpy()
         W = unit[:, None] * vae.module_.decoder.linear.weight.numpy()
@@ -277,7 +273,7 @@ def test_bernoulli_refuses_input_noise_and_the_previous_model_stays():
     vae = VAETransformer(1, likelihood="bernoulli", max_iter=2, random_state=0).fit(X)
     before = vae.transform(X)
     with pytest.raises(ValueError, match="to which no noise can be added; use objective='elbo'"):
-        vae.set_params(objective="smoothed").fit(X)
+        vae.set_params(objective="input_noise").fit(X)
     np.testing.assert_array_equal(vae.transform(X), before)
 
 
@@ -337,7 +333,7 @@ def test_gradients_equal_finite_differences(name, missing):
 def test_missing_cells_add_nothing(name):
     """What stands in a masked cell is of no account."""
     model, rows = model_and_rows(missing=True)
-    other = Rows(torch.where(rows.mask > 0, rows.x, torch.full_like(rows.x, 99.0)), rows.mask)
+    other = Batch(torch.where(rows.mask > 0, rows.x, torch.full_like(rows.x, 99.0)), rows.mask)
     one, two = (VARIANTS[name](model, r, seeded(), 1)["loss"] for r in (rows, other))
     torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
 
@@ -364,7 +360,7 @@ def test_a_row_without_any_cell_has_no_reconstruction_term(kl):
 
 def test_bound_of_the_iwae_is_finite_where_weights_underflow():
     model, rows = model_and_rows()
-    far = Rows(rows.x * 1e3)
+    far = Batch(rows.x * 1e3)
     bound = IWAE(5).bound(model, far, seeded()).detach()
     assert bool(bound.isfinite().all())
     assert float(bound.max()) < -1000

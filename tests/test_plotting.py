@@ -14,7 +14,8 @@ from sklearn.datasets import load_wine
 from sklearn.exceptions import NotFittedError
 
 from skvae import VAEAnomalyDetector
-from skvae.plotting import ANOMALOUS, NORMAL, AnomalyDisplay, _number, _ScoreAxis
+from skvae.plotting import AnomalyDisplay
+from skvae.plotting._base import ANOMALOUS, NORMAL, number
 
 mpl = pytest.importorskip("matplotlib")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -161,17 +162,18 @@ def test_bars_are_shares_on_the_right_side_of_the_threshold(detector, table):
     scores, below = detector.score_samples(X), detector.predict(X) == -1
     bars = display.artists_["anomalies"], display.artists_["normal"]
     np.testing.assert_allclose([heights(part).sum() for part in bars], [below.mean(), 1 - below.mean()])
-    assert max(bar.get_x() + bar.get_width() for bar in bars[0]) <= detector.offset_
-    assert min(bar.get_x() for bar in bars[1]) == detector.offset_
+    assert max(bar.get_x() + bar.get_width() for bar in bars[0]) <= 0
+    assert min(bar.get_x() for bar in bars[1]) == 0
     np.testing.assert_allclose(display.artists_["training"].get_data().values.sum(), 1)
-    assert display.artists_["threshold"].get_xdata() == [detector.offset_, detector.offset_]
-    np.testing.assert_array_equal(display.artists_["marks"].get_xdata(), scores[below])
+    assert display.artists_["threshold"].get_xdata() == [0, 0]
+    np.testing.assert_array_equal(display.artists_["marks"].get_xdata(), scores[below] - detector.offset_)
     low, high = display.ax_.get_xlim()
-    assert low < scores.min()
-    assert scores.max() < high
+    assert low < scores.min() - detector.offset_
+    assert scores.max() - detector.offset_ < high
     legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert f"anomalies ({below.sum()})" in legend
     assert f"normal ({(~below).sum()})" in legend
+    assert f"threshold {number(detector.offset_)}" in legend
     assert f"training rows ({(y == 0).sum()})" in legend
     assert "off" not in display.artists_
 
@@ -195,34 +197,38 @@ def test_few_and_equal_scores(scores, training_scores):
     assert heights(display.artists_["anomalies"]).sum() == (-np.inf < scores[0] < 0)
 
 
+@pytest.mark.parametrize("offset", [0.0, -5000.0, 7.0])
 @pytest.mark.parametrize("lowest", [-1e3, -1e6, -1e10])
-def test_a_far_score_does_not_squeeze_the_others(lowest):
-    known = Known([lowest, -100.0, -10.0, 20.0, 80.0])
+def test_a_far_score_does_not_squeeze_the_others(lowest, offset):
+    differences = np.array([lowest, -100.0, -10.0, 20.0, 80.0])
+    known = Known(differences + offset, np.arange(100) + offset, offset)
     display = draw(known, known.rows, "scores")
-    assert display.ax_.get_xlabel() == "score (logarithmic below the threshold)"
+    assert display.ax_.get_xlabel() == "score minus threshold (logarithmic far below 0)"
     place = display.ax_.transData.transform(np.column_stack([[lowest, 0.0, 50.0, 99.0], np.zeros(4)]))[:, 0]
     width = place[3] - place[0]
     assert (np.diff(place) > 0.005 * width).all()
+    np.testing.assert_allclose((place[2] - place[1]) / (place[3] - place[1]), 50 / 99)  # linear above the threshold
     ticks = display.ax_.get_xticks()
-    assert 3 <= len(ticks) <= 7
+    assert {-50, 0, 50} < set(ticks)
+    assert len(ticks) <= 8
     gaps = np.diff(display.ax_.transData.transform(np.column_stack([ticks, np.zeros(len(ticks))]))[:, 0])
-    assert gaps.min() > 0.1 * width
+    assert gaps.min() > 0.04 * width
+
+
+def test_bars_of_a_bent_axis_are_equally_wide():
+    known = Known([-1e6, -10.0, 20.0])
+    display = draw(known, known.rows, "scores")
+    edges = display.artists_["training"].get_data().edges
+    places = display.ax_.transData.transform(np.column_stack([edges, np.zeros(len(edges))]))[:, 0]
+    widths = np.diff(places)
+    np.testing.assert_allclose(widths, widths.mean(), rtol=1e-6)
 
 
 def test_axis_is_linear_where_scores_are_near(detector):
     known = Known([-100.0, 20.0])
     display = draw(known, known.rows, "scores")
     assert display.ax_.get_xscale() == "linear"
-    assert display.ax_.get_xlabel() == "score"
-
-
-@pytest.mark.parametrize("spread", [np.inf, 3.0])
-def test_bent_axis_has_an_inverse(spread):
-    axis = _ScoreAxis(-20.0, spread)
-    scores = np.array([-1e9, -500.0, -20.0, -19.0, 40.0])
-    np.testing.assert_allclose(axis.unbend(axis.bend(scores)), scores, rtol=1e-6)
-    assert (np.diff(axis.bend(scores)) > 0).all()
-    np.testing.assert_array_equal(axis.bend(np.array([-20.0, -19.0])), [0, 1])
+    assert display.ax_.get_xlabel() == "score minus threshold"
 
 
 def test_style_of_the_histogram(detector, table):
@@ -246,7 +252,7 @@ def test_bars_are_contributions(detector, table):
     assert names == [*X.columns[order[:4]], "9 other columns", "latent"]
     difference = (X.iloc[[100]] - detector.similar(X.iloc[[100]])).to_numpy()[0]
     beside = [tick.get_text() for tick in display.artists_["values"].get_yticklabels()]
-    expected = [f"{_number(X.iloc[100, i])} ({_number(difference[i], 3, '+')})" for i in order[:4]]
+    expected = [f"{number(X.iloc[100, i])} ({number(difference[i], 3, '+')})" for i in order[:4]]
     assert beside == [*expected, "", ""]
 
 
@@ -257,7 +263,7 @@ def test_explanation_adds_up(detector, table):
     np.testing.assert_allclose(total, picture.score - picture.typical)
     np.testing.assert_allclose(picture.typical, detector.training_scores_.mean())
     numbers = [picture.score, picture.typical, picture.offset]
-    assert display.ax_.get_title() == "Row 5: score {}, typical {}, threshold {}".format(*map(_number, numbers))
+    assert display.ax_.get_title() == "Row 5: score {}, typical {}, threshold {}".format(*map(number, numbers))
 
 
 @pytest.mark.parametrize("kind", ["explanation", "image"])
@@ -364,7 +370,7 @@ def test_panels(on_images, digits):
     assert high == np.percentile(np.abs(contributions), 99)
     assert artists["colorbar"].extend == "both"
     assert (
-        display.ax_[0].get_xlabel() == f"score {_number(display.picture.score)}, threshold {_number(on_images.offset_)}"
+        display.ax_[0].get_xlabel() == f"score {number(display.picture.score)}, threshold {number(on_images.offset_)}"
     )
 
 
@@ -446,4 +452,4 @@ def test_three_axes(on_images, digits):
     ],
 )
 def test_numbers(value, digits, sign, text):
-    assert _number(value, digits, sign) == text
+    assert number(value, digits, sign) == text

@@ -7,26 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, seeded
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from skvae import VAETransformer, priors
+from skvae._math import log_normal
 from skvae._torch import build_seeded
-from skvae.data import to_rows
-from skvae.priors import (
-    PRIORS,
-    ROWS_TO_WIDEN,
-    WIDTHS,
-    AggregatedPosterior,
-    Mixture,
-    MixturePrior,
-    StandardNormal,
-    _log_sum,
-    log_normal,
-)
+from skvae.priors import PRIORS, AggregatedPosterior, Mixture, MixturePrior, StandardNormal
+from skvae.priors._aggregated import ROWS_TO_WIDEN, WIDTHS, _log_sum
 
 
 def values(*shape, seed=0):
-    rng = torch.Generator().manual_seed(seed)
+    rng = seeded(seed)
     return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
 
@@ -58,7 +50,7 @@ def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_samples_are_standard_normal_and_follow_the_generator(dtype):
-    first, again, other = (StandardNormal(3).sample(50_000, torch.Generator().manual_seed(s), dtype) for s in (0, 0, 1))
+    first, again, other = (StandardNormal(3).sample(50_000, seeded(s), dtype) for s in (0, 0, 1))
     assert first.shape == (50_000, 3)
     assert first.dtype == dtype
     assert torch.equal(first, again)
@@ -73,7 +65,7 @@ def test_samples_are_standard_normal_and_follow_the_generator(dtype):
 def codes(n_rows=20, n_components=3, seed=0, spread=1.0):
     """Means anywhere, variances from 0.01 to 1 and uneven weights."""
     mean = spread * values(n_rows, n_components, seed=seed)
-    rng = torch.Generator().manual_seed(seed)
+    rng = seeded(seed)
     var = 10 ** -(2 * torch.rand(n_rows, n_components, generator=rng, dtype=torch.float64))
     weight = torch.rand(n_rows, generator=rng, dtype=torch.float64) + 0.1
     return AggregatedPosterior(mean, var, (weight / weight.sum()).log())
@@ -134,7 +126,7 @@ def test_a_left_out_component_has_no_gradient_and_the_others_have_theirs():
 
 def test_own_finds_every_code_and_no_other():
     prior = codes(500, 4)
-    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(500, generator=seeded(0))
     assert prior.own(prior.mean[order]).tolist() == order.tolist()
     assert prior.own(values(50, 4, seed=1)).tolist() == [-1] * 50
     assert prior.own(prior.mean + 1e-6).tolist() == [-1] * 500
@@ -217,12 +209,12 @@ def test_sums_of_exponentials_far_apart_are_torchs():
 
 
 def mixture_prior(n_components, n_modes):
-    return build_seeded(lambda: MixturePrior(n_components, n_modes), torch.Generator().manual_seed(0)).double()
+    return build_seeded(lambda: MixturePrior(n_components, n_modes), seeded(0)).double()
 
 
 def learnt_mixture():
     prior = mixture_prior(2, 5)
-    rng = torch.Generator().manual_seed(3)
+    rng = seeded(3)
     for parameter in prior.parameters():
         parameter.data.normal_(generator=rng)
     return prior
@@ -238,7 +230,7 @@ def test_a_learnt_mixture_integrates_to_one():
 @torch.no_grad()
 def test_draws_of_a_learnt_mixture_have_its_moments():
     prior = learnt_mixture()
-    z = prior.sample(100_000, torch.Generator().manual_seed(0), torch.float64)
+    z = prior.sample(100_000, seeded(0), torch.float64)
     assert z.dtype == torch.float64
     weight, var = torch.softmax(prior.logit, 0)[:, None], prior.log_var.exp()
     mean = (weight * prior.mean).sum(0)
@@ -291,7 +283,7 @@ def test_rows_with_gaps_reach_a_mode_of_a_mixture():
     vae = VAETransformer(1, prior=Mixture(4), max_iter=30, random_state=0, hidden_layer_sizes=()).fit(X)
     gaps = X[:30].copy()
     gaps[:, 0] = np.nan
-    model, rows = vae.module_, to_rows(gaps, vae._scale(), dtype=torch.float64)
+    model, rows = vae.module_, rows_of(vae, gaps)
     z = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None, None].expand(-1, 30, 1)
     with torch.no_grad():
         exact = torch.logsumexp(model.log_joint(z, rows.x, rows.mask), 0) + np.log(24 / 20_000)

@@ -12,7 +12,9 @@ from sklearn.model_selection import GridSearchCV, KFold
 from torch import nn
 
 from skvae import ELBO, IWAE, Gaussian, VAETransformer, VAETransformerCV
-from skvae._race import ERROR, SHARES, Fold, Labelled, Race, advance, behind
+from skvae._base import become
+from skvae._fit import FitSettings, fit_model, read
+from skvae._race import ERROR, SHARES, Candidate, Fold, Labelled, Race, advance, behind
 
 pytestmark = pytest.mark.filterwarnings("ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning")
 
@@ -202,10 +204,14 @@ def test_a_fit_in_parts_is_a_fit(table, name, how):
         weight = np.random.RandomState(2).rand(160) + 0.5
     make = lambda: VAETransformer(**{**SETTINGS, "n_components": 2, "max_iter": 30, **KINDS[name]})  # noqa: E731
     whole, paused = make().fit(X, sample_weight=weight), None
+    settings = FitSettings.of(make()).seeded(0)
+    reader, rows = read(settings, X, None, weight)
     for end in (1, 13, 30):
-        parts = make()
-        paused = pickle.loads(pickle.dumps(parts._fit_until(end, (X, None, weight), paused)))
+        fit = fit_model(reader, rows, settings, until=end, paused=paused)
+        paused = pickle.loads(pickle.dumps(fit.paused))
     assert paused.progress.over
+    parts = make()
+    become(parts, fit.attributes)
     for attribute in ("history_", "validation_curve_", "n_iter_", "best_iter_", "_seed", "latent_information_"):
         np.testing.assert_equal(getattr(parts, attribute), getattr(whole, attribute))
     for key, value in whole._weights.items():
@@ -285,14 +291,10 @@ def test_a_candidate_that_diverges_is_out(table):
     assert np.isnan(vae.scores_[1]).all()
     assert vae.cv_results_["dropped_after"].tolist() == [0, 20]
     assert vae.cv_results_["rank_test_score"].tolist() == [1, 2]
-    assert advance(
-        VAETransformer(2, **{**SETTINGS, "learning_rate_init": 1e30, "init": "random"}),
-        Fold(np.arange(100), np.arange(100, 240)),
-        Labelled(table, None, None),
-        20,
-        64,
-        None,
-    )[:2] == (None, pytest.approx(np.nan, nan_ok=True))
+    settings = FitSettings.of(VAETransformer(2, **{**SETTINGS, "learning_rate_init": 1e30, "init": "random"}))
+    candidate = Candidate(settings, read(settings, table, None, None)[0], Labelled(table, None, None), 8)
+    leg = advance(candidate, Fold(np.arange(100), np.arange(100, 240)), 20, 8, None)
+    assert leg[:2] == (None, pytest.approx(np.nan, nan_ok=True))
 
 
 # The last fit

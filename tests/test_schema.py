@@ -176,7 +176,7 @@ def test_the_index_of_a_pandas_frame_is_kept(fitted, method):
 @every_frame
 def test_the_numbers_are_those_of_a_table_of_codes(fitted, kind):
     vae, X = fitted[kind]
-    known = vae._schema.categories
+    known = vae._fitted().schema.categories
 
     def code(column, value):
         if value is None or value is pd.NA or value != value:
@@ -185,7 +185,7 @@ def test_the_numbers_are_those_of_a_table_of_codes(fitted, kind):
 
     rows = X.rows() if isinstance(X, pl.DataFrame) else X.itertuples(index=False)
     codes = np.array([[code(c, value) for c, value in enumerate(row)] for row in rows], dtype=float)
-    of_codes = make(likelihood=vae._parts["likelihood"]).fit(codes)
+    of_codes = make(likelihood=vae._specs["likelihood"]).fit(codes)
     np.testing.assert_array_equal(of_codes.transform(codes), vae.transform(X))
     np.testing.assert_array_equal(of_codes.score_samples(codes), vae.score_samples(X))
     assert vae.score(X) == pytest.approx(np.mean(vae.score_samples(X)))
@@ -207,14 +207,14 @@ def test_text_and_declared_categories_of_any_kind_are_categories(fitted):
         vae, X = fitted[kind]
         member, columns = vae.likelihood_.members[0]
         assert member == "categorical"
-        assert [len(known) for known in vae._schema.categories.values()] == n_categories
+        assert [len(known) for known in vae._fitted().schema.categories.values()] == n_categories
         assert columns == [name for name in X.columns if name in CATEGORIES]
 
 
 def test_categories_of_a_type_keep_its_order_and_others_are_sorted(fitted):
-    known = fitted["pandas"][0]._schema.categories
+    known = fitted["pandas"][0]._fitted().schema.categories
     assert list(known.values()) == [["a", "b", "c"], ["x", "y"], ["v", "u", "w"], ["low", "mid", "high"], [3, 2, 1]]
-    assert fitted["polars"][0]._schema.categories[2] == ["z", "y", "x"]
+    assert fitted["polars"][0]._fitted().schema.categories[2] == ["z", "y", "x"]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -529,13 +529,13 @@ TAMPERED = {
     "a category too few": lambda s: s["_columns"]["categories"][0].pop(),
     "numbers with categories": lambda s: s["_columns"]["categories"].update({11: ["a", "b"]}),
     "categories missing": lambda s: s["_columns"]["categories"].pop(0),
-    "a likelihood of another table": lambda s: s["_parts"]["likelihood"].members.pop(),
-    "a column twice": lambda s: s["_parts"]["likelihood"].members.append(("gaussian", [0])),
-    "a column of no table": lambda s: s["_parts"]["likelihood"].members[-1][1].append(99),
-    "columns are a string": lambda s: s["_parts"]["likelihood"].set_params(members=[("gaussian", "abc")]),
-    "members are no pairs": lambda s: s["_parts"]["likelihood"].set_params(members=["gaussian"]),
-    "a huge number of categories": lambda s: s["_parts"]["likelihood"].members[0][0].set_params(n_categories=10**9),
-    "a likelihood of strings": lambda s: s["_parts"].update(likelihood=Mixed([("auto", list(range(12)))])),
+    "a likelihood of another table": lambda s: s["_specs"]["likelihood"].members.pop(),
+    "a column twice": lambda s: s["_specs"]["likelihood"].members.append(("gaussian", [0])),
+    "a column of no table": lambda s: s["_specs"]["likelihood"].members[-1][1].append(99),
+    "columns are a string": lambda s: s["_specs"]["likelihood"].set_params(members=[("gaussian", "abc")]),
+    "members are no pairs": lambda s: s["_specs"]["likelihood"].set_params(members=["gaussian"]),
+    "a huge number of categories": lambda s: s["_specs"]["likelihood"].members[0][0].set_params(n_categories=10**9),
+    "a likelihood of strings": lambda s: s["_specs"].update(likelihood=Mixed([("auto", list(range(12)))])),
 }
 
 

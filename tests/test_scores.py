@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import rows_of, scale_of
 from scipy.stats import multivariate_normal
 
 from skvae import Gaussian, VAETransformer
-from skvae.data import Rows, Scale, to_rows
-from skvae.scores import block_rows, conditional_mean, latent_information, log_likelihood, normal_rule, quasi_normal
+from skvae._inference.quadrature import normal_rule, quasi_normal
+from skvae._inference.scores import block_rows, conditional_mean, latent_information, log_likelihood
+from skvae.objectives import Batch
 
 D, J = 5, 2
 
@@ -26,10 +28,6 @@ def linear_vae(noise="feature", X=None, **params):
     X = table() if X is None else X
     shared = {"hidden_layer_sizes": (), "max_iter": 1, "learning_rate_init": 1e-12, "early_stopping": False}
     return VAETransformer(J, likelihood=Gaussian(noise=noise), random_state=0, **{**shared, **params}).fit(X)
-
-
-def rows_of(vae, X):
-    return to_rows(X, Scale(vae._shift, vae.scale_), dtype=torch.float64)
 
 
 def moments_in_model_units(vae):
@@ -77,7 +75,7 @@ def test_likelihood_of_a_linear_model_is_the_normal_density(noise):
     vae = linear_vae(noise)
     mean, cov = moments_in_model_units(vae) if noise != "decoder" else _decoder_moments(vae)
     X = table()
-    expected = multivariate_normal(mean, cov).logpdf((X - vae._shift) / vae.scale_) - np.log(vae.scale_).sum()
+    expected = multivariate_normal(mean, cov).logpdf(scale_of(vae).to_model(X)) - np.log(vae.scale_).sum()
     np.testing.assert_allclose(vae.score_samples(X), expected, atol=1e-5)
 
 
@@ -91,7 +89,7 @@ def marginal(vae, X):
     """log p of the present cells of X, which miss column 3, under a linear model: (N,)."""
     mean, cov = moments_in_model_units(vae)
     kept = [0, 1, 2, 4]
-    x = (X - vae._shift) / vae.scale_
+    x = scale_of(vae).to_model(X)
     return multivariate_normal(mean[kept], cov[np.ix_(kept, kept)]).logpdf(x[:, kept]) - np.log(vae.scale_[kept]).sum()
 
 
@@ -112,14 +110,14 @@ def test_likelihood_with_gaps_is_near_the_marginal_where_noise_is_small():
 def test_likelihood_is_the_log_of_the_mean_weight():
     vae = linear_vae(hidden_layer_sizes=(8,), max_iter=5, learning_rate_init=1e-2)
     rows, rule = rows_of(vae, table()), normal_rule(32, 2, 0)
-    weights = vae.module_.log_weights(rows.x, rule.eps)
+    weights = vae.module_.log_weights(rows.x, rule.eps).total
     expected = (rule.log_weight.exp() * weights.exp()).sum(0).log()
     torch.testing.assert_close(log_likelihood(vae.module_, rows, rule), expected)
 
 
 def test_a_row_too_far_out_has_likelihood_minus_infinity():
     vae = linear_vae()
-    far = Rows(torch.full((1, D), 1e200, dtype=torch.float64))
+    far = Batch(torch.full((1, D), 1e200, dtype=torch.float64))
     assert log_likelihood(vae.module_, far, normal_rule(4, J, 0)).tolist() == [-math.inf]
 
 
@@ -147,8 +145,8 @@ def test_imputed_cells_are_the_conditional_means_in_data_units():
     gaps = X[:10].copy()
     gaps[:, 3] = np.nan
     filled = vae.set_params(n_draws=1024).impute(gaps)
-    means = conditional_mean(vae.module_, rows_of(vae, gaps), vae._rule()).numpy()
-    np.testing.assert_allclose(filled[:, 3], means[:, 3] * vae.scale_[3] + vae._shift[3])
+    means = conditional_mean(vae.module_, rows_of(vae, gaps), vae._inference().rule).numpy()
+    np.testing.assert_allclose(filled[:, 3], means[:, 3] * vae.scale_[3] + scale_of(vae).shift[3])
     np.testing.assert_array_equal(filled[:, :3], X[:10, :3])
 
 
@@ -172,7 +170,7 @@ def test_numbers_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
     X = table()
     X[::4, 1] = np.nan
     whole = [vae.score_samples(X), vae.transform(X), vae.impute(X), vae.reconstruct(X)]
-    monkeypatch.setattr("skvae.scores.BLOCK_NUMBERS", 64 * 8 * 7)
+    monkeypatch.setattr("skvae._inference.scores.BLOCK_NUMBERS", 64 * 8 * 7)
     assert block_rows(vae.module_, 64) == 7
     blocks = [vae.score_samples(X), vae.transform(X), vae.impute(X), vae.reconstruct(X)]
     for one, other in zip(whole, blocks, strict=True):

@@ -4,16 +4,13 @@ import copy
 
 import pytest
 import torch
+from helpers import seeded
 from torch import nn
 
-from skvae._solvers import LARGEST_SGD_GRADIENT, SOLVERS, Adam, BoundedSGD
+from skvae._training.solvers import LARGEST_SGD_GRADIENT, SOLVERS, Adam, BoundedSGD
 
 SHAPES = [(7,), (3, 5), (), (2, 3, 4), (129,)]
 DTYPES = [torch.float32, torch.float64]
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def make_params(shapes, dtype=torch.float32):

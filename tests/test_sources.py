@@ -22,13 +22,14 @@ from skvae import (
     VAEImputer,
     VAETransformer,
     VAETransformerCV,
-    _sources,
-    data,
+    _fit,
 )
-from skvae._schema import column_facts
-from skvae._sources import Recoded, RowSource, Selected, as_source
+from skvae._tables import batches, reader, sources
+from skvae._tables.batches import ArrayTable, Batch, FileTable, as_table
+from skvae._tables.facts import column_facts
+from skvae._tables.moments import Scale, column_moments, has_gaps
+from skvae._tables.sources import Recoded, RowSource, Selected, as_source
 from skvae._torch import make_generator
-from skvae.data import Rows, Scale, Stream, Table, as_table, column_moments, has_gaps
 
 METHODS = ["transform", "score_samples", "reconstruct", "impute"]
 
@@ -237,8 +238,8 @@ def test_a_file_is_not_written_to(numbers, tmp_path, kind):
 
 @pytest.mark.parametrize("mode", ["c", "r+"])
 def test_what_was_written_to_a_map_is_not_lost(numbers, tmp_path, mode, monkeypatch):
-    monkeypatch.setattr(_sources, "MAPPED_BYTES", 1)  # pages are given back after every read
-    monkeypatch.setattr(_sources, "LARGEST_PAGE", 1)
+    monkeypatch.setattr(sources, "MAPPED_BYTES", 1)  # pages are given back after every read
+    monkeypatch.setattr(sources, "LARGEST_PAGE", 1)
     X = mapped(mode)(np.zeros_like(numbers), tmp_path)
     X[:] = numbers
     np.testing.assert_array_equal(make().fit(X).transform(X), make().fit(numbers).transform(numbers))
@@ -250,7 +251,7 @@ def test_what_was_written_to_a_map_is_not_lost(numbers, tmp_path, mode, monkeypa
 
 @pytest.mark.parametrize("kind", ["csr array", "memmap", "hdf5"])
 def test_infinity_is_named_with_its_column_and_row(numbers, tmp_path, kind, monkeypatch):
-    monkeypatch.setattr(data, "BLOCK_NUMBERS", 40)  # several blocks
+    monkeypatch.setattr(batches, "BLOCK_NUMBERS", 40)  # several blocks
     numbers[57, 2] = np.inf
     with pytest.raises(ValueError, match="Input X contains infinity: column 2, row 57"):
         make().fit(SOURCES[kind](numbers, tmp_path))
@@ -295,7 +296,7 @@ def test_a_sparse_array_of_one_dimension_is_refused(numbers):
 @pytest.mark.parametrize("kind", ["csr array", "memmap", "hdf5"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_moments_and_facts_are_the_arrays(numbers, tmp_path, kind, weighted, monkeypatch):
-    monkeypatch.setattr(data, "BLOCK_NUMBERS", 40)
+    monkeypatch.setattr(batches, "BLOCK_NUMBERS", 40)
     X = np.where(np.random.default_rng(1).random(numbers.shape) < 0.2, np.nan, numbers + 0.5 * (numbers > 6))
     source = as_source(SOURCES[kind](X, tmp_path))
     weight = np.linspace(0.5, 1.5, 61) if weighted else None
@@ -306,15 +307,96 @@ def test_moments_and_facts_are_the_arrays(numbers, tmp_path, kind, weighted, mon
     assert not has_gaps(as_source(SPARSE["csr array"](numbers, tmp_path)))
 
 
+# Passes
+
+
+class Counted(RowSource):
+    """An array whose rows are counted as they are read."""
+
+    def __init__(self, X):
+        super().__init__(X.shape, X.dtype)
+        self.X, self.n_read = X, 0
+
+    def _slice(self, first, last):
+        self.n_read += last - first
+        return self.X[first:last]
+
+    def _take(self, rows):
+        self.n_read += len(rows)
+        return self.X[rows]
+
+
+class CountedArray(np.ndarray):
+    """The same for what the reader makes of an array in memory."""
+
+    def __getitem__(self, key):
+        found = np.asarray(super().__getitem__(key))
+        CountedArray.n_read += len(found)
+        return found
+
+
+class Training(Exception):
+    """Raised where training would begin."""
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def begin(*args, **kwargs):
+        raise Training
+
+    monkeypatch.setattr(_fit, "Training", begin)
+
+
+PASSES = {"gaussian": 2, "bernoulli": 3, "negative_binomial": 3, "log_normal": 3, "johnson_su": 3, "auto": 4}
+
+
+def table_for(likelihood, n_rows=1000):
+    rng = np.random.default_rng(0)
+    counts, yes, real = rng.negative_binomial(2, 0.2, n_rows), rng.random(n_rows) < 0.3, rng.normal(size=n_rows)
+    columns = {
+        "bernoulli": [yes, ~yes],
+        "negative_binomial": [counts, counts],
+        "log_normal": [np.exp(real)] * 2,
+        "auto": [real, counts, yes, np.exp(real)],
+    }
+    return np.column_stack(columns.get(likelihood, [real, real**3])).astype(float)
+
+
+@pytest.mark.parametrize("likelihood", PASSES)
+def test_a_file_is_read_few_times_before_training(streamed, no_training, likelihood):
+    X = Counted(table_for(likelihood))
+    with pytest.raises(Training):
+        make(likelihood=likelihood, early_stopping=False).fit(X)
+    assert X.n_read == PASSES[likelihood] * len(X)
+
+
+@pytest.mark.parametrize("likelihood", PASSES)
+def test_an_array_is_walked_through_few_times_before_training(no_training, monkeypatch, likelihood):
+    """Once to check and sum it, once to convert it; then its rows once to set the likelihood, once to start."""
+    numbers, blocks = reader._numbers, Batch.blocks
+
+    def counted(rows, size=None):
+        CountedArray.n_read += len(rows)
+        return blocks(rows, size)
+
+    monkeypatch.setattr(reader, "_numbers", lambda *args, **kwargs: numbers(*args, **kwargs).view(CountedArray))
+    monkeypatch.setattr(Batch, "blocks", counted)
+    monkeypatch.setattr(CountedArray, "n_read", 0, raising=False)
+    X = table_for(likelihood)
+    with pytest.raises(Training):
+        make(likelihood=likelihood, early_stopping=False).fit(X)
+    assert CountedArray.n_read == (3 if likelihood == "gaussian" else 4) * len(X)
+
+
 # Streams
 
 
 @pytest.fixture
 def streamed(monkeypatch):
     """Blocks of 8 rows of 4 columns, of which 3 are shuffled together; every table is large."""
-    monkeypatch.setattr(data, "SMALL_TABLE", 0)
-    monkeypatch.setattr(data, "SHUFFLED_NUMBERS", 32)
-    monkeypatch.setattr(data, "SHUFFLED_BLOCKS", 3)
+    monkeypatch.setattr(batches, "SMALL_TABLE", 0)
+    monkeypatch.setattr(batches, "SHUFFLED_NUMBERS", 32)
+    monkeypatch.setattr(batches, "SHUFFLED_BLOCKS", 3)
 
 
 UNIT = Scale(np.zeros(4), np.ones(4))
@@ -331,7 +413,7 @@ def joined(lists):
     return functools.reduce(operator.add, lists, [])
 
 
-def numbers_of(rows: Rows):
+def numbers_of(rows: Batch):
     """Which rows these are; their fields must agree."""
     assert torch.equal(rows.x, rows.x[:, :1].expand(-1, 4))
     assert torch.equal(rows.weight, rows.x[:, 0] + 100)
@@ -344,7 +426,7 @@ def numbers_of(rows: Rows):
 @pytest.mark.parametrize("batch_size", [1, 5, 24, 200])
 def test_an_epoch_reads_every_row_exactly_once(n_rows, batch_size):
     stream = rows_of(n_rows)
-    assert isinstance(stream, Stream)
+    assert isinstance(stream, FileTable)
     assert len(stream) == n_rows
     batches = [numbers_of(batch) for batch in stream.batches(batch_size, make_generator(0))]
     assert sorted(joined(batches)) == list(range(n_rows))
@@ -369,8 +451,8 @@ def test_epochs_are_shuffled_anew_by_their_generator_alone():
 def test_what_is_split_off_and_what_is_left_are_all_rows(seed, n_held_out):
     stream = rows_of()
     rest, held_out = stream.split_off(n_held_out, make_generator(seed))
-    assert isinstance(rest, Stream)
-    assert isinstance(held_out, Rows)
+    assert isinstance(rest, FileTable)
+    assert isinstance(held_out, Batch)
     kept = joined(numbers_of(batch) for batch in rest.batches(10, make_generator(1)))
     assert len(rest) == len(kept)
     assert len(rest) + len(held_out) == 61
@@ -380,7 +462,7 @@ def test_what_is_split_off_and_what_is_left_are_all_rows(seed, n_held_out):
     assert joined(numbers_of(block) for block in rest.blocks()) == sorted(kept)
     some = torch.tensor([len(rest) - 1, 0, 3, 3])
     assert numbers_of(rest.take(some)) == [sorted(kept)[i] for i in some]
-    assert numbers_of(rest.thinned(10)) == sorted(kept)[:: -(-len(rest) // 10)]
+    assert numbers_of(rest.subsample(10)) == sorted(kept)[:: -(-len(rest) // 10)]
 
 
 @pytest.mark.usefixtures("streamed")
@@ -393,7 +475,7 @@ def test_a_part_of_a_stream_holds_the_rows_at_its_index():
 
 @pytest.mark.usefixtures("streamed")
 def test_no_more_rows_are_held_out_than_a_limit(monkeypatch):
-    monkeypatch.setattr(data, "MOST_HELD_OUT", 16)
+    monkeypatch.setattr(batches, "MOST_HELD_OUT", 16)
     rest, held_out = rows_of(100).split_off(50, make_generator(0))
     assert len(held_out) == 16
     assert len(rest) == 84
@@ -401,10 +483,10 @@ def test_no_more_rows_are_held_out_than_a_limit(monkeypatch):
 
 def test_small_tables_are_rows_and_large_ones_stay_where_they_are(numbers):
     weight = np.ones(61)
-    assert isinstance(as_table(as_source(sp.csr_array(numbers)), UNIT, weight, None), Rows)
+    assert isinstance(as_table(as_source(sp.csr_array(numbers)), UNIT, weight, None), Batch)
     large = sp.csr_array((300_000, 4))
-    assert isinstance(as_table(as_source(large), UNIT, None, None), Stream)
-    assert type(as_table(np.zeros((300_000, 4)), UNIT, None, None)) is Table
+    assert isinstance(as_table(as_source(large), UNIT, None, None), FileTable)
+    assert type(as_table(np.zeros((300_000, 4)), UNIT, None, None)) is ArrayTable
 
 
 @pytest.mark.usefixtures("streamed")

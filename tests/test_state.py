@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import skops.io
 import torch
+from helpers import by_skops
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -35,11 +36,6 @@ def by_joblib(estimator, mmap_mode=None):
         return joblib.load(tmp_path / "model.joblib", mmap_mode=mmap_mode)
 
     return there_and_back
-
-
-def by_skops(estimator):
-    data = skops.io.dumps(estimator)
-    return skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if "skvae" in name])
 
 
 ROUTES = {
@@ -297,7 +293,7 @@ def weights(change):
 
 
 def part(name, **parameters):
-    return lambda s: s["_parts"][name].set_params(**parameters)
+    return lambda s: s["_specs"][name].set_params(**parameters)
 
 
 DAMAGE = {
@@ -324,7 +320,7 @@ DAMAGE = {
     "mean missing": lambda s: s.pop("mean_"),
     "scale missing": lambda s: s.pop("scale_"),
     "shift missing": lambda s: s.pop("_shift"),
-    "parts missing": lambda s: s.pop("_parts"),
+    "parts missing": lambda s: s.pop("_specs"),
     "seed missing": lambda s: s.pop("_seed"),
     "width missing": lambda s: s.pop("n_features_in_"),
     "n_components missing": lambda s: s.pop("n_components_"),
@@ -350,9 +346,9 @@ DAMAGE = {
     "unknown noise": part("likelihood", noise="nope"),
     "negative noise floor": part("likelihood", noise_floor=-1.0),
     "other noise": part("likelihood", noise="shared"),
-    "part missing": lambda s: s["_parts"].pop("decoder"),
-    "part of another kind": lambda s: s["_parts"].update(decoder=Gaussian()),
-    "part is a dict": lambda s: s["_parts"].update(encoder={"hidden_layer_sizes": (8,)}),
+    "part missing": lambda s: s["_specs"].pop("decoder"),
+    "part of another kind": lambda s: s["_specs"].update(decoder=Gaussian()),
+    "part is a dict": lambda s: s["_specs"].update(encoder={"hidden_layer_sizes": (8,)}),
 }
 
 

@@ -9,23 +9,23 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers import seeded
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian
-from skvae._held_out import held_out_mean
-from skvae._solvers import SOLVERS
 from skvae._state import Blueprint
-from skvae.data import Rows, column_moments, to_rows
+from skvae._tables.batches import Batch, to_rows
+from skvae._tables.moments import column_moments
+from skvae._training import parameters as trained
+from skvae._training.held_out import held_out_mean
+from skvae._training.loop import DivergedError, Training, TrainingSettings, average_weight, train
+from skvae._training.parameters import Player, make_players
+from skvae._training.solvers import SOLVERS
 from skvae.objectives import Objective, Turn
 from skvae.priors import Normal
-from skvae.training import DivergedError, FlatParameters, Training, TrainingSettings, make_players, train
 
 ADAM = partial(SOLVERS["adam"], lr=1e-2)
 SGD = partial(torch.optim.SGD, lr=0.1)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def parameters(*shapes, seed=0):
@@ -77,7 +77,7 @@ class Scripted(Objective):
 def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=False):
     """The report, the model's states at every epoch and its state at the end."""
     model, rows = model_and_rows()
-    held_out = Rows(torch.zeros(2000, 4))  # one evaluation an epoch
+    held_out = Batch(torch.zeros(2000, 4))  # one evaluation an epoch
     states = [state(model)]
     report = train(
         model,
@@ -97,7 +97,7 @@ def scripted(script, ramp_epochs=0, patience=math.inf, max_iter=None, average=Fa
 def test_parameters_and_gradients_are_views_into_one_vector():
     group = parameters((3, 2), (3,))
     before = [p.detach().clone() for p in group]
-    player = FlatParameters(Turn(group, None), SGD)
+    player = Player(Turn(group, None), SGD)
     assert player.vector.shape == (9,)
     assert all(torch.equal(p, b) for p, b in zip(group, before, strict=True))
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_parameters_and_gradients_are_views_into_one_vector():
 
 def test_a_step_on_the_vector_is_a_step_on_each_parameter():
     flat, apart = parameters((3, 2), (3,)), parameters((3, 2), (3,))
-    player, solver = FlatParameters(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
+    player, solver = Player(Turn(flat, None), ADAM), torch.optim.Adam(apart, lr=1e-2)
     for _ in range(5):
         player.backward(sum(p.pow(4).sum() for p in flat), only=True)
         player.step(1.0)
@@ -226,6 +226,33 @@ def test_average_is_a_power_weighted_mean_of_the_steps():
     torch.testing.assert_close(found, average, rtol=1e-6, atol=1e-7)
 
 
+def test_a_long_vector_is_averaged_every_few_steps(monkeypatch):
+    """The weights of one step stand in for those since the last: the average stays near that of all steps."""
+    found = {}
+    for length in (trained.LONG_VECTOR, 0):
+        monkeypatch.setattr(trained, "LONG_VECTOR", length)
+        (player,) = make_players(model_and_rows()[0], ELBO(), ADAM)
+        rng, path = seeded(), []
+        for t in range(1, 101):
+            player.vector.data += 0.1 * torch.randn(player.vector.shape, generator=rng)
+            path.append(player.vector.detach().clone())
+            player.step(average_weight(t))
+        player.swap_average()
+        found[length] = player.vector.detach().clone()
+        assert (player.steps_an_average == 1) is (length > 0)
+    every, few = found.values()
+    spread = (torch.stack(path) - every).square().mean().sqrt()
+    assert not torch.equal(every, few)
+    assert (every - few).square().mean().sqrt() < 0.2 * spread
+    # All of the weight is given out by an epoch's end, whatever the number of its steps.
+    (player,) = make_players(model_and_rows()[0], ELBO(), ADAM)
+    player.vector.data.fill_(3.0)
+    player.vector.grad.zero_()
+    player.step(average_weight(1))
+    player.swap_average()
+    torch.testing.assert_close(player.vector.detach(), torch.full_like(player.vector, 3.0))
+
+
 def test_averaging_changes_what_is_kept_and_not_the_path():
     runs = []
     for average in (True, False):
@@ -300,7 +327,7 @@ def test_held_out_mean_is_weighted_and_the_same_at_every_call():
     first, again = (held_out_mean(model, ELBO(), rows, 3) for _ in range(2))
     assert first == again
     weight = torch.rand(2000, generator=seeded())
-    weighted = Rows(rows.x, weight=weight)
+    weighted = Batch(rows.x, weight=weight)
     with torch.no_grad():
         values = ELBO().monitor(model, rows, seeded(3)).double()
     assert held_out_mean(model, ELBO(), weighted, 3) == pytest.approx(float((weight * values).sum() / weight.sum()))
@@ -555,7 +582,7 @@ def test_buffers_are_restored_with_the_best_weights():
     script = [0, 1, 9, 1, 1]
     objective = Buffered(script)
     model, rows = model_and_rows(objective)
-    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Rows(torch.zeros(2000, 4)))
+    train(model, objective, rows, plan(4, batch_size=len(rows)), seeded(), Batch(torch.zeros(2000, 4)))
     assert model.extras["counter"].count == 2
 
 

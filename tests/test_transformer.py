@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from helpers import Reconstruction, make
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -17,14 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian, VAETransformer
-from skvae.objectives import Objective
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"
 LIKELIHOODS = [Gaussian(), Gaussian("shared"), Gaussian("decoder")]
-
-
-def make(**parameters):
-    return VAETransformer(**{"n_components": 2, "max_iter": 5, "random_state": 0, **parameters})
 
 
 @pytest.fixture(scope="module")
@@ -218,13 +214,6 @@ def test_setting_n_draws_after_fit_takes_effect(fitted, wine):
 
 
 # Objectives without a density
-
-
-class Reconstruction(Objective):
-    """A plain autoencoder."""
-
-    def __call__(self, model, batch, rng, epoch):
-        return {"loss": (model.mean(model.encode(batch.x)[0]) - batch.x).square().sum(-1)}
 
 
 def test_without_a_density_there_is_no_score(wine):

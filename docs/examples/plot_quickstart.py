@@ -3,11 +3,11 @@ VAETransformer on the digits, beside PCA and FactorAnalysis
 ===========================================================
 
 The main job on scikit-learn's 1797 digits of 8 x 8 pixels (values from 0 to 16): fit on 70 % of the rows; on the
-held-out 30 % print the log-likelihood a row (nats, in the units of the pixels; higher is better) and the accuracy of 5
-nearest neighbours on the latents; draw reconstructions, samples and the latent plane.
+held-out 30 % print the log-likelihood per row (nats, in the units of the pixels; higher is better) and the accuracy of
+5 nearest neighbours on the latents; draw reconstructions, samples and the latent plane.
 
 Like stands beside like. PCA has one noise variance for all pixels, as has `Gaussian(noise="shared")`; FactorAnalysis
-has one a pixel, as has `Gaussian(noise="feature")`. With a noise variance a pixel, pixels that hardly ever change
+has one per pixel, as has `Gaussian(noise="feature")`. With one noise variance per pixel, pixels that hardly ever change
 decide the numbers; that comparison leaves out those with one value in more than 95 % of the rows, and gives both
 models the same smallest noise variance, 1/1000 of the pixel's variance.
 
@@ -56,7 +56,7 @@ def main(output: str) -> None:
     for name, model in (("FactorAnalysis", fa), ("VAE, feature noise", vae)):
         table.append((name, moving.sum(), 8, model.score(X_test[:, moving]), None))
 
-    print(f"{len(X_test)} held-out digits{'nats a row':>46}{'5-NN accuracy':>16}")
+    print(f"{len(X_test)} held-out digits{'nats per row':>46}{'5-NN accuracy':>16}")
     for name, n_pixels, n_components, score, accuracy in table:
         about = f"{n_pixels} pixels, {n_components} latents"
         print(f"{name:<20}{about:<24}{score:>20.1f}{'' if accuracy is None else f'{accuracy:.3f}':>16}")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .._params import Count
-from ..data import Array, Scale
-from ._base import Cells, Centred, Density, Unscaled
+from .._tables.moments import Array, Scale
+from ._base import CellWeights, LikelihoodModule, Linked, NLLGradient, Unscaled, as_arrays
+from ._encoding import Centred
 
 __all__ = ["Categorical"]
 
@@ -19,6 +20,11 @@ __all__ = ["Categorical"]
 # The part of a category's probability that is its share of the training rows, whatever its logit. Without it a held-out
 # row with a category that no training row has would become impossible in the course of training, and end it early.
 FLOOR = 1e-4
+# Exponentials of logits up to this size can be summed in float32 as they are.
+LARGEST_EXPONENT = 80.0
+# Sums over a column's categories are a product with zeros and ones while that matrix is no larger than this: small
+# tables' segments cost numpy more than the zeros.
+SMALL_MATRIX = 100_000
 
 
 class Categorical(Unscaled):
@@ -32,6 +38,11 @@ class Categorical(Unscaled):
     n_categories : int, sequence of int, or None, default=None
         Categories are 0, 1, ..., n_categories - 1, for every column or column by column. None: the values that a column
         holds in `fit`, or those of its pandas type.
+
+    See Also
+    --------
+    Mixed : Categories beside other columns.
+    Bernoulli : Columns of 0 and 1.
 
     Examples
     --------
@@ -47,102 +58,133 @@ class Categorical(Unscaled):
 
     _parameter_constraints: ClassVar[dict] = {"n_categories": [None, Count(), "array-like"]}
 
-    def __init__(self, n_categories=None):
+    def __init__(self, n_categories: int | Sequence[int] | None = None) -> None:
         self.n_categories = n_categories
 
-    def sizes(self, n_columns: int) -> list[int | None]:
-        """How many categories each of so many columns has; None where their values say."""
-        if self.n_categories is None or np.ndim(self.n_categories) == 0:
-            return [self.n_categories] * n_columns
-        if len(self.n_categories) != n_columns:
+    reads_cells = True
+
+    def categories(self, n_columns: int) -> list[int | None]:
+        given: Any = self.n_categories
+        if given is None or np.ndim(given) == 0:
+            return [given] * n_columns
+        if len(given) != n_columns:
             raise ValueError(
-                f"Categorical has n_categories for {len(self.n_categories)} columns and stands for {n_columns}; give "
+                f"Categorical has n_categories for {len(given)} columns and stands for {n_columns}; give "
                 "one number for each, one for all, or None."
             )
-        return list(self.n_categories)
+        return list(given)
 
-    def for_categories(self, n_categories: Sequence[int]) -> Categorical:
-        """The same likelihood for columns of so many categories each."""
-        return Categorical([int(n) for n in n_categories])
+    def for_categories(self, n_categories: Sequence[int] | None) -> Categorical:
+        return Categorical(None if n_categories is None else [int(n) for n in n_categories])
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _CategoricalDensity(self.sizes(n_features))
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return _CategoricalModule(self.categories(n_features))
 
 
-class _CategoricalDensity(Centred):
+class _OneHot(Centred):
+    """Zeros and ones, one per category. One cell more, of all categories alike, is added to every column."""
+
+    column: Tensor  # of every category
+    code: Tensor  # of every category, within its column
+
+    def __init__(self, sizes: Tensor):
+        column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
+        super().__init__(len(sizes), len(column), pseudo_mean=1 / sizes[column].double(), pseudo_count=1.0)
+        self.register_buffer("column", column, persistent=False)
+        first = torch.cumsum(sizes, 0) - sizes
+        self.register_buffer("code", torch.arange(len(column), device="cpu") - first[column], persistent=False)
+
+    def features(self, x: Tensor) -> Tensor:
+        return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
+
+    def per_input(self, cells: Tensor) -> Tensor:
+        return cells.index_select(-1, self.column)
+
+
+class _CategoricalModule(Linked):
     """Logits of all columns stand side by side, (..., sum of K_d); `padded` makes them (..., D, K)."""
 
-    most_swing = 1.0
-    column: Tensor  # of every logit
-    code: Tensor  # of every logit, within its column
+    max_swing = 1.0
+    encoding: _OneHot
     slots: Tensor  # where a padded category's logit stands
     empty: Tensor  # the padded categories that a column lacks
     first: Tensor  # where each column's logits begin
 
     def __init__(self, n_categories: Any):
         sizes = torch.as_tensor(np.array(n_categories), device="cpu")
-        super().__init__(len(sizes), int(sizes.sum()), int(sizes.sum()))
-        column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
+        super().__init__(len(sizes), int(sizes.sum()), _OneHot(sizes))
         first = torch.cumsum(sizes, 0) - sizes
         codes = torch.arange(int(sizes.max()), device="cpu")
         lacking = codes >= sizes[:, None]
-        for name, value in {
-            "column": column,
-            "code": torch.arange(len(column), device="cpu") - first[column],
-            "slots": (first[:, None] + torch.where(lacking, 0, codes)).reshape(-1),
-            "empty": lacking,
-            "first": first,
-        }.items():
-            self.register_buffer(name, value, persistent=False)
-        self.prior_mean, self.prior_weight = 1 / sizes[column].double(), 1.0  # one cell more, of all categories alike
+        self.register_buffer("slots", (first[:, None] + torch.where(lacking, 0, codes)).reshape(-1), persistent=False)
+        self.register_buffer("empty", lacking, persistent=False)
+        self.register_buffer("first", first, persistent=False)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Zeros and ones, one a category."""
-        return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
+    def padded(self, values: Tensor, fill: float = -torch.inf) -> Tensor:
+        """(..., sum of K_d) as (..., D, K), filled where a column has no such category."""
+        return values.index_select(-1, self.slots).unflatten(-1, self.empty.shape).masked_fill(self.empty, fill)
 
-    def per_input(self, cells: Tensor) -> Tensor:
-        return cells.index_select(-1, self.column)
+    def column_sums(self, values: Tensor) -> Tensor:
+        """Sums over each column's categories: (..., D)."""
+        return self.padded(values, 0.0).sum(-1)
 
-    def padded(self, values: Tensor) -> Tensor:
-        """(..., sum of K_d) as (..., D, K), minus infinity where a column has no such category."""
-        found = values.index_select(-1, self.slots).unflatten(-1, self.empty.shape)
-        return found.masked_fill(self.empty, -torch.inf)
-
-    def side_by_side(self, values: Tensor) -> Tensor:
-        """The inverse of `padded`."""
-        return values[..., self.column, self.code]
-
-    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return self._of(x, self.expected(outputs)).log()
-
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """The softmax' gradient, times its part in the probability of x."""
-        softmax = self._softmax(outputs)
-        p = self._of(x, self._mixed(softmax))
-        nll = -(cells.mass * p.log()).sum((-2, -1))
-        mass = cells.mass * ((1 - FLOOR) * self._of(x, softmax) / p)
-        return nll, (softmax - self.features(x)) * self.per_input(mass)
+    def softmax(self, outputs: Tensor) -> Tensor:
+        """Over each column's categories."""
+        return torch.softmax(self.padded(outputs), dim=-1)[..., self.encoding.column, self.encoding.code]
 
     def expected(self, outputs: Tensor) -> Tensor:
-        """The categories' probabilities."""
-        return self._mixed(self._softmax(outputs))
+        """The categories' probabilities: a little of each is its share, so that one no training row has keeps some."""
+        return (1 - FLOOR) * self.softmax(outputs) + FLOOR * self.encoding.column_mean
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        place = self.first + x.round().long()
+        probabilities = self.expected(outputs)
+        return probabilities.gather(-1, place.expand(*probabilities.shape[:-1], -1)).log()
+
+    def gradient(self, xp: Any) -> NLLGradient:
+        """The softmax' gradient, times its part in the probability of x."""
+        encoding = self.encoding
+        mean, unit = as_arrays(xp, encoding.column_mean, encoding.pooled_std)
+        numpy = self._numpy_functions() if xp is np else None
+        softmax, sums, spread = numpy or (self.softmax, self.column_sums, encoding.per_input)
+
+        def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
+            own = xp.round(mean + unit * rows)  # 1 for the row's own category, 0 for others
+            found = softmax(outputs)
+            chosen = (1 - FLOOR) * sums(own * found)
+            p = chosen + FLOOR * sums(own * mean)
+            mass = cells.mass * (chosen / p)
+            return -cells.mass * xp.log(p), (found - own) * spread(mass)
+
+        return nll_gradient
+
+    def _numpy_functions(self) -> tuple[Any, Any, Any]:
+        """`softmax`, `column_sums` and `per_input` of numpy arrays, which hold column after column of their table."""
+        first, column = as_arrays(np, self.first, self.encoding.column)
+        member = None
+        if len(column) * self.n_features <= SMALL_MATRIX:
+            member = torch.zeros(self.n_features, len(column), dtype=self.encoding.column_mean.dtype)
+            member[column, np.arange(len(column))] = 1.0
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            return values.T.take(column, axis=0).T
+
+        def sums(values: np.ndarray) -> np.ndarray:
+            if member is None:
+                return np.asfortranarray(np.add.reduceat(values, first, axis=-1))
+            return torch.mm(member, torch.from_numpy(values.T)).numpy().T
+
+        def softmax(outputs: np.ndarray) -> np.ndarray:
+            if not np.abs(outputs).max() < LARGEST_EXPONENT:
+                outputs = outputs - spread(np.maximum.reduceat(outputs, first, axis=-1))
+            growth = np.exp(outputs)
+            return growth / spread(sums(growth))
+
+        return softmax, sums, spread
 
     def error(self, outputs: Tensor, x: Tensor) -> Tensor:
         """sum_k (p_k - [x = k])^2 over a column's categories (Brier 1950)."""
-        squares = (self.expected(outputs) - self.features(x)).square()
-        return torch.zeros_like(squares[..., : self.n_features]).index_add(-1, self.column, squares)
-
-    def _softmax(self, outputs: Tensor) -> Tensor:
-        return self.side_by_side(torch.softmax(self.padded(outputs), dim=-1))
-
-    def _mixed(self, softmax: Tensor) -> Tensor:
-        """With a little of the categories' shares: one that no training row has keeps a probability."""
-        return (1 - FLOOR) * softmax + FLOOR * self.column_mean
-
-    def _of(self, x: Tensor, probabilities: Tensor) -> Tensor:
-        """The probability of each cell's own category."""
-        place = self.first + x.round().long()
-        return probabilities.gather(-1, place.expand(*probabilities.shape[:-1], -1))
+        return self.column_sums((self.expected(outputs) - self.encoding.features(x)).square())
 
     def collapse(self, expected: Tensor) -> Tensor:
         """The most likely category."""
@@ -158,8 +200,8 @@ class _CategoricalDensity(Centred):
 
     def link(self) -> tuple[Array, Array]:
         """The information that a category's share p carries is 1 / p: sum dp^2 / p over the categories."""
-        return self.share, self.share
+        return self.encoding.share, self.encoding.share
 
     def bias(self, square: Array) -> Array:
         """E[exp(w z)] = exp(w^2 / 2): so a rare category keeps its share."""
-        return np.log(self.share) - 0.5 * square
+        return np.log(self.encoding.share) - 0.5 * square

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
-from ..data import Array, Scale, Walk
-from ._base import Cells, Centred, Density, LowerBound, Natural, Unscaled, above, at_most, below, column_sums, refuse
+from .._tables.moments import Array, ColumnSums, Scale
+from .._torch import namespace
+from ._base import CellWeights, LikelihoodModule, LinearStart, Linked, NLLGradient, Unscaled, as_arrays, refuse
+from ._bounds import at_least, at_most, blocked
+from ._encoding import Centred, Summand
 
 __all__ = ["NegativeBinomial", "Poisson"]
 
@@ -23,7 +28,7 @@ SUMMED_MEAN = 60.0
 # takes small steps, and comes down from there sooner than up from nothing.
 DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
 # From here on quotients of Gamma functions are differences of large numbers, and Stirling's series has their digits.
-LARGE = 50.0
+LARGE, LARGE_IN_DOUBLE = 50.0, 1000.0
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -33,6 +38,10 @@ class Poisson(Unscaled):
 
     The decoder emits log rates; the encoder sees log(1 + x). A latent for how much was counted in all (the library
     size of a cell, the length of a text) is found like any other.
+
+    See Also
+    --------
+    NegativeBinomial : Counts that vary more.
 
     Examples
     --------
@@ -48,8 +57,8 @@ class Poisson(Unscaled):
 
     positive_only = True
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _PoissonDensity(n_features)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return _PoissonModule(n_features)
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         check_counts(X, names, "poisson")
@@ -58,8 +67,12 @@ class Poisson(Unscaled):
 class NegativeBinomial(Unscaled):
     """p(x|z) = NB(mean(z), r): counts that vary more than a Poisson's, by mean + mean^2 / r.
 
-    A Poisson whose rate is gamma distributed with shape r, one learnt r a column. The decoder emits the logarithm of
+    A Poisson whose rate is gamma distributed with shape r, one learnt r per column. The decoder emits the logarithm of
     the mean; the encoder sees log(1 + x).
+
+    See Also
+    --------
+    Poisson : Counts whose variance is their mean.
 
     Examples
     --------
@@ -75,8 +88,8 @@ class NegativeBinomial(Unscaled):
 
     positive_only = True
 
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _NegativeBinomialDensity(n_features)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return _NegativeBinomialModule(n_features)
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         check_counts(X, names, "negative_binomial")
@@ -88,38 +101,50 @@ def check_counts(X: Array, names: Sequence[str], name: str) -> None:
         refuse(X, (X < 0) | (X % 1 > 0), names, f"likelihood={name!r} takes counts: 0, 1, 2, ...")
 
 
-class _CountDensity(Centred):
-    """What the two share: the decoder's log mean, what the encoder sees, and the linear start."""
-
-    most_swing = 1.0
-    log_mean: Tensor
-    most_log_mean: Tensor
-
-    def __init__(self, n_features: int):
-        super().__init__(n_features, n_features)
-        self.register_buffer("log_mean", torch.zeros(n_features, dtype=torch.float32))
-        self.register_buffer("most_log_mean", torch.full((n_features,), 40.0, dtype=torch.float32))
+class _LogCounts(Centred):
+    """The encoder sees log(1 + x)."""
 
     def features(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
 
-    def fit(self, rows: Walk) -> None:
-        super().fit(rows)
-        counts, mass = column_sums(rows, lambda x: x)
-        self.log_mean.copy_(torch.log((counts + 0.5) / (mass + 1.0)))
-        largest = torch.stack([block.x.amax(0) for block in rows.blocks()]).amax(0)
-        self.most_log_mean.copy_(torch.log(MOST_TIMES * (largest + 1)))
+
+class _CountModule(Linked):
+    """What the two share: the decoder's log mean, what a step reads, and the linear start.
+
+    They compute in double precision, in which differences of large numbers keep their digits.
+    """
+
+    max_swing = 1.0
+    log_mean: Tensor
+    max_log_mean: Tensor
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features, n_features, _LogCounts(n_features))
+        self.register_buffer("log_mean", torch.zeros(n_features, dtype=torch.float32))
+        self.register_buffer("max_log_mean", torch.full((n_features,), 40.0, dtype=torch.float32))
+
+    def summands(self) -> Sequence[Summand]:
+        return *super().summands(), lambda x: x
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        *own, counts = sums
+        super().fit_sums(*own)
+        mean = (counts.mass * counts.moments.mean + 0.5) / (counts.mass + 1.0)
+        self.log_mean.copy_(torch.tensor(np.log(mean)))
+        self.max_log_mean.copy_(torch.tensor(np.log(MOST_TIMES * (counts.high + 1))))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.exp(self.log_of_mean(outputs))
 
     def log_of_mean(self, outputs: Tensor) -> Tensor:
         """The outputs, bounded from above; a step back below the bound keeps its gradient."""
-        return at_most(outputs, self.most_log_mean)
+        return at_most(outputs, self.max_log_mean)
 
-    def outputs_gradient(self, outputs: Tensor, grad: Tensor) -> Tensor:
-        """The outputs' gradient, from that of the log mean."""
-        return below(outputs, self.most_log_mean, grad)
+    def more(self, x: Tensor) -> Tensor:
+        """The counts, and log x! with the digits that one number would lose."""
+        exact = torch.lgamma(double(x) + 1)
+        log_factorial = exact.to(x.dtype)
+        return torch.cat([x, log_factorial, (exact - log_factorial).to(x.dtype)], dim=-1)
 
     def link(self) -> tuple[Array, Array]:
         """Of log(1 + x), as in Poisson columns."""
@@ -130,63 +155,36 @@ class _CountDensity(Centred):
         return self.log_mean.double().numpy() - 0.5 * square
 
 
-def log_factorial_rest(x: Tensor) -> Tensor:
-    """log x! - x log x + x for x above 0: what Stirling's formula leaves."""
-    large = x.clamp_min(LARGE)
-    series = 0.5 * (2 * math.pi * large).log() + 1 / (12 * large) - 1 / (360 * large**3)
-    return torch.where(x < LARGE, torch.lgamma(x + 1) - x * x.log() + x, series)
-
-
-def log_rising(x: Tensor, r: Tensor) -> Tensor:
-    """log Gamma(x + r) / Gamma(r) = log r (r + 1) ... (r + x - 1)."""
-    a, large = x + r, r.clamp_min(LARGE)
-    b = x + large
-    stirling = (1 / b - 1 / large) / 12 - (b**-3 - large**-3) / 360
-    series = (large - 0.5) * torch.log1p(x / large) + x * b.log() - x + stirling
-    return torch.where(r < LARGE, torch.lgamma(a) - torch.lgamma(r), series)
-
-
-def log_rising_slope(x: Tensor, r: Tensor) -> Tensor:
-    """Its derivative by r, psi(x + r) - psi(r)."""
-    a, large = x + r, r.clamp_min(LARGE)
-    b = x + large
-    stirling = -(1 / b - 1 / large) / 2 - (b**-2 - large**-2) / 12 + (b**-4 - large**-4) / 120
-    return torch.where(r < LARGE, torch.digamma(a) - torch.digamma(r), torch.log1p(x / large) + stirling)
-
-
-def log1p_moments(mean: Array) -> tuple[Array, Array]:
-    """d E[log(1 + x)] / d log mean, and Var[log(1 + x)], for Poisson counts of these means: two (D,)."""
-    slope, variance = mean / (1 + mean), mean / (1 + mean) ** 2
-    few = mean < SUMMED_MEAN
-    counts = np.arange(int(SUMMED_MEAN + 10 * math.sqrt(SUMMED_MEAN)))
-    weight = stats.poisson.pmf(counts, mean[few, None])
-    first, second = weight @ np.log1p(counts), weight @ np.log1p(counts) ** 2
-    slope[few] = mean[few] * (weight @ np.log1p(1 / (1 + counts)))
-    variance[few] = second - first**2
-    return slope, variance
-
-
-class _PoissonDensity(_CountDensity, Natural):
-    """log p = x log rate - rate - log x!, which is -x (exp(d) - 1 - d) - log(x! e^x / x^x) with d = log rate - log x.
-
-    A large count is so a small difference, not one of large numbers.
-    """
+class _PoissonModule(_CountModule):
+    """log p = x log rate - rate - log x!."""
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_rate, some = self.log_of_mean(outputs), torch.where(x > 0, x, 1.0)
-        d = log_rate - some.log()
-        counted = -some * (torch.expm1(d) - d) - log_factorial_rest(some)
-        return torch.where(x > 0, counted, -torch.exp(log_rate))
+        log_rate, x = double(self.log_of_mean(outputs)), double(x)
+        return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).to(outputs.dtype)
 
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        nll, grad = super().nll_gradient(outputs, x, cells)
-        return nll, self.outputs_gradient(outputs, grad)
+    def gradient(self, xp: Any) -> NLLGradient:
+        (most,) = as_arrays(xp, self.max_log_mean)
+
+        def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
+            x, log_factorial = counts_of(rows)
+            log_rate = in_double(xp.minimum, outputs, most)
+            rate = xp.exp(log_rate)
+            nll = log_rate  # in place from here on: numbers of twice the size take twice the memory
+            nll *= x
+            xp.subtract(rate, nll, out=nll)
+            nll += log_factorial
+            nll *= cells.mass
+            rate -= x
+            rate *= cells.mass
+            return nll, held_back(rate, outputs, most)
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)
 
 
-class _NegativeBinomialDensity(_CountDensity):
+class _NegativeBinomialModule(_CountModule):
     """With t = log mean - log r: log p = log Gamma(x + r) / (Gamma(r) x!) - r softplus(t) - x softplus(-t)."""
 
     def __init__(self, n_features: int):
@@ -200,41 +198,126 @@ class _NegativeBinomialDensity(_CountDensity):
     def _log_r(self) -> Tensor:
         """Between its bounds; a step back inside keeps its gradient."""
         low, high = self._bounds()
-        return -at_most(LowerBound.apply(self.log_dispersion, low), high)
+        return -at_most(at_least(self.log_dispersion, low), high)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        log_r = self._log_r()
+        log_r, x = double(self._log_r()), double(x)
         r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
-        few = log_rising(x, r) - torch.lgamma(x + 1)
-        many = log_rising(r - 1, x + 1) - torch.lgamma(r)  # the same, without large numbers of its own
-        return torch.where(x < LARGE, few, many) - r * softplus(t) - x * softplus(-t)
+        rising, _ = rising_and_slope(x, r)
+        return (rising - torch.lgamma(x + 1) - r * softplus(t) - x * softplus(-t)).to(outputs.dtype)
 
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        """With respect to log r, -log p has minus r (psi(x + r) - psi(r) - softplus(t)), beside what t passes on."""
-        log_r, dispersion = self._log_r(), self.log_dispersion
-        r, t = log_r.exp(), self.log_of_mean(outputs) - log_r
-        nll = -(cells.mass * self.log_prob(outputs, x)).sum((-2, -1))
-        slope = cells.mass * (r * t.sigmoid() - x * torch.sigmoid(-t))
-        grad = cells.mass * r * (log_rising_slope(x, r) - softplus(t)) + slope
-        low, high = self._bounds()
-        grad = below(dispersion, high, grad.sum(-2, keepdim=True).view_as(dispersion))
-        assert dispersion.grad is not None
-        dispersion.grad.copy_(above(dispersion, low, grad))
-        return nll, self.outputs_gradient(outputs, slope)
+    def gradient(self, xp: Any) -> NLLGradient:
+        """-log p = (x + r) softplus(t) - x t - log Gamma(x + r) / Gamma(r) + log x!."""
+        assert self.log_dispersion.grad is not None
+        most, grad, dispersion, bounds = as_arrays(
+            xp, self.max_log_mean, self.log_dispersion.grad, self.log_dispersion, self._bounds()
+        )
+        low, high = bounds
+
+        def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
+            x, log_factorial = counts_of(rows)
+            log_r = -in_double(xp.minimum, xp.maximum(dispersion, low), high)
+            r = xp.exp(log_r)
+            t = xp.minimum(outputs, most) - log_r
+            total, growth = x + r, xp.exp(t)
+            softplus = xp.log1p(growth)
+            rising, rising_slope = rising_and_slope(x, r)
+            log_factorial -= rising
+            nll = cells.mass * (total * softplus - x * t + log_factorial)
+            growth /= 1 + growth
+            slope = cells.mass * (total * growth - x)
+            rising_slope -= softplus
+            grad[...] = r * (cells.mass * rising_slope).sum(-2) + slope.sum(-2)
+            grad[blocked(dispersion, grad, low, high)] = 0.0
+            return nll, held_back(slope, outputs, most)
+
+        return nll_gradient
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         r = self._log_r().exp()
         gamma = torch._standard_gamma(r.expand_as(outputs).contiguous(), generator=rng)
         return torch.poisson(gamma * self.mean(outputs) / r, generator=rng)
 
-    def noise_range(self) -> tuple[Array, Array]:
-        least, _ = super().noise_range()
-        return least, np.full(self.n_features, np.inf)
-
-    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
+    def linear_start(self) -> LinearStart:
         """What the linear model's noise exceeds a Poisson's by is dispersion: Var[log rate] is about 1 / r."""
-        slope, least = self.link()
-        dispersion = (linear.noise * float(self.pooled_std) ** 2 - least) / slope**2
-        dispersion = np.clip(dispersion, FIRST_DISPERSION, DISPERSIONS[1])
-        self.log_dispersion.data.copy_(torch.as_tensor(np.log(dispersion)))
-        return super().from_linear(linear)
+        poisson, (slope, least) = super().linear_start(), self.link()
+
+        def from_linear(linear: LinearGaussian) -> tuple[Array, Array]:
+            dispersion = (linear.noise * float(self.encoding.pooled_std) ** 2 - least) / slope**2
+            dispersion = np.clip(dispersion, FIRST_DISPERSION, DISPERSIONS[1])
+            self.log_dispersion.data.copy_(torch.as_tensor(np.log(dispersion)))
+            return poisson.from_linear(linear)
+
+        return replace(poisson, most=np.full(self.n_features, np.inf), from_linear=from_linear)
+
+
+def double(values: Any) -> Any:
+    """In double precision, where the device has it: a tensor or a numpy array."""
+    if isinstance(values, Tensor):
+        return values if values.device.type == "mps" else values.double()
+    return values.astype(np.float64)
+
+
+def in_double(function: Any, first: Any, second: Any) -> Any:
+    """A function of two numpy arrays, or of two tensors, in double precision."""
+    if isinstance(first, Tensor):
+        return function(double(first), double(second))
+    return function(first, second, dtype=np.float64)
+
+
+def counts_of(rows: Any) -> tuple[Any, Any]:
+    """From a step's rows, x in double precision and log x!: two (N, D)."""
+    n = rows.shape[-1] // 4
+    log_factorial = in_double(namespace(rows).add, rows[:, 2 * n : 3 * n], rows[:, 3 * n :])
+    return double(rows[:, n : 2 * n]), log_factorial
+
+
+def held_back(slope: Any, outputs: Any, most: Any) -> Any:
+    """The slope over outputs that `at_most` bounds, in their place."""
+    passed = (outputs <= most) | (slope > 0)
+    if isinstance(slope, Tensor):
+        return outputs.copy_(slope * passed)
+    return np.multiply(slope, passed, out=outputs, casting="same_kind")
+
+
+def rising_and_slope(x: Any, r: Any) -> tuple[Any, Any]:
+    """log Gamma(x + r) / Gamma(r) and its slope over r, psi(x + r) - psi(r), for x (N, D) and r (D,).
+
+    Tensors or numpy arrays. From some r on they are differences of large numbers: Stirling's series has their digits.
+    """
+    xp, a = namespace(x), x + r
+    functions = torch.special if xp is torch else special
+    value, slope = functions.gammaln(a) - functions.gammaln(r), functions.psi(a) - functions.psi(r)
+    (large,) = xp.where(r >= (LARGE_IN_DOUBLE if x.dtype in (np.float64, torch.float64) else LARGE))
+    if len(large):  # arrays are stored column by column: columns are picked as rows of the transpose
+        x, r = x.T[large], r[large, None]
+        value.T[large], slope.T[large] = stirling_rising(x, r), stirling_rising_slope(x, r)
+    return value, slope
+
+
+def stirling_rising(x: Any, r: Any) -> Any:
+    """log Gamma(x + r) / Gamma(r) by Stirling's series."""
+    xp, a = namespace(x), x + r
+    i, j = 1 / a, 1 / r
+    rest = i * (1 / 12 - i * i / 360) - j * (1 / 12 - j * j / 360)
+    return (r - 0.5) * xp.log1p(x * j) + x * (xp.log(a) - 1) + rest
+
+
+def stirling_rising_slope(x: Any, r: Any) -> Any:
+    """Its derivative by r."""
+    i, j = 1 / (x + r), 1 / r
+    square, own_square = i * i, j * j
+    rest = own_square * (1 / 12 - own_square / 120) - square * (1 / 12 - square / 120)
+    return namespace(x).log1p(x * j) + 0.5 * (j - i) + rest
+
+
+def log1p_moments(mean: Array) -> tuple[Array, Array]:
+    """d E[log(1 + x)] / d log mean, and Var[log(1 + x)], for Poisson counts of these means: two (D,)."""
+    slope, variance = mean / (1 + mean), mean / (1 + mean) ** 2
+    few = mean < SUMMED_MEAN
+    counts = np.arange(int(SUMMED_MEAN + 10 * math.sqrt(SUMMED_MEAN)))
+    weight = stats.poisson.pmf(counts, mean[few, None])
+    first, second = weight @ np.log1p(counts), weight @ np.log1p(counts) ** 2
+    slope[few] = mean[few] * (weight @ np.log1p(1 / (1 + counts)))
+    variance[few] = second - first**2
+    return slope, variance

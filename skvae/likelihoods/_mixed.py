@@ -1,34 +1,25 @@
-"""A likelihood for every column: chosen by the user, or by what the column holds."""
+"""Likelihoods side by side: one for every column."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import clone
+from sklearn.utils._indexing import _get_column_indices
 from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
-from .._schema import ColumnFacts, Schema, column_facts, select_columns
-from ..data import Array, Moments, Scale, SomeColumns, Walk
-from ._base import Cells, Density, Likelihood
-from ._bernoulli import Bernoulli, ContinuousBernoulli
-from ._categorical import Categorical
-from ._counts import NegativeBinomial, Poisson
-from ._gaussian import Gaussian
-from ._robust import Laplace, StudentT
-from ._warped import JohnsonSU, LogNormal
+from .._tables.moments import Array, ColumnSums, Moments, Scale
+from .._tables.schema import Schema
+from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, LinearStart, NLLGradient, as_arrays
+from ._encoding import Encoding, Summand
+from ._names import LIKELIHOODS
 
-__all__ = ["LIKELIHOODS", "Auto", "Mixed", "described", "fits_schema", "resolved"]
-
-# Nats a cell by which a log-normal distribution must describe a column better to be chosen.
-LOG_GAIN = 0.05
-# Whole numbers beyond this mean are counts where their variance is so many times the mean: the columns beside it may
-# explain much of it, and no count's noise is below its mean.
-LARGE_MEAN, LARGE_SPREAD = 30.0, 3.0
+__all__ = ["Mixed", "select_columns"]
 
 
 class Mixed(Likelihood):
@@ -43,6 +34,10 @@ class Mixed(Likelihood):
         The likelihood of columns that no member names; "auto" chooses by their values, as `likelihood="auto"` does.
         None: every column must be named.
 
+    See Also
+    --------
+    VAETransformer : `likelihood="auto"` chooses by type and values.
+
     Examples
     --------
     >>> import numpy as np
@@ -56,9 +51,11 @@ class Mixed(Likelihood):
 
     __module__ = "skvae"
 
+    reads_cells = True
+
     _parameter_constraints: ClassVar[dict] = {"members": ["array-like"], "remainder": [None, str, Likelihood]}
 
-    def __init__(self, members, *, remainder=None):
+    def __init__(self, members: Sequence[tuple[Any, Any]], *, remainder: str | Likelihood | None = None) -> None:
         self.members = members
         self.remainder = remainder
 
@@ -71,7 +68,7 @@ class Mixed(Likelihood):
         if self.remainder is not None:
             _member(self.remainder)._validate_params()
 
-    def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
+    def assign(self, X: Any, columns: list[int] | None = None) -> list[Assigned]:
         self._validate_params()
         found = [(_member(member), select_columns(X, columns)) for member, columns in self.members]
         owner: dict[int, Likelihood] = {}
@@ -90,12 +87,10 @@ class Mixed(Likelihood):
             )
         if rest:
             found.append((_member(self.remainder), rest))
-        return [
-            pair
-            for member, columns in found
-            if columns
-            for pair in (member.choose(X, columns) if isinstance(member, Auto) else [(member, columns)])
-        ]
+        return [pair for member, own in found if own for pair in member.assign(X, own)]
+
+    def assigned(self, n_columns: int) -> list[tuple[Likelihood, list[int]]]:
+        return list(self.members)
 
     def scale(self, moments: Moments) -> Scale:
         shift, scale = np.zeros_like(moments.mean), np.ones_like(moments.mean)
@@ -104,86 +99,16 @@ class Mixed(Likelihood):
             shift[columns], scale[columns] = part
         return Scale(shift, scale)
 
-    def build(self, n_features: int, scale: Scale) -> Density:
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         parts = []
         for member, columns in self.members:
             own = Scale(scale.shift[columns], scale.scale[columns])
             parts.append((_member(member).build(len(columns), own), columns))
-        return _MixedDensity(parts)
+        return _MixedModule(parts)
 
     def check(self, X: Array, names: Sequence[str]) -> None:
         for member, columns in self.members:
             _member(member).check(X[:, columns], [names[column] for column in columns])
-
-
-class Auto(Likelihood):
-    """A likelihood for every column by its type and values; the fitted estimator's `likelihood_` says which.
-
-    - anything but numbers (strings, pandas categories): :class:`Categorical`
-    - True and False, 0 and 1: :class:`Bernoulli`
-    - whole numbers from 0 on whose variance exceeds their mean, three times if that is above 30:
-      :class:`NegativeBinomial`
-    - positive numbers that are closer to a log-normal distribution than to a normal one: :class:`LogNormal`
-    - other numbers: :class:`Gaussian`
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skvae import VAETransformer
-    >>> rng = np.random.default_rng(0)
-    >>> X = np.column_stack([rng.normal(size=200), rng.random(200) < 0.3, rng.exponential(size=200) ** 3])
-    >>> VAETransformer(1, likelihood="auto", random_state=0).fit(X).likelihood_
-    Mixed(members=[('gaussian', [0]), ('bernoulli', [1]), ('log_normal', [2])])
-    """
-
-    __module__ = "skvae"
-
-    def assign(self, X: Any) -> list[tuple[Likelihood, list[int] | None]]:
-        found = self.choose(X, list(range(X.shape[1])))
-        # Real columns alone need no Mixed; others would refuse the input noise that a Mixed spares them.
-        return [(found[0][0], None)] if len(found) == 1 and isinstance(found[0][0], (Gaussian, LogNormal)) else found
-
-    def choose(self, X: Any, columns: list[int]) -> list[tuple[Likelihood, list[int] | None]]:
-        """The likelihoods of these columns."""
-        facts = column_facts(X)
-        chosen: dict[type[Likelihood], list[int]] = {}
-        for column in columns:
-            chosen.setdefault(_best(facts[column]), []).append(column)
-        return [(kind(), chosen[kind]) for kind in chosen]
-
-    def scale(self, moments: Moments) -> Scale:
-        raise NotImplementedError("Auto chooses likelihoods in fit; it is none itself.")
-
-    def build(self, n_features: int, scale: Scale) -> Density:
-        raise NotImplementedError("Auto chooses likelihoods in fit; it is none itself.")
-
-
-def _best(facts: ColumnFacts) -> Any:
-    """The class that suits a column."""
-    if facts.is_category:
-        return Categorical
-    if facts.whole and facts.low >= 0:
-        if facts.high <= 1:
-            return Bernoulli
-        spread = facts.std**2 / max(facts.mean, np.finfo(float).tiny)
-        if spread > LARGE_SPREAD or (spread > 1 and facts.mean < LARGE_MEAN):
-            return NegativeBinomial
-    return LogNormal if facts.log_gain > LOG_GAIN else Gaussian
-
-
-LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
-    "auto": Auto,
-    "bernoulli": Bernoulli,
-    "categorical": Categorical,
-    "continuous_bernoulli": ContinuousBernoulli,
-    "gaussian": Gaussian,
-    "johnson_su": JohnsonSU,
-    "laplace": Laplace,
-    "log_normal": LogNormal,
-    "negative_binomial": NegativeBinomial,
-    "poisson": Poisson,
-    "student_t": StudentT,
-}
 
 
 def _member(value: Any) -> Likelihood:
@@ -194,156 +119,172 @@ def _member(value: Any) -> Likelihood:
     return found
 
 
-class _MixedDensity(Density):
-    """The members' densities side by side: outputs and inputs in the order of members, x in the order of columns."""
+class _SideBySide(Encoding):
+    """The members' encodings: inputs in the order of members, x in the order of columns."""
 
-    def __init__(self, parts: list[tuple[Density, list[int]]]):
-        densities = [density for density, _ in parts]
-        order = [column for _, columns in parts for column in columns]
-        super().__init__(len(order), sum(d.n_params for d in densities), sum(d.n_inputs for d in densities))
-        self.members = nn.ModuleList(densities)
-        self.register_buffer("order", torch.tensor(order, device="cpu"), persistent=False)
-        self.register_buffer("place", torch.tensor(np.argsort(order), device="cpu"), persistent=False)
-        self.n_each = {
-            "columns": [density.n_features for density in densities],
-            "params": [density.n_params for density in densities],
-            "inputs": [density.n_inputs for density in densities],
-        }
-
-    members: Any
     order: Tensor  # the columns as the members have them
     place: Tensor  # where each column stands among them
 
-    @property
-    def takes_noise(self) -> bool:  # type: ignore[override]
-        """Columns of set values are passed over."""
-        return True
+    def __init__(self, encodings: list[Encoding], order: list[int]):
+        noise = torch.cat([encoding.takes_noise for encoding in encodings])
+        super().__init__(len(order), len(noise), noise)
+        self.n_columns = [encoding.n_features for encoding in encodings]
+        self.register_buffer("order", torch.tensor(order, device="cpu"), persistent=False)
+        self.register_buffer("place", torch.tensor(np.argsort(order), device="cpu"), persistent=False)
+        # In a list that torch does not see: the members' modules hold them.
+        self.each = tuple(encodings)
+
+    def columns(self, x: Tensor) -> Sequence[Tensor]:
+        """Every member's columns of x."""
+        return x.index_select(-1, self.order).split(self.n_columns, dim=-1)
+
+    def in_place(self, parts: list[Tensor]) -> Tensor:
+        """Every member's columns, in the order of columns."""
+        return torch.cat(parts, dim=-1).index_select(-1, self.place)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.cat([one.encode(part) for one, part in zip(self.each, self.columns(x), strict=True)], dim=-1)
+
+    def per_input(self, cells: Tensor) -> Tensor:
+        return torch.cat([one.per_input(p) for one, p in zip(self.each, self.columns(cells), strict=True)], dim=-1)
+
+    def add_noise(self, x: Tensor, noise: Tensor) -> Tensor:
+        """To the columns that take it."""
+        parts = zip(self.each, self.columns(x), self.columns(noise), strict=True)
+        return self.in_place([one.add_noise(p, n) if one.n_noisy else p for one, p, n in parts])
+
+    def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
+        slopes = [one.log_slope(xp) for one in self.each]
+        if not any(slopes):
+            return None
+        (place,) = as_arrays(xp, self.place)
+        pieces = list(zip(slopes, _slices([one.n_inputs for one in self.each]), self.n_columns, strict=True))
+
+        def of_all(seen: Any) -> Any:
+            flat = seen[:, :1] * 0
+            parts = [xp.concat([flat] * n, -1) if slope is None else slope(seen[:, own]) for slope, own, n in pieces]
+            return xp.concat(parts, -1)[:, place]
+
+        return of_all
+
+
+class _MixedModule(LikelihoodModule):
+    """The members' modules side by side: outputs in the order of members, x in the order of columns."""
+
+    encoding: _SideBySide
+    members: Any
+
+    def __init__(self, parts: list[tuple[LikelihoodModule, list[int]]]):
+        members = [member for member, _ in parts]
+        encoding = _SideBySide([m.encoding for m in members], [column for _, columns in parts for column in columns])
+        super().__init__(encoding.n_features, sum(m.n_params for m in members), encoding)
+        self.members = nn.ModuleList(members)
+        self.n_outputs = [m.n_params for m in members]
+
+    def _each(self, outputs: Tensor) -> Any:
+        """Each member with its own outputs."""
+        return zip(self.members, outputs.split(self.n_outputs, dim=-1), strict=True)
+
+    def summands(self) -> Sequence[Summand]:
+        def of_columns(function: Summand, columns: Tensor) -> Summand:
+            return lambda x: function(x.index_select(-1, columns))
+
+        parts = zip(self.members, self.encoding.order.split(self.encoding.n_columns), strict=True)
+        return [of_columns(function, columns) for member, columns in parts for function in member.summands()]
+
+    def fit_sums(self, *sums: ColumnSums) -> None:
+        left = iter(sums)
+        for member in self.members:
+            member.fit_sums(*(next(left) for _ in member.summands()))
+
+    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
+        parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
+        return self.encoding.in_place([member.log_prob(own, part) for (member, own), part in parts])
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return self.encoding.in_place([member.mean(own) for member, own in self._each(outputs)])
+
+    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
+        return self.encoding.in_place([member.sample(own, rng) for member, own in self._each(outputs)])
+
+    def error(self, outputs: Tensor, x: Tensor) -> Tensor:
+        parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
+        return self.encoding.in_place([member.error(own, part) for (member, own), part in parts])
+
+    def expected(self, outputs: Tensor) -> Tensor:
+        return torch.cat([member.expected(own) for member, own in self._each(outputs)], dim=-1)
+
+    def collapse(self, expected: Tensor) -> Tensor:
+        parts = expected.split([m.encoding.n_inputs for m in self.members], dim=-1)
+        return self.encoding.in_place([member.collapse(own) for member, own in zip(self.members, parts, strict=True)])
+
+    def linear_start(self) -> LinearStart | None:
+        """The members', one after the other."""
+        starts = [member.linear_start() for member in self.members]
+        if None in starts:
+            return None
+        sizes = [m.encoding.n_inputs for m in self.members]
+
+        def from_linear(linear: LinearGaussian) -> tuple[Array, Array]:
+            pieces = [LinearGaussian(linear.loadings[own], linear.noise[own]) for own in _slices(sizes)]
+            weights, biases = zip(*(s.from_linear(p) for s, p in zip(starts, pieces, strict=True)), strict=True)
+            return np.concatenate(weights), np.concatenate(biases)
+
+        loading = [np.broadcast_to(s.max_loading, n) for s, n in zip(starts, sizes, strict=True)]
+        least, most = (np.concatenate([getattr(s, end) for s in starts]) for end in ("least", "most"))
+        return LinearStart(least, most, from_linear, np.concatenate(loading))
+
+    # A training step without a graph.
 
     @property
     def states_gradient(self) -> bool:
         return all(member.states_gradient for member in self.members)
 
-    def _parts(self, kind: str, values: Tensor) -> Any:
-        """Each member with its part of values, which hold the members' side by side."""
-        return zip(self.members, values.split(self.n_each[kind], dim=-1), strict=True)
+    def more(self, x: Tensor) -> Tensor:
+        parts = zip(self.members, self.encoding.columns(x), strict=True)
+        return torch.cat([member.more(part) for member, part in parts], dim=-1)
 
-    def _columns(self, x: Tensor) -> Sequence[Tensor]:
-        """Every member's columns of x."""
-        return x.index_select(-1, self.order).split(self.n_each["columns"], dim=-1)
-
-    def _in_place(self, parts: list[Tensor]) -> Tensor:
-        """Every member's columns, in the order of columns."""
-        return torch.cat(parts, dim=-1).index_select(-1, self.place)
-
-    def fit(self, rows: Walk) -> None:
-        for member, columns in zip(self.members, self.order.split(self.n_each["columns"]), strict=True):
-            member.fit(SomeColumns(rows, columns))
-
-    def encode_input(self, x: Tensor) -> Tensor:
-        parts = zip(self.members, self._columns(x), strict=True)
-        return torch.cat([member.encode_input(part) for member, part in parts], dim=-1)
-
-    def per_input(self, cells: Tensor) -> Tensor:
-        parts = zip(self.members, self._columns(cells), strict=True)
-        return torch.cat([member.per_input(part) for member, part in parts], dim=-1)
-
-    def smooth(self, x: Tensor, noise: Tensor) -> Tensor:
-        parts = zip(self.members, self._columns(x), self._columns(noise), strict=True)
-        return self._in_place([member.smooth(p, n) if member.takes_noise else p for member, p, n in parts])
-
-    def noisy_inputs(self) -> Array:
-        return np.concatenate([member.noisy_inputs() for member in self.members])
-
-    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        parts = zip(self._parts("params", outputs), self._columns(x), strict=True)
-        return self._in_place([member.log_prob(own, part) for (member, own), part in parts])
-
-    def nll_gradient(self, outputs: Tensor, x: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-        shared = cells.mass.shape[-1] == 1
-        masses = [cells] * len(self.members)
-        if not shared:
-            pairs = zip(self._columns(cells.mass), self._columns(cells.total), strict=True)
-            masses = [Cells(*pair) for pair in pairs]
-        found = [
-            member.nll_gradient(own.contiguous(), part, mass)
-            for (member, own), part, mass in zip(self._parts("params", outputs), self._columns(x), masses, strict=True)
-        ]
-        return torch.stack([nll for nll, _ in found]).sum(0), torch.cat([gradient for _, gradient in found], dim=-1)
-
-    def mean(self, outputs: Tensor) -> Tensor:
-        return self._in_place([member.mean(own) for member, own in self._parts("params", outputs)])
-
-    def error(self, outputs: Tensor, x: Tensor) -> Tensor:
-        parts = zip(self._parts("params", outputs), self._columns(x), strict=True)
-        return self._in_place([member.error(own, part) for (member, own), part in parts])
-
-    def expected(self, outputs: Tensor) -> Tensor:
-        return torch.cat([member.expected(own) for member, own in self._parts("params", outputs)], dim=-1)
-
-    def collapse(self, expected: Tensor) -> Tensor:
-        return self._in_place([member.collapse(own) for member, own in self._parts("inputs", expected)])
-
-    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        return self._in_place([member.sample(own, rng) for member, own in self._parts("params", outputs)])
-
-    def noise_range(self) -> tuple[Array, Array] | None:
-        bounds = [member.noise_range() for member in self.members]
-        if any(bound is None for bound in bounds):
+    def gradient(self, xp: Any) -> NLLGradient | None:
+        """The members', each for its own pieces of outputs, rows and cells."""
+        if not self.states_gradient:
             return None
-        low, high = map(np.concatenate, zip(*bounds, strict=True))
-        return low, high
+        (order,) = as_arrays(xp, self.encoding.order)
+        pieces = list(zip([member.gradient(xp) for member in self.members], self._pieces(), strict=True))
 
-    def most_loading(self) -> Array:
-        return np.concatenate([member.most_loading() for member in self.members])
+        def nll_gradient(outputs: Any, rows: Any, cells: CellWeights) -> tuple[Any, Any]:
+            mass, total = (v if v.shape[-1] == 1 else v[:, order] for v in cells)
+            nll = 0.0
+            for gradient, (params, seen, more, columns) in pieces:
+                own = xp.concat([rows[:, seen], rows[:, more]], -1) if more.stop > more.start else rows[:, seen]
+                own_cells = cells if mass.shape[-1] == 1 else CellWeights(mass[:, columns], total[:, columns])
+                value, slope = gradient(outputs[:, params], own, own_cells)
+                nll += value.sum()
+                outputs[:, params] = slope
+            return xp.reshape(nll, (1, 1)), outputs
 
-    def from_linear(self, linear: LinearGaussian) -> tuple[Array, Array]:
-        ends = np.cumsum(self.n_each["inputs"])[:-1]
-        pieces = zip(np.split(linear.loadings, ends), np.split(linear.noise, ends), strict=True)
-        found = [m.from_linear(LinearGaussian(*piece)) for m, piece in zip(self.members, pieces, strict=True)]
-        weight, bias = zip(*found, strict=True)
-        return np.concatenate(weight), np.concatenate(bias)
+        return nll_gradient
 
-
-def resolved(assigned: list[tuple[Likelihood, list[int] | None]], schema: Schema) -> Likelihood:
-    """A likelihood with all that depends on the table spelt out: column numbers, and numbers of categories."""
-    spelt = []
-    for member, columns in assigned:
-        if isinstance(member, Categorical):
-            own = sorted(schema.categories) if columns is None else columns
-            spelt.append((member.for_categories(schema.n_categories(own)), columns))
-        else:
-            spelt.append((clone(member), columns))
-    return spelt[0][0] if spelt[0][1] is None else Mixed(spelt)
+    def _pieces(self) -> list[tuple[slice, ...]]:
+        """Of each member: its outputs, what its encoder sees and `more` among a step's rows, its columns."""
+        members, n = self.members, self.encoding.n_inputs
+        more = _slices([n, *(m.n_more() for m in members)])[1:]
+        seen, params = _slices([m.encoding.n_inputs for m in members]), _slices(self.n_outputs)
+        return list(zip(params, seen, more, _slices(self.encoding.n_columns), strict=True))
 
 
-def fits_schema(likelihood: Likelihood, n_categories: list[int]) -> bool:
-    """Whether a resolved likelihood is one of columns with so many categories, 0 standing for numbers."""
-    pairs = likelihood.members if isinstance(likelihood, Mixed) else [(likelihood, list(range(len(n_categories))))]
-    columns = [column for _, own in pairs for column in own]
-    if sorted(columns) != list(range(len(n_categories))):
-        return False
-    return all(
-        isinstance(member, Likelihood)
-        and (list(member.sizes(len(own))) if isinstance(member, Categorical) else [0] * len(own))
-        == [n_categories[column] for column in own]
-        for member, own in pairs
-    )
+def _slices(sizes: Sequence[int]) -> list[slice]:
+    """Where pieces of these sizes lie, side by side."""
+    return [slice(*map(int, pair)) for pair in pairwise(np.cumsum([0, *sizes]))]
 
 
-def described(likelihood: Likelihood, schema: Schema) -> Likelihood:
-    """A resolved likelihood as a user would write it: members by name where that says all, columns by theirs."""
-    names = schema.names
-    if not isinstance(likelihood, Mixed):
-        found = _written(likelihood, list(schema.categories), schema)
-        return clone(likelihood) if found != "categorical" else Categorical()
-    members = likelihood.members
-    return Mixed([(_written(m, own, schema), own if names is None else [names[c] for c in own]) for m, own in members])
-
-
-def _written(member: Likelihood, columns: list[int], schema: Schema) -> Any:
-    """A member's name, or the member itself where it is not what the name alone would give."""
-    if isinstance(member, Categorical):
-        known = [schema.categories[column] for column in columns]
-        return clone(member) if all(values == list(range(len(values))) for values in known) else "categorical"
-    plain = {repr(family()): name for name, family in LIKELIHOODS.items()}
-    return plain.get(repr(member), clone(member))
+def select_columns(X: Any, key: Any) -> list[int]:
+    """The numbers of the columns that a key names, as in `sklearn.compose.ColumnTransformer`."""
+    if callable(key):
+        key = key(X)
+    try:
+        key = key.tolist() if isinstance(key, (np.ndarray, np.generic)) else key
+        if not isinstance(key, slice):
+            key = [key] if isinstance(key, (str, int)) else list(key)
+        return [int(column) for column in _get_column_indices(X, key)]
+    except (ValueError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"Mixed cannot find the columns {key!r} in X: {error}") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -12,19 +11,18 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
-from .._linear import Covariance
+from .._tables.moments import Scale
 from .._torch import namespace
-from ..data import Array, Moments, Rows, Scale
-from ._base import Cells, Density, Likelihood, as_arrays
-from ._gaussian import FeatureNoise, standardised
+from ._base import LikelihoodModule, Standardised
+from ._location_scale import FeatureNoise, Shape
 
 __all__ = ["Laplace", "StudentT"]
 
 
-class StudentT(Likelihood):
+class StudentT(Standardised):
     """p(x|z) = t(mean(z), scale, df): real-valued columns, of which some cells are far off.
 
-    One learnt variance a column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
+    One learnt variance per column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
     the variance far.
 
     Parameters
@@ -33,6 +31,16 @@ class StudentT(Likelihood):
         Degrees of freedom, above 2, so that there is a variance. Fewer: heavier tails.
     noise_floor : float, default=1e-3
         The smallest noise variance, as a share of the column's variance.
+
+    See Also
+    --------
+    Laplace : Lighter tails.
+    JohnsonSU : Heavy tails with one noise for all columns.
+
+    References
+    ----------
+    Lange, K. L., Little, R. J. A. and Taylor, J. M. G. (1989). Robust statistical modeling using the t distribution.
+    Journal of the American Statistical Association 84, 881-896.
 
     Examples
     --------
@@ -50,26 +58,28 @@ class StudentT(Likelihood):
         "noise_floor": [Interval(Real, 0, 1, closed="neither")],
     }
 
-    def __init__(self, df=4.0, *, noise_floor=1e-3):
+    def __init__(self, df: float = 4.0, *, noise_floor: float = 1e-3) -> None:
         self.df = df
         self.noise_floor = noise_floor
 
-    def scale(self, moments: Moments) -> Scale:
-        return standardised(moments)
-
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _StudentTDensity(n_features, scale, self.noise_floor, self.df)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return FeatureNoise(scale, self.noise_floor, _StudentTNoise(self.df))
 
 
-class Laplace(Likelihood):
+class Laplace(Standardised):
     """p(x|z) = exp(-|x - mean(z)| / b) / 2b: real-valued columns, of which some cells are off.
 
-    One learnt b a column. Training lowers absolute errors, so `mean` is a median too.
+    One learnt b per column. Training lowers absolute errors, so `mean` is a median too.
 
     Parameters
     ----------
     noise_floor : float, default=1e-3
         The smallest noise variance, 2 b^2, as a share of the column's variance.
+
+    See Also
+    --------
+    StudentT : Heavier tails.
+    Gaussian : Lighter tails.
 
     Examples
     --------
@@ -84,71 +94,42 @@ class Laplace(Likelihood):
 
     _parameter_constraints: ClassVar[dict] = {"noise_floor": [Interval(Real, 0, 1, closed="neither")]}
 
-    def __init__(self, *, noise_floor=1e-3):
+    def __init__(self, *, noise_floor: float = 1e-3) -> None:
         self.noise_floor = noise_floor
 
-    def scale(self, moments: Moments) -> Scale:
-        return standardised(moments)
-
-    def build(self, n_features: int, scale: Scale) -> Density:
-        return _LaplaceDensity(n_features, scale, self.noise_floor)
+    def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
+        return FeatureNoise(scale, self.noise_floor, _LaplaceNoise())
 
 
-class _LocationScale(FeatureNoise):
-    """Any noise of one shape: log p = -energy(u) - log std, u = (x - mean) / std. Subclasses give the shape.
-
-    `log_noise` is the logarithm of the variance, whatever the shape.
-    """
+class _ByEnergy(Shape):
+    """-log density is `energy(u) + log_norm`. Subclasses state the energy and its slope, of tensors or numpy arrays."""
 
     @abstractmethod
     def energy(self, u: Any) -> Any:
-        """-log density of the noise of variance 1, for a tensor or a numpy array."""
+        """-log density, but for a constant."""
 
     @abstractmethod
     def slope(self, u: Any) -> Any:
         """Its derivative."""
 
-    @abstractmethod
-    def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
-        """Noise of variance 1, of the shape of `like`."""
+    def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
+        return -self.energy(u) - (self.log_norm + 0.5 * log_var)
 
-    def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        mean, log_var = self.split(outputs)
-        return -self.energy((x - mean) * torch.exp(-0.5 * log_var)) - 0.5 * log_var - self.log_scale
-
-    def gradient_of_seen(self, xp: Any) -> Callable[[Any, Any, Cells], tuple[Any, Any]]:
-        log_noise, bound, log_scale = as_arrays(xp, self.log_noise.detach(), self.bound(), self.log_scale)
-        set_noise_gradient = self.noise_gradient_setter(xp)
-
-        def nll_gradient(outputs: Any, seen: Any, cells: Cells) -> tuple[Any, Any]:
-            log_var = xp.maximum(log_noise, bound)
-            precision = xp.exp(-0.5 * log_var)
-            u = (outputs - seen) * precision
-            slope = cells.mass * self.slope(u)
-            nll = cells.mass * (self.energy(u) + (log_scale + 0.5 * log_var))
-            set_noise_gradient(0.5 * (cells.total - (slope * u).sum(-2)[..., None, :]))
-            return nll, slope * precision
-
-        return nll_gradient
-
-    def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
-        mean, log_var = self.split(outputs)
-        return mean + torch.exp(0.5 * log_var) * self.draw(mean, rng)
-
-    def baseline_samples(self, rows: Rows, cov: Covariance, n_components: int) -> Array:
-        """Of independent columns: the Gaussian's own would be another family's."""
-        return Density.baseline_samples(self, rows, cov, n_components)
+    def weigh(self, xp: Any, residual: Any, log_var: Any, mass: Any) -> tuple[Any, Any, Any]:
+        precision = xp.exp(-0.5 * log_var)
+        u = residual * precision
+        slope = mass * self.slope(u)
+        return slope * precision, slope * u, mass * self.energy(u)
 
 
-class _StudentTDensity(_LocationScale):
-    def __init__(self, n_features: int, scale: Scale, noise_floor: float, df: float):
-        super().__init__(n_features, scale, noise_floor)
+class _StudentTNoise(_ByEnergy):
+    def __init__(self, df: float):
         self.df = float(df)
         half = 0.5 * self.df
         self.log_norm = math.lgamma(half) - math.lgamma(half + 0.5) + 0.5 * math.log(math.pi * (self.df - 2))
 
     def energy(self, u: Any) -> Any:
-        return 0.5 * (self.df + 1) * namespace(u).log1p(u * u / (self.df - 2)) + self.log_norm
+        return 0.5 * (self.df + 1) * namespace(u).log1p(u * u / (self.df - 2))
 
     def slope(self, u: Any) -> Any:
         return (self.df + 1) * u / (self.df - 2 + u * u)
@@ -159,9 +140,11 @@ class _StudentTDensity(_LocationScale):
         return normal * torch.sqrt(0.5 * (self.df - 2) / half_chi2)
 
 
-class _LaplaceDensity(_LocationScale):
+class _LaplaceNoise(_ByEnergy):
+    log_norm = 0.5 * math.log(2)
+
     def energy(self, u: Any) -> Any:
-        return math.sqrt(2) * abs(u) + 0.5 * math.log(2)
+        return math.sqrt(2) * abs(u)
 
     def slope(self, u: Any) -> Any:
         return math.sqrt(2) * namespace(u).sign(u)

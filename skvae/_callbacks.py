@@ -1,0 +1,62 @@
+"""scikit-learn's callbacks around a fit, and the printed line per epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ._training.loop import Epoch
+
+__all__ = ["EpochLog", "FitTask", "fit_task"]
+
+Attributes = dict[str, Any]
+
+
+class FitTask:
+    """A fit as scikit-learn's callbacks see it: a task with one subtask per epoch."""
+
+    def __init__(self, context: Any, hooks: dict[str, Any]):
+        self.context, self.hooks = context, hooks
+        self.result: Attributes = {}
+
+    def epoch(self, attributes: Callable[[], Attributes]) -> bool:
+        """Tell callbacks that an epoch has ended, and what a model that stopped there would be; whether to stop."""
+        sub = self.context.subcontext(task_name="epoch")
+        sub.call_on_fit_task_begin(**self.hooks)
+        return sub.call_on_fit_task_end(**self.hooks, reconstruction_attributes=attributes)
+
+
+@contextmanager
+def fit_task(estimator: Any, X: Any, y: Any, max_iter: int) -> Iterator[FitTask]:
+    """A scope for a fit of `estimator` of so many epochs at most; set `result` to its attributes before the end.
+
+    The estimator itself is to be written afterwards: an error of a callback then leaves it as it was.
+    """
+    context = estimator._init_callback_context(max_subtasks=max_iter)
+    # An autoencoder's target is X.
+    task = FitTask(context, {"estimator": estimator, "X": X, "y": X if y is None else y})
+    context.call_on_fit_task_begin(**task.hooks)
+    yield task
+    context.call_on_fit_task_end(**task.hooks, reconstruction_attributes=lambda: task.result)
+
+
+class EpochLog:
+    """One line per epoch with verbose=1; nothing with 0."""
+
+    def __init__(self, name: str, max_iter: int, verbose: int):
+        self.name, self.max_iter, self.verbose = name, max_iter, verbose
+        self.began = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.verbose:
+            print(f"[{self.name}] {text}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Print what an epoch showed."""
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in epoch.terms.items())
+        held_out = "" if epoch.held_out is None else f"  held-out {epoch.held_out:.4f} (best: epoch {epoch.best})"
+        seconds = time.perf_counter() - self.began
+        self.say(f"epoch {epoch.number}/{self.max_iter}  {terms}{held_out}  {seconds:.1f} s")

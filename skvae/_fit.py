@@ -1,0 +1,499 @@
+"""Fit as functions, from values to values: read, prepare, start, train, publish. No estimator is written here."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from ._callbacks import EpochLog
+from ._inference.scores import latent_information
+from ._linear import Covariance
+from ._params import named
+from ._state import Blueprint, FittedModel, pack
+from ._tables.batches import ArrayTable, Batch, as_table
+from ._tables.moments import Moments, Scale
+from ._tables.reader import TableReader, TrainingRows
+from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
+from ._training import engine
+from ._training.held_out import held_out_mean
+from ._training.loop import Epoch, Progress, Training, TrainingResult, TrainingSettings, train
+from ._training.solvers import SOLVERS
+from .likelihoods import (
+    LIKELIHOODS,
+    LikelihoodModule,
+    baseline,
+    covariance,
+    described,
+    max_latents,
+    resolved,
+    start_linear,
+)
+from .model import VAE
+from .networks import MLP, Network, Supplied
+from .objectives import OBJECTIVES, Objective
+from .priors import PRIORS
+
+__all__ = [
+    "Fit",
+    "FitSettings",
+    "Paused",
+    "Task",
+    "check_same_specs",
+    "components",
+    "continue_fit",
+    "fit_model",
+    "prepare",
+    "read",
+    "start",
+]
+
+# What is called after every epoch, with a function that returns the attributes of a fit that stopped there; it may stop
+# training by returning True.
+Task = Callable[[Callable[[], dict[str, Any]]], bool]
+# early_stopping="auto" holds rows out from this many on.
+MIN_ROWS_TO_HOLD_OUT = 20
+# n_components="auto": the share of variance the leading principal components must hold, and at most how many.
+AUTO_VARIANCE, AUTO_MOST = 0.9, 32
+# A latent is active when its posterior mean varies by more than this over the rows (Burda et al. 2016).
+ACTIVE_VARIANCE = 0.01
+# fit warns when it ends more than this many nats, plus 1 %, below the linear model.
+WORTH_A_WARNING = 0.2
+# Rows the final diagnostics look at, at most.
+DIAGNOSTIC_ROWS = 10_000
+
+
+def leading_components(cov: Covariance) -> int:
+    """The number of leading principal components that hold `AUTO_VARIANCE` of the variance, 1 to `AUTO_MOST`."""
+    values, _ = cov.leading(max_latents(AUTO_MOST, cov), np.ones(cov.n_columns))
+    share = np.cumsum(values) / max(cov.diagonal.sum(), np.finfo(float).tiny)
+    return max(1, min(AUTO_MOST, int(np.searchsorted(share, AUTO_VARIANCE)) + 1, max(1, len(values))))
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a fit reads of its estimator's parameters.
+
+    Attributes
+    ----------
+    name : str
+        The estimator's, for messages.
+    specs : dict of str to Spec
+        Likelihood, objective, prior, encoder and decoder, as they were asked for.
+    n_components : int or "auto"
+    auto_components : callable
+        From the covariance of what the encoder sees to the number of latents that "auto" means.
+    init, max_iter, batch_size, solver, learning_rate_init, early_stopping, validation_fraction, n_iter_no_change
+        As in `VAETransformer`; so is verbose.
+    device : torch.device
+    """
+
+    name: str
+    specs: dict[str, Any]
+    n_components: Any
+    init: str
+    max_iter: int
+    batch_size: Any
+    solver: Any
+    learning_rate_init: float
+    early_stopping: Any
+    validation_fraction: float
+    n_iter_no_change: float
+    verbose: int
+    device: torch.device
+    seed: int = 0
+    auto_components: Callable[[Covariance], int] = leading_components
+
+    @classmethod
+    def of(cls, estimator: Any, auto_components: Callable[[Covariance], int] = leading_components) -> FitSettings:
+        """The settings of an estimator whose parameters have been validated, without a seed yet."""
+        own = ["n_components", "init", "max_iter", "batch_size", "solver", "learning_rate_init", "early_stopping"]
+        own += ["validation_fraction", "n_iter_no_change", "verbose"]
+        return cls(
+            name=type(estimator).__name__,
+            specs=specs_of(estimator),
+            device=resolve_device(estimator.device),
+            auto_components=auto_components,
+            **{name: getattr(estimator, name) for name in own},
+        )
+
+    def seeded(self, random_state: Any) -> FitSettings:
+        """With a seed, drawn only when the rows are known to be good: a refused fit draws nothing."""
+        return replace(self, seed=int(check_random_state(random_state).randint(np.iinfo(np.int32).max)))
+
+    @property
+    def objective(self) -> Objective:
+        """What training minimises."""
+        return self.specs["objective"]
+
+    def batch_rows(self, n_rows: int) -> int:
+        """Rows per step, of so many to train on."""
+        if self.batch_size != "auto":
+            return min(self.batch_size, n_rows)
+        return min(n_rows, max(32, min(200, n_rows // 10)))
+
+    def training(self, n_rows: int, watched: bool, **changes: Any) -> TrainingSettings:
+        """How to train on so many rows; `watched` says whether there are held-out ones."""
+        solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
+        found = TrainingSettings(
+            solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
+            batch_size=self.batch_rows(n_rows),
+            max_iter=self.max_iter,
+            patience=self.n_iter_no_change if watched else math.inf,
+            learning_rate=self.learning_rate_init,
+        )
+        return replace(found, **changes)
+
+
+def specs_of(estimator: Any) -> dict[str, Any]:
+    """The hyperparameters a model is built from, as objects of their families, checked."""
+    plain = MLP(estimator.hidden_layer_sizes, estimator.activation)
+    specs = {
+        "likelihood": clone(named(estimator.likelihood, LIKELIHOODS)),
+        "objective": clone(named(estimator.objective, OBJECTIVES)),
+        "prior": clone(named(estimator.prior, PRIORS)),
+        "encoder": _network(estimator.encoder, plain),
+        "decoder": _network(estimator.decoder, plain),
+    }
+    for spec in specs.values():
+        spec._validate_params()
+    return specs
+
+
+def _network(value: Any, default: Network) -> Network:
+    if value is None:
+        return default
+    return clone(value) if isinstance(value, Network) else Supplied(value)
+
+
+def read(settings: FitSettings, X: Any, y: Any, sample_weight: Any) -> tuple[TableReader, TrainingRows]:
+    """The table to train on, and what was learnt of its columns."""
+    reader, X = TableReader.learn(settings.name, X, settings.specs["likelihood"], resolved)
+    rows = reader.training_rows(X, y, sample_weight, settings.objective)
+    reader.refuse_empty_columns(rows)
+    return reader, rows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table in the model's units, and what was learnt of it before there is a model.
+
+    `rows` are all rows; `cov` is the training rows' covariance as the encoder sees them.
+    """
+
+    moments: Moments
+    scale: Scale
+    density: LikelihoodModule
+    rows: Batch | ArrayTable
+    training: Batch | ArrayTable
+    held_out: Batch | None
+    cov: Covariance
+
+
+def prepare(
+    reader: TableReader,
+    table: TrainingRows,
+    settings: FitSettings,
+    hold_out: bool = True,
+    whole_std: np.ndarray | None = None,
+) -> Prepared:
+    """Put a table into the model's units, build its likelihood, and hold rows out.
+
+    `whole_std` are the standard deviations of columns that are constant here.
+    """
+    likelihood: Any = reader.likelihood
+    moments = table.sums.moments
+    if whole_std is not None:
+        moments = moments._replace(std=np.where(moments.constant, whole_std, moments.std))
+    scale = likelihood.scale(moments)
+    rows = _in_model_units(table, scale, settings)
+    training, held_out = _hold_out(rows, settings) if hold_out else (rows, None)
+    density = likelihood.build(table.X.shape[1], scale)
+    density.fit(rows)
+    cov = covariance(density, training, settings.objective.input_noise)
+    return Prepared(moments, scale, density, rows, training, held_out, cov)
+
+
+def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
+    """The table's rows; its targets too, where they are rows."""
+    y = table.y
+    if y is not None and settings.objective.target == "row":
+        y = scale.to_model(y)
+    return as_table(table.X, scale, table.weight, y)
+
+
+def _hold_out(rows: Batch | ArrayTable, settings: FitSettings) -> tuple[Batch | ArrayTable, Batch | None]:
+    """Rows to train on and rows held out for early stopping."""
+    asked, possible = settings.early_stopping, settings.objective.monitor is not None
+    wanted = asked is True or (asked == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
+    if asked is True and not possible:
+        raise ValueError(
+            f"early_stopping=True needs a number to watch, which {type(settings.objective).__name__} lacks; "
+            "use early_stopping='auto' or False."
+        )
+    if not (wanted and possible):
+        return rows, None
+    n_held_out = int(settings.validation_fraction * len(rows))
+    if n_held_out < 1 or n_held_out >= len(rows):
+        raise ValueError(
+            f"The validation set is too small: validation_fraction={settings.validation_fraction} of {len(rows)} rows "
+            f"is {n_held_out}. Raise validation_fraction, give more rows, or set early_stopping=False."
+        )
+    return rows.split_off(n_held_out, make_generator(settings.seed))
+
+
+def components(prepared: Prepared, settings: FitSettings) -> int:
+    """The number of latents that `n_components` asks for."""
+    return settings.auto_components(prepared.cov) if settings.n_components == "auto" else int(settings.n_components)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A new model at its start, which is a linear model if `linear`."""
+
+    model: VAE
+    n_components: int
+    linear: bool
+
+
+def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused: Paused | None = None) -> Start:
+    """Build a model for a table, at the linear model where there is one.
+
+    One that is to go on from where it `paused` keeps random weights: others will take their place.
+    """
+    rng, n_components = make_generator(settings.seed), components(prepared, settings)
+    specs = {**settings.specs, "likelihood": reader.likelihood}
+    model = Blueprint(len(prepared.scale.scale), n_components, scale=prepared.scale, **specs).build(
+        rng, prepared.density
+    )
+    model.to("cpu", torch.float32).check_widths()
+    if paused is not None:
+        return Start(model, n_components, paused.linear)
+    linear = settings.init == "linear" and model.has_linear_path and _start_linear(model, prepared.cov, settings)
+    settings.objective.start(model, prepared.training, rng)
+    return Start(model, n_components, linear)
+
+
+def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
+    """Set the model to the linear model of these rows; False where its likelihood has none."""
+    with single_blas():
+        most = max_latents(model.prior.n_components, cov, model.likelihood.shared_noise)
+        found = start_linear(model.likelihood, cov, most)
+    if found is not None:
+        model.start_at(found, make_generator(settings.seed))
+    return found is not None
+
+
+def training_of(begun: Start, prepared: Prepared, settings: FitSettings, progress: Progress | None = None) -> Training:
+    """The training of a started model, from its start or from where it was paused."""
+    device, rows, held_out = settings.device, prepared.training, prepared.held_out
+    how = settings.training(len(rows), held_out is not None)
+    watched = settings.early_stopping == "auto" and settings.objective.monitor is not None
+    if held_out is None and begun.linear and watched:
+        # A table too small to hold rows out stays at its linear start: nothing could tell learning from overfitting.
+        how = replace(how, keep_start=True, max_iter=1)
+    held_out = None if held_out is None else held_out.to(device)
+    rng, model = make_generator(settings.seed, device), begun.model.to(device)
+    return Training(model, settings.objective, rows.to(device), how, rng, held_out, progress=progress)
+
+
+@contextmanager
+def products(model: VAE, settings: FitSettings, n_rows: int) -> Iterator[EpochLog]:
+    """A scope with the threads and the matrix products that suit a step on `n_rows` rows; what prints epochs."""
+    largest = model.largest_product(settings.batch_rows(n_rows))
+    log = EpochLog(settings.name, settings.max_iter, settings.verbose)
+    step = "dense engine" if engine.understands(model, settings.objective) else "autograd"
+    log.say(f"{n_rows} training rows, gradients by {step}")
+    with thread_limit(largest), large_products(largest):
+        yield log
+
+
+@dataclass(frozen=True)
+class Paused:
+    """A fit between two epochs: where training stands, and whether it began at the linear model."""
+
+    progress: Progress
+    linear: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit leaves: the model, the attributes that its estimator is to have, and where it paused, if it did."""
+
+    model: FittedModel
+    attributes: dict[str, Any]
+    paused: Paused | None = None
+
+
+def fit_model(
+    reader: TableReader,
+    table: TrainingRows,
+    settings: FitSettings,
+    task: Task = lambda attributes: False,
+    whole_std: np.ndarray | None = None,
+    until: float = math.inf,
+    paused: Paused | None = None,
+) -> Fit:
+    """Fit a model to a table: prepare, start, train, publish.
+
+    It pauses after epoch `until`, and goes on from where an earlier call `paused`; the model is the best one so far,
+    and nobody is warned of it.
+    """
+    with torch_scope(settings.device, grad=True):
+        prepared = prepare(reader, table, settings, whole_std=whole_std)
+        begun = start(reader, prepared, settings, paused)
+        so_far = partial(_so_far, reader, prepared, begun, settings)
+        with products(begun.model, settings, len(prepared.training)) as log:
+            training = training_of(begun, prepared, settings, None if paused is None else paused.progress)
+
+            def on_epoch(epoch: Epoch) -> bool:
+                log.epoch(epoch)
+                return task(so_far)
+
+            training.run(until, on_epoch)
+        now = Paused(training.progress(), begun.linear) if until < math.inf else None
+        result, model = training.finish(), begun.model.cpu()
+        if result.best == 0 and begun.linear and prepared.held_out is not None:
+            # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
+            _start_linear(model, covariance(prepared.density, prepared.rows, settings.objective.input_noise), settings)
+        if now is None:
+            _warn_if_poor(begun, prepared, settings, result)
+        # A later partial_fit starts its optimiser afresh.
+        result = replace(result, solver_state=[])
+        fit = publish(reader, model, prepared.rows, prepared.moments.mean, prepared.scale, settings, result)
+        return replace(fit, paused=now)
+
+
+def continue_fit(
+    reader: TableReader, table: TrainingRows, settings: FitSettings, earlier: dict[str, Any] | None
+) -> Fit:
+    """Train for one epoch on a chunk of rows: of a new model, or of the one in `earlier`, an estimator's attributes."""
+    with torch_scope(settings.device, grad=True):
+        if earlier is None:
+            prepared = prepare(reader, table, settings, hold_out=False)
+            model, rows = start(reader, prepared, settings).model, prepared.rows
+            mean, scale = prepared.moments.mean, prepared.scale
+        else:
+            before = FittedModel.of(earlier)
+            mean, scale = earlier["mean_"], before.scale
+            model, rows = before.rebuilt(torch.float32), _in_model_units(table, scale, settings)
+        done, state = (0, None) if earlier is None else (earlier["n_iter_"], earlier["_solver_state"])
+        rng, model = make_generator(settings.seed + done, settings.device), model.to(settings.device)
+        how = settings.training(len(rows), False, max_iter=1, done=done, average=False)
+        with products(model, settings, len(rows)):
+            result = train(model, settings.objective, rows.to(settings.device), how, rng, solver_state=state)
+        return publish(reader, model.cpu(), rows, mean, scale, settings, result, earlier)
+
+
+def check_same_specs(settings: FitSettings, earlier: dict[str, Any]) -> None:
+    """Raise ValueError where what the model is built from has changed since the first call of partial_fit."""
+    changed = [name for name, asked in earlier["_asked"].items() if asked != repr(settings.specs[name])]
+    if settings.n_components not in ("auto", earlier["n_components_"]):
+        changed.append("n_components")
+    if changed:
+        raise ValueError(
+            f"{' and '.join(changed)} changed since the first partial_fit; call fit to start a new model, "
+            "or set the parameter back."
+        )
+
+
+def _value(reader: TableReader, model: VAE, scale: Scale, settings: FitSettings, order: np.ndarray) -> FittedModel:
+    specs = {**settings.specs, "likelihood": reader.likelihood}
+    return FittedModel(specs, reader.schema, scale, len(order), order, settings.seed, pack(model))
+
+
+def _of_table(reader: TableReader, mean: np.ndarray) -> dict[str, Any]:
+    """The attributes that the table alone decides."""
+    return reader.attributes | {"mean_": mean, "likelihood_": described(reader.likelihood, reader.schema)}
+
+
+def _so_far(reader: TableReader, prepared: Prepared, begun: Start, settings: FitSettings) -> dict[str, Any]:
+    """The attributes of an estimator whose fit stopped here."""
+    order = np.arange(begun.n_components)
+    model = _value(reader, begun.model, prepared.scale, settings, order)
+    return _of_table(reader, prepared.moments.mean) | model.attributes
+
+
+@torch.no_grad()
+def publish(
+    reader: TableReader,
+    model: VAE,
+    rows: Batch | ArrayTable,
+    mean: np.ndarray,
+    scale: Scale,
+    settings: FitSettings,
+    result: TrainingResult,
+    earlier: dict[str, Any] | None = None,
+) -> Fit:
+    """The trained model as a value, and the fitted attributes of its estimator."""
+    some = rows.subsample(DIAGNOSTIC_ROWS)
+    found, spread, mu = latent_information(model, some)
+    information = found.double().numpy()
+    before = {} if earlier is None else earlier
+    order = before.get("_order", np.argsort(-information, kind="stable"))
+    value = _value(reader, model, scale, settings, order)
+    attributes = _of_table(reader, mean) | value.attributes | _progress(result, before)
+    attributes["_asked"] = {name: repr(spec) for name, spec in settings.specs.items()}
+    if model.has_posterior:
+        attributes["latent_information_"] = information[order]
+        attributes["active_components_"] = (spread.numpy() > ACTIVE_VARIANCE)[order]
+    noise = _noise_variance(model, some, mu, scale)
+    return Fit(value, attributes if noise is None else attributes | {"noise_variance_": noise})
+
+
+def _progress(result: TrainingResult, before: dict[str, Any]) -> dict[str, Any]:
+    """What training did, after what it had done before."""
+    done, history = before.get("n_iter_", 0), before.get("history_", {})
+    history = {name: history.get(name, []) + values for name, values in result.history.items()}
+    return {
+        "n_iter_": done + result.n_iter,
+        "best_iter_": done + result.best,
+        "history_": history,
+        "loss_curve_": history["loss"],
+        "validation_curve_": result.held_out,
+        "_solver_state": result.solver_state,
+    }
+
+
+def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> Any:
+    """The noise that the model has learnt, in data units squared: one number where it is shared; None for no noise."""
+    variance = model.likelihood.variance(model.params(mu, rows.x)) if model.is_density else None
+    if variance is None:
+        return None
+    with np.errstate(over="ignore"):
+        noise = rows.mean(variance).double().numpy() * scale.scale**2
+    return float(noise[0]) if model.likelihood.shared_noise else noise
+
+
+def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:
+    """Warn when training broke off, or ended below the linear model of the same family."""
+    if result.diverged is not None:
+        kept = f"the weights of epoch {result.best} are kept. Lower learning_rate_init={settings.learning_rate_init}."
+        _warn(f"{settings.name}: the loss was not finite in epoch {result.diverged}; {kept}")
+        return
+    likelihood = begun.model.likelihood
+    comparable = settings.objective.is_bound and likelihood.linear_start() is not None
+    if comparable and not (begun.linear and (result.held_out or result.best == 0)):
+        rows = (prepared.training if prepared.held_out is None else prepared.held_out).subsample(DIAGNOSTIC_ROWS)
+        with single_blas():
+            most = max_latents(begun.n_components, prepared.cov, likelihood.shared_noise)
+            linear = baseline(likelihood, rows, prepared.cov, most)
+        reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
+        if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):
+            model = f"the {linear:.3f} of the linear model of the same likelihood"
+            advice = "Raise max_iter or learning_rate_init, keep init='linear', or use PCA or FactorAnalysis."
+            _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, ConvergenceWarning, stacklevel=6)  # where fit was called

@@ -1,0 +1,1 @@
+"""What a fitted model says of rows: quadrature, posterior, scores, criteria, explanations, blocks."""

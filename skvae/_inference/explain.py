@@ -1,0 +1,118 @@
+"""What every feature adds to a row's score, and the normal row it is held beside."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._tables.batches import Batch
+from ..model import VAE
+from .criteria import Criterion, ScoringContext, with_latents
+from .posterior import posterior
+
+__all__ = ["COMPLETIONS", "MOST_DIFFERENCE", "MOST_SIMILAR", "contributions", "explained", "nearest"]
+
+
+# Points of the path integral that shares the latents' part out.
+PATH_POINTS = 8
+
+
+# How far apart two cells can be, and among how many codes the most similar is looked for.
+MOST_DIFFERENCE, MOST_SIMILAR = 2.0, 1000
+
+
+# Completions of a row with gaps.
+COMPLETIONS = 8
+
+
+def contributions(
+    criterion: Criterion, model: VAE, rows: Batch, view: ScoringContext, typical: Tensor | None = None
+) -> Tensor:
+    """The criterion's contributions, (N, D + 1), for rows that may have gaps.
+
+    A gap makes no row more normal: the row is completed several times, its contributions are averaged, and a missing
+    feature's is replaced by `typical`, (D + 1,), what it is for training rows.
+    """
+    if rows.mask is None:
+        return criterion(model, rows, view)
+    missing = rows.mask == 0
+    result = rows.x.new_empty(len(rows), rows.x.shape[1] + 1)
+    gaps = missing.any(dim=1)
+    whole, part = (~gaps).nonzero()[:, 0], gaps.nonzero()[:, 0]
+    if len(whole):
+        result[whole] = criterion(model, Batch(rows.x[whole]), view)
+    found = criterion(model, *_completed(model, rows.take(part), view)).unflatten(0, (-1, len(part))).mean(0)
+    if typical is not None:
+        found[:, :-1] = torch.where(missing[part], typical[:-1], found[:, :-1])
+    result[part] = found
+    return result
+
+
+def _completed(model: VAE, rows: Batch, view: ScoringContext) -> tuple[Batch, ScoringContext]:
+    """Every row `COMPLETIONS` times, its gaps filled by E[x|z] for draws z from p(z | the present cells)."""
+    assert rows.mask is not None
+    q = posterior(model, rows)
+    z = q.mean + torch.einsum("njk,sk->snj", q.factor, view.completions)
+    filled = torch.where(rows.mask > 0, rows.x, model.mean(z)).flatten(0, 1)
+    # Training rows are known by their own codes, not by their completions'.
+    return Batch(filled), view._replace(known=view.codes.own(q.mean).repeat(len(z)))
+
+
+def nearest(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
+    """The decoded training code that is most like each row, in model units: (N, D).
+
+    Differences count up to `MOST_DIFFERENCE` in the encoder's units, so that one absurd cell does not choose the code.
+    A missing cell does not count.
+    """
+    every = -(-len(view.codes.mean) // MOST_SIMILAR)
+    decoded = model.mean(view.codes.mean[::every])
+    encoding = model.likelihood.encoding
+    difference = encoding.encode(rows.x)[:, None] - encoding.encode(decoded)
+    if rows.mask is not None:
+        difference *= encoding.per_input(rows.mask)[:, None]
+    distance = difference.abs().clamp_max(MOST_DIFFERENCE).nan_to_num(nan=MOST_DIFFERENCE).square().sum(-1)
+    own = view.own(model.encode(rows.x, rows.mask)[0])
+    known = (own >= 0) & (own % every == 0)
+    distance[known, own[known] // every] = torch.inf
+    return decoded[distance.argmin(dim=1)]
+
+
+def explained(
+    criterion: Criterion,
+    model: VAE,
+    rows: Batch,
+    view: ScoringContext,
+    typical: Tensor | None = None,
+    typical_explanation: Tensor | None = None,
+) -> Tensor:
+    """`contributions` with the latents' part shared out among the features: (N, D + 1), of the same sum.
+
+    A missing feature's is replaced by `typical_explanation`, (D + 1,).
+    """
+    total = contributions(criterion, model, rows, view, typical).sum(dim=1)
+    shared = contributions(partial(_shared_out, criterion), model, rows, view, typical_explanation)
+    shared[:, -1] = total - shared[:, :-1].sum(dim=1)
+    return shared
+
+
+def _shared_out(criterion: Criterion, model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
+    """The criterion's contributions of complete rows, and what its latents' part owes to each feature.
+
+    Integrated gradients (Sundararajan et al. 2017) of that part along the line from the most similar normal row, which
+    `nearest` gives, to the row itself; what they leave, that normal row's own part, stays with the latents.
+    """
+    found = criterion(model, rows, view)
+    start = nearest(model, rows, view)
+    way = rows.x - start
+    points, weights = np.polynomial.legendre.leggauss(PATH_POINTS)
+    shared = torch.zeros_like(way)
+    for point, weight in zip(0.5 * (points + 1), 0.5 * weights, strict=True):
+        with torch.enable_grad():
+            x = (start + float(point) * way).requires_grad_()
+            part = criterion(model, Batch(x), view)[:, -1]
+            (slope,) = torch.autograd.grad(part.sum(), x) if part.requires_grad else (torch.zeros_like(x),)
+        shared += float(weight) * slope * way
+    return found + with_latents(shared, -shared.sum(dim=1))

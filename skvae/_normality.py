@@ -1,0 +1,317 @@
+"""What a detector learns of normal rows beside the model: which to train on, codes, what is typical, the threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._fit import FitSettings, components, prepare
+from ._inference.blocks import Inference
+from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion
+from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
+from ._inference.posterior import mean_and_std
+from ._inference.quadrature import quasi_normal
+from ._linear import Covariance
+from ._reservoir import Reservoir
+from ._state import is_finite_array
+from ._tables.batches import to_rows
+from ._tables.moments import Array, has_gaps, row_blocks
+from ._tables.reader import TableReader, TrainingRows
+from ._torch import single_blas, thread_limit, torch_scope
+from .likelihoods import baseline_samples, max_latents
+from .priors import AggregatedPosterior
+
+__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "percentile", "supported"]
+
+# n_components="auto": as many latents as columns, at most this many.
+AUTO_MOST = 64
+# Training rows whose codes make the aggregated posterior, at most.
+CODES = 5000
+# Training rows that say what is typical, of scores and of explanations, at most.
+SCORED, EXPLAINED = 2000, 50
+# contamination="auto": the share of training rows below the threshold.
+AUTO_CONTAMINATION = 0.01
+# The share of rows trained on where some are said to be anomalies, and the steps that find them.
+ROBUST_SUPPORT, CONCENTRATIONS = 0.5, 3
+# By how much two sums of the same numbers may differ, relative to their size.
+ROUNDING = 1e-14
+# How many times a block's numbers the differences to similar rows may be: 32 MB.
+BEYOND_CACHE = 16
+
+
+def as_many_as_columns(cov: Covariance) -> int:
+    """How many latents "auto" means to a detector."""
+    return min(cov.n_columns, AUTO_MOST)
+
+
+# Which rows to train on
+
+
+def supported(
+    reader: TableReader, table: TrainingRows, settings: FitSettings, share: float
+) -> tuple[TrainingRows, np.ndarray, Array | None]:
+    """The most normal rows, by steps of the minimum covariance determinant (Rousseeuw & Van Driessen 1999).
+
+    Returns
+    -------
+    used : TrainingRows
+        These rows.
+    kept : ndarray of bool of shape (N,)
+        Which they are.
+    whole_std : ndarray of shape (D,) or None
+        The columns' standard deviations over all rows, where some are left out: a column that is constant in the
+        others keeps its scale.
+    """
+    n_kept = max(1, int(np.ceil(share * len(table))))
+    kept = np.ones(len(table), dtype=bool)
+    if n_kept == len(table):
+        return table, kept, None
+    whole_std, used = table.sums.moments.std, table
+    for _ in range(CONCENTRATIONS):
+        scores = _linear_scores(reader, table.X, used, settings, whole_std)
+        nearer = np.zeros(len(table), dtype=bool)
+        nearer[np.argsort(-scores, kind="stable")[:n_kept]] = True
+        closer = table.at(nearer)
+        if closer.sums.empty.any():
+            break
+        kept, used = nearer, closer
+    return used, kept, whole_std
+
+
+def _linear_scores(reader: TableReader, X: Array, used: TrainingRows, settings: FitSettings, whole_std: Array) -> Array:
+    """How likely the rows of X are under the linear model of the used ones; a gap counts as the other cells do."""
+    with torch_scope(torch.device("cpu"), grad=True):
+        prepared = prepare(reader, used, settings, hold_out=False, whole_std=whole_std)
+        density, cov, scale = prepared.density, prepared.cov, prepared.scale
+        n_components = max_latents(components(prepared, settings), cov, density.shared_noise)
+        scores, n_present = np.empty(len(X)), np.empty(len(X))
+        with single_blas():
+            for part in row_blocks(X):
+                block = X[part]
+                present = ~np.isnan(block)
+                n_present[part] = present.sum(axis=1)
+                scores[part] = baseline_samples(density, to_rows(block, scale), cov, n_components)
+                # Without the columns' units, whose density a row with gaps would lack.
+                scores[part] += present @ np.log(scale.scale)
+    scores /= np.maximum(n_present, 1)
+    return np.where(n_present > 0, np.nan_to_num(scores, nan=-np.inf), -np.inf)
+
+
+# What is normal
+
+
+@dataclass(frozen=True)
+class Normality:
+    """What normal rows look like to a fitted model.
+
+    Attributes
+    ----------
+    criterion : str or callable
+    codes : dict of str to ndarray
+        The aggregated posterior of the rows that were trained on, by the names of its fields.
+    typical, typical_explanation : ndarray of shape (D + 1,) or None
+        The mean contributions to a score, and to an explanation, of such rows.
+    training_scores : ndarray of shape (n_scored,)
+    offset : float
+        The threshold.
+    """
+
+    criterion: str | Criterion
+    codes: dict[str, np.ndarray]
+    typical: np.ndarray | None = None
+    typical_explanation: np.ndarray | None = None
+    training_scores: np.ndarray | None = None
+    offset: float = 0.0
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Normality:
+        """What a fitted detector's `__dict__` says."""
+        return cls(
+            state["_criterion"],
+            state["_codes"],
+            state["_typical"],
+            state["_typical_explanation"],
+            state["training_scores_"],
+            state["offset_"],
+        )
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """A fitted detector's attributes; `of` is the way back."""
+        return {
+            "_criterion": self.criterion,
+            "_codes": self.codes,
+            "_typical": self.typical,
+            "_typical_explanation": self.typical_explanation,
+            "training_scores_": self.training_scores,
+            "offset_": self.offset,
+        }
+
+    def view(self, inference: Inference) -> ScoringContext:
+        """What a criterion looks at beside the rows."""
+        device = inference.device
+        codes = AggregatedPosterior(*(torch.tensor(self.codes[n], device=device) for n in AggregatedPosterior._fields))
+        completions = quasi_normal(COMPLETIONS, inference.model.prior.n_components, inference.seed).to(device)
+        return ScoringContext(inference.rule, codes, completions, torch.tensor(inference.scale.scale, device=device))
+
+    def contributions(self, inference: Inference, X: Array) -> np.ndarray:
+        """The criterion's contributions of the rows of X: (N, D + 1)."""
+        return self._look(inference, X, self._of(inference, contributions, self.typical))
+
+    def scores(self, inference: Inference, X: Array) -> np.ndarray:
+        """Their sums: (N,)."""
+        of = self._of(inference, contributions, self.typical)
+        return _total(self._look(inference, X, lambda model, rows: of(model, rows).sum(dim=1)))
+
+    def explanations(self, inference: Inference, X: Array) -> np.ndarray:
+        """The contributions with the latents' part shared out among the features: (N, D + 1)."""
+        of = self._of(inference, explained, self.typical, self.typical_explanation)
+        return self._look(inference, X, of, shared=True)
+
+    def similar(self, inference: Inference, X: Array) -> np.ndarray:
+        """The most similar normal row, in model units: (N, D)."""
+        view = self.view(inference)
+        widest = self._widest(inference, shared=True)
+        return inference.by_blocks(X, lambda model, rows: nearest(model, rows, view), widest=widest)
+
+    def _of(self, inference: Inference, function: Any, *typical: np.ndarray | None) -> Any:
+        """`function` of a criterion and what is typical, as a function of the model and rows."""
+        view, criterion = self.view(inference), named_criterion(self.criterion)
+        tensors = [None if value is None else torch.tensor(value, device=inference.device) for value in typical]
+        return lambda model, rows: function(criterion, model, rows, view, *tensors)
+
+    def _look(self, inference: Inference, X: Array, of: Any, shared: bool = False) -> np.ndarray:
+        drawn = self.criterion in DRAWN  # they do not look at the codes
+        widest = 1 if drawn and not shared else self._widest(inference, shared)
+        gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors
+        return inference.by_blocks(X, of, inference.n_draws if drawn else 1, widest=widest, factors=gaps)
+
+    def _widest(self, inference: Inference, shared: bool) -> int:
+        """Numbers that a criterion, or `nearest`, holds per row.
+
+        What `nearest` holds may pass the cache: with many columns its blocks would be single rows.
+        """
+        n_codes, n_features = len(self.codes["mean"]), len(inference.scale.scale)
+        return max(n_codes, min(n_codes, MOST_SIMILAR) * n_features // BEYOND_CACHE if shared else 1)
+
+
+def learn(
+    inference: Inference,
+    criterion: str | Criterion,
+    contamination: float | str,
+    table: TrainingRows,
+    used: TrainingRows,
+) -> Normality:
+    """The codes of the rows that were used, what is typical of them, and the threshold, from all rows."""
+    seed = inference.seed
+    found = Normality(criterion, _aggregated(inference, _sample(used, CODES, seed)))
+    some = _sample(used, SCORED, seed)
+    contributions = found.contributions(inference, some.X)
+    found = replace(found, typical=_finite_mean(contributions, some.weight))
+    auto = contamination == "auto"
+    if auto and not has_gaps(some.X):
+        scores = _total(contributions.sum(axis=1))
+    else:
+        scores = found.scores(inference, some.X if auto else table.X)
+    share: Any = AUTO_CONTAMINATION if auto else contamination
+    few = _sample(used, EXPLAINED, seed)
+    typical = _finite_mean(found.explanations(inference, few.X), few.weight)
+    # Explanations are to sum to the score less the mean of all training scores.
+    typical[-1] += np.ma.masked_invalid(scores).mean() - typical.sum()
+    return replace(found, typical_explanation=typical, training_scores=scores, offset=percentile(scores, share))
+
+
+def known_rows(sample: dict[str, Any] | None, codes: dict[str, np.ndarray], inference: Inference) -> Reservoir:
+    """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
+    if sample is not None:
+        return Reservoir(**sample)
+    X = inference.decoded(codes["mean"], lambda model, z: model.mean(z))
+    return Reservoir.of(X, np.exp(codes["log_weight"]) * len(X), inference.seed)
+
+
+def joined(known: Reservoir | None, chunk: Reservoir) -> Reservoir:
+    """A sample of the rows of both, of the size that is kept."""
+    return (chunk if known is None else known.joined(chunk)).smallest(CODES)
+
+
+def _sample(table: TrainingRows, most: int, seed: int) -> TrainingRows:
+    """At most `most` of the rows, with weights."""
+    weight = np.ones(len(table)) if table.weight is None else table.weight
+    if len(table) <= most:
+        return TrainingRows(table.X, None, weight)
+    some = np.random.default_rng(seed).permutation(len(table))[:most]
+    return TrainingRows(table.X[some], None, weight[some])
+
+
+def _aggregated(inference: Inference, table: TrainingRows) -> dict[str, np.ndarray]:
+    """The aggregated posterior of these rows, as arrays."""
+    weight: Any = table.weight
+    found = inference.by_blocks(table.X, mean_and_std, factors=has_gaps(table.X))
+    with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
+        mean, std = torch.tensor(found).unbind(dim=-1)
+        log_weight = torch.tensor(np.log(weight / weight.sum()))
+        codes = AggregatedPosterior(mean, std.square(), log_weight).widened(inference.seed)
+    return {name: values.numpy() for name, values in codes._asdict().items()}
+
+
+def _total(scores: np.ndarray) -> np.ndarray:
+    """The scores; not a number is not below any threshold, and would pass for normal: such rows get -inf."""
+    return np.nan_to_num(scores, nan=-np.inf, neginf=-np.inf)
+
+
+def _finite_mean(values: np.ndarray, weight: Any) -> np.ndarray:
+    """Weighted column means over rows without an infinite or undefined entry."""
+    finite = np.isfinite(values).all(axis=1)
+    return np.average(values[finite], axis=0, weights=weight[finite])
+
+
+def percentile(scores: np.ndarray, share: float) -> float:
+    """The score that `share` of the scores lie below; equal scores do not, whatever the order of their sums."""
+    with np.errstate(invalid="ignore"):
+        found = np.percentile(scores, 100 * share)
+    found = float(found if np.isfinite(found) else scores[np.isfinite(scores)].min())
+    return found - ROUNDING * abs(found)
+
+
+# Saved state
+
+
+def fault(state: dict[str, Any]) -> str | None:
+    """What is wrong with what a detector has learnt beside its model, in words; None if nothing is."""
+    if not callable(state.get("_criterion")) and state.get("_criterion") not in list(CRITERIA):
+        return f"_criterion is {state.get('_criterion')!r}"
+    n_features = state["n_features_in_"]
+    for name in ("_typical", "_typical_explanation"):
+        value: Any = state.get(name)
+        if not is_finite_array(value) or value.shape != (n_features + 1,):
+            return f"{name} is not {n_features + 1} finite numbers"
+    offset = state.get("offset_")
+    if not isinstance(offset, (float, np.floating)) or not np.isfinite(offset):
+        return f"offset_ is {offset!r}"
+    return _fault_of_scores(state) or _fault_of_codes(state.get("_codes"), state["n_components_"])
+
+
+def _fault_of_scores(state: dict[str, Any]) -> str | None:
+    for name in ("training_scores_", "calibration_scores_"):
+        value: Any = state.get(name, None if name == "training_scores_" else np.zeros(0))
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim != 1 or np.isnan(value).any():
+            return f"{name} is not an array of scores"
+        if name == "calibration_scores_" and (value[1:] < value[:-1]).any():
+            return f"{name} is not sorted"
+    return None
+
+
+def _fault_of_codes(codes: Any, n_components: int) -> str | None:
+    fields = AggregatedPosterior._fields
+    if not isinstance(codes, dict) or codes.keys() != set(fields):
+        return f"_codes are not {sorted(fields)}"
+    if not all(is_finite_array(values) for values in codes.values()):
+        return "_codes hold something that is not a finite number"
+    mean, var, log_weight = (codes[name] for name in fields)
+    n_codes = log_weight.size
+    if not n_codes or log_weight.ndim != 1 or not mean.shape == var.shape == (n_codes, n_components):
+        return f"_codes have the shapes {mean.shape}, {var.shape} and {log_weight.shape}"
+    return None if (var > 0).all() else "a code's variance is not positive"

@@ -1,0 +1,1 @@
+"""Tables: containers, sources, schema, facts, moments, batches."""

@@ -1,0 +1,224 @@
+"""Tables at the door: X, y and sample_weight as arrays, or an error that names the column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    check_consistent_length,
+    validate_data,
+)
+
+from .containers import name_the_string, unpack_container
+from .moments import Array, ColumnSums, row_blocks, sum_columns
+from .schema import Schema, cells_of
+from .sources import RowSource, Selected
+
+__all__ = ["Support", "TableReader", "TrainingRows"]
+
+
+class Support(Protocol):
+    """What a reader asks of a likelihood."""
+
+    reads_cells: bool
+
+    def assign(self, X: Any) -> list[tuple[Any, list[int] | None]]:
+        """The likelihood of every column, as members and their columns."""
+
+    def check(self, X: Array, names: Sequence[str]) -> None:
+        """Raise ValueError, naming the column, where X leaves the support."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What there is to train on: X, targets, and weights of mean 1 (None: all equal), without rows of weight 0.
+
+    `known` is what was summed while the rows were checked.
+    """
+
+    X: Any
+    y: Array | None = None
+    weight: Array | None = None
+    known: ColumnSums | None = None
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    @cached_property
+    def sums(self) -> ColumnSums:
+        """What the columns hold."""
+        return sum_columns(self.X, self.weight) if self.known is None else self.known
+
+    def at(self, rows: np.ndarray) -> TrainingRows:
+        """The rows that are True; the table itself where these are all."""
+        if rows.all():
+            return self
+        y, weight = (None if values is None else values[rows] for values in (self.y, self.weight))
+        X = Selected(self.X, np.flatnonzero(rows)) if isinstance(self.X, RowSource) else self.X[rows]
+        return TrainingRows(X, y, weight)
+
+
+@dataclass(frozen=True)
+class TableReader:
+    """The columns that fit saw, and the checks that every later table passes.
+
+    Attributes
+    ----------
+    name : str
+        The estimator's, for errors.
+    schema : Schema
+    likelihood : Likelihood
+        Of all columns, with what depends on the table spelt out.
+    n_features : int
+    names : ndarray of str of shape (n_features,) or None
+        The columns' names, where all are strings.
+    """
+
+    name: str
+    schema: Schema
+    likelihood: Any
+    n_features: int
+    names: np.ndarray | None = None
+
+    @classmethod
+    def learn(
+        cls, name: str, X: Any, likelihood: Support, resolve: Callable[[list, Schema], Support]
+    ) -> tuple[TableReader, Array]:
+        """The reader of a table's columns, each with its likelihood, and the table's numbers, yet to be checked.
+
+        `resolve` spells out a likelihood, given as members and their columns, for the table's schema.
+        """
+        X = unpack_container(X)
+        schema, cells = Schema.of(X), cells_of(X) if likelihood.reads_cells else X
+        assigned = likelihood.assign(cells)
+        schema.learn(cells, _categories(assigned, cells))
+        known = _stand_in(name)
+        X = _numbers(known, schema.encoded(cells) if schema.categories else X, reset=True)
+        names = getattr(known, "feature_names_in_", None)
+        return cls(name, schema, resolve(assigned, schema), known.n_features_in_, names), X
+
+    def read(self, X: Any, checked: bool = True) -> Array:
+        """X as floats, in an array or a source, NaN where a cell is missing; `checked` says whether `check` sees it."""
+        X = unpack_container(X)
+        if self.schema.categories:
+            X = cells_of(X)
+            # Before categories are looked up, which another table's columns would not have.
+            _check_feature_names(self._known, X, reset=False)
+            _check_n_features(self._known, X, reset=False)
+            X = self.schema.encoded(X)
+        X = _numbers(self._known, X, reset=False)
+        if checked:
+            self.check(X)
+        return X
+
+    def training_rows(self, X: Array, y: Any, sample_weight: Any, objective: Any) -> TrainingRows:
+        """What there is to train on, of a table's numbers, which are checked; the objective's `target` says what y is.
+
+        One pass checks the rows and sums their columns.
+        """
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            weight = weight / weight.max()
+            weight = weight / weight[weight > 0].mean()
+        sums = sum_columns(X, weight, self._checked)
+        rows = TrainingRows(X, self._target(y, X, objective) if objective.target else None, weight)
+        return replace(rows if weight is None else rows.at(weight > 0), known=sums)
+
+    def refuse_empty_columns(self, table: TrainingRows) -> None:
+        """Raise ValueError for a column without a value."""
+        if (empty := table.sums.empty).any():
+            label = self.labels[int(empty.argmax())]
+            raise ValueError(f"{label} holds no value in {len(table)} rows; drop it before fitting.")
+
+    def check(self, X: Array) -> None:
+        """Raise ValueError for a cell that is infinite or outside the likelihood's support."""
+        for part in row_blocks(X):
+            self._checked(X, part)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The columns as a fitted estimator's attributes."""
+        names = {} if self.names is None else {"feature_names_in_": self.names}
+        return {"n_features_in_": self.n_features, **names, "_columns": vars(self.schema)}
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """How errors name the columns."""
+        return [self.schema.label(column) for column in range(self.n_features)]
+
+    @cached_property
+    def _known(self) -> Any:
+        known = _stand_in(self.name)
+        known.n_features_in_ = self.n_features
+        if self.names is not None:
+            known.feature_names_in_ = self.names
+        return known
+
+    def _target(self, y: Any, X: Array, objective: Any) -> Array:
+        """y as numbers: rows like those of X, in data units, or labels."""
+        if y is None:
+            raise ValueError(f"objective={objective!r} is trained towards y; give fit a y.")
+        if objective.target == "row":
+            y = np.array(self.read(y)[:], dtype=np.float64)
+            if np.isnan(y).any():
+                raise ValueError(f"y holds NaN, but objective={objective!r} compares every row with all of its y.")
+        else:
+            y = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+        check_consistent_length(X, y)
+        return y
+
+    def _checked(self, X: Array, part: slice) -> Array:
+        """These rows of X; ValueError for a cell that is infinite or outside the likelihood's support."""
+        block = X[part]
+        infinite = np.isinf(block)
+        if infinite.any():
+            row, column = np.argwhere(infinite)[0]
+            raise ValueError(
+                f"Input X contains infinity: {self.labels[column]}, row {part.start + row}. Remove it, or mark it "
+                "as missing (NaN)."
+            )
+        self.likelihood.check(block, self.labels)
+        return block
+
+
+def _stand_in(name: str) -> Any:
+    """What scikit-learn's checks read column names from and write them to: an empty estimator of this name.
+
+    The estimator itself is written when its fit has ended, and not before.
+    """
+    return type(name, (BaseEstimator,), {})()
+
+
+def _numbers(known: Any, X: Any, reset: bool) -> Array:
+    """X as scikit-learn's estimators check it, without a copy of what is read from elsewhere."""
+    if isinstance(X, RowSource):
+        if not (len(X) and X.shape[1]):
+            raise ValueError(f"X has {len(X)} sample(s) and {X.shape[1]} feature(s); at least 1 of each is needed.")
+        _check_n_features(known, X, reset=reset)
+        return X  # type: ignore[return-value]
+    try:
+        return validate_data(known, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
+    except ValueError as error:
+        if "could not convert string" in str(error):
+            raise name_the_string(X, error) from None
+        raise
+
+
+def _categories(assigned: list, X: Any) -> dict[int, int | None]:
+    """The columns of categories, and how many each has (None: those that it holds)."""
+    found: dict[int, int | None] = {}
+    for member, columns in assigned:
+        if member.reads_cells:
+            owned = list(range(X.shape[1])) if columns is None else columns
+            found |= dict(zip(owned, member.categories(len(owned)), strict=True))
+    return found

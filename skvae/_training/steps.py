@@ -1,0 +1,79 @@
+"""Ways to get the gradients of an objective: by automatic differentiation, or by the graph-free engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .._tables.batches import Batch, Table
+from ..model import VAE
+from ..objectives import Objective
+from . import engine as _dense
+from .held_out import held_out_mean
+from .parameters import Player
+
+__all__ = ["AutogradStep", "make_step"]
+
+
+class Step(Protocol):
+    """One way to get the gradients of an objective; `pure` says that no autograd graph is made."""
+
+    pure: bool
+
+    def prepared(self, rows: Table) -> Table:
+        """The rows in the form that the step reads, made once."""
+        ...
+
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Player) -> None:
+        """Set the gradient of every parameter that this player moves."""
+
+    def take_means(self) -> dict[str, Tensor]:
+        """The terms' means over the rows of all steps since the last call."""
+        ...
+
+    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
+        """A function that returns the monitored mean over `rows`, at the weights of the moment, by the same draws."""
+        ...
+
+
+class AutogradStep:
+    """The gradient of every player's term by automatic differentiation: any model, any objective."""
+
+    pure = False
+
+    def __init__(self, model: VAE, objective: Objective, players: list[Player]):
+        self.model, self.objective, self.players = model, objective, players
+        # Of every term: its sum over rows, and their number.
+        self.sums: dict[str, tuple[Tensor | float, int]] = {}
+
+    def prepared(self, rows: Table) -> Table:
+        return rows
+
+    @torch.enable_grad()
+    def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Player) -> None:
+        terms = {k: batch.mean(term) for k, term in player.turn.terms(self.model, batch, rng, epoch).items()}
+        player.backward(terms[player.turn.loss], only=len(self.players) == 1)
+        for name, term in terms.items():
+            total, n_rows = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + len(batch) * term.detach(), n_rows + len(batch)
+
+    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
+        return partial(held_out_mean, self.model, self.objective, rows, seed)
+
+    def take_means(self) -> dict[str, Tensor]:
+        means = {name: torch.as_tensor(total) / n_rows for name, (total, n_rows) in self.sums.items()}
+        self.sums = {}
+        return means
+
+
+def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
+    """The dense engine where it knows the model's pieces, autograd elsewhere."""
+    if _dense.understands(model, objective):
+        (player,) = players
+        assert player.vector.grad is not None
+        return _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+    return AutogradStep(model, objective, players)

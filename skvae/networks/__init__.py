@@ -1,0 +1,12 @@
+"""How arrays become arrays: encoders and decoders.
+
+A `Network` holds hyperparameters only; `build_encoder` and `build_decoder` return fresh torch modules. In its place a
+user may pass an `nn.Module` (copied in fit) or a callable `(n_in, n_out) -> nn.Module` (fresh, seeded in every fit).
+"""
+
+from __future__ import annotations
+
+from ._base import AutoregressiveDecoder, LinearPath, Network, Supplied
+from ._mlp import ACTIVATIONS, MLP
+
+__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]

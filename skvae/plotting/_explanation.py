@@ -1,0 +1,154 @@
+"""Explanation: what each column adds to the score of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.utils.validation import _check_feature_names_in
+
+from .._params import Count
+from ._base import ANOMALOUS, NORMAL, Array, ExplainedRow, Picture, number
+
+__all__ = ["Explanation"]
+
+# Characters of a feature's name that are shown.
+MOST_LETTERS = 32
+
+
+@dataclass(eq=False)
+class Explanation(Picture):
+    """What each column adds to the score of one row.
+
+    Parameters
+    ----------
+    row : int
+        The row's place in the table.
+    values : ndarray of shape (n_features,)
+        The row.
+    similar : ndarray of shape (n_features,)
+        The most similar normal row.
+    contributions : ndarray of shape (n_features + 1,)
+        One per column, and a last one for the latents.
+    score : float
+        The row's score.
+    typical : float
+        The mean of the training scores.
+    offset : float
+        The threshold.
+    names : list of str
+        Names of the columns.
+    n_shown : int
+        How many columns are drawn.
+    """
+
+    row: int
+    values: Array
+    similar: Array
+    contributions: Array
+    score: float
+    typical: float
+    offset: float
+    names: list[str]
+    n_shown: int
+
+    size: ClassVar[tuple[float, float]] = (7.5, 4.8)
+
+    @classmethod
+    def of(
+        cls,
+        detector: Any,
+        X: Any,
+        row: int | None = None,
+        n_features: int = 10,
+        feature_names: Sequence[str] | None = None,
+    ) -> Explanation:
+        """Ask a detector for what is shown.
+
+        Parameters
+        ----------
+        detector : VAEAnomalyDetector
+            Fitted.
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        row : int, default=None
+            The place in X of the row to explain. None: the row with the lowest score.
+        n_features : int, default=10
+            How many columns are drawn.
+        feature_names : sequence of str, default=None
+            Names of the columns. None: those the detector was fitted with.
+
+        Returns
+        -------
+        picture : Explanation
+            The picture of this row.
+
+        Raises
+        ------
+        ValueError
+            If a parameter breaks a rule, or the row is too far out to be explained.
+        """
+        if not Count().is_satisfied_by(n_features):
+            raise ValueError(f"n_features={n_features!r} must be an integer above 0.")
+        seen = ExplainedRow.of(detector, X, row)
+        names = _check_feature_names_in(detector) if feature_names is None else feature_names
+        if len(names) != len(seen.values):
+            raise ValueError(f"feature_names has {len(names)} names; X has {len(seen.values)} columns.")
+        typical = float(np.ma.masked_invalid(detector.training_scores_).mean())
+        return cls(*seen, typical, float(detector.offset_), [str(name) for name in names], n_features)
+
+    def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Draw the bars. `kwargs`: style for the bars (`Axes.barh`).
+
+        Artists: "bars", "numbers" (their labels), and "values" (the axis on the right).
+        """
+        names, values, parts = self._lines()
+        places = np.arange(len(names))
+        style = {"color": np.where(parts < 0, ANOMALOUS, NORMAL), "height": 0.7}
+        bars = ax.barh(places, parts, **style | kwargs)
+        for bar in bars[sum(map(bool, values)) :]:
+            bar.set_alpha(0.5)
+        artists = {"bars": bars}
+        artists["numbers"] = ax.bar_label(bars, [number(v, 3, "+") for v in parts], padding=3, fontsize="small")
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.margins(x=0.18)
+        ax.set_yticks(places, names)
+        ax.invert_yaxis()
+        artists["values"] = ax.secondary_yaxis("right")
+        artists["values"].set_yticks(places, values)
+        artists["values"].set_ylabel("value (minus the most similar normal row's)")
+        for side in (ax, artists["values"]):
+            side.tick_params(axis="y", length=0)
+            side.spines[:].set_visible(False)
+        ax.spines["bottom"].set_visible(True)
+        ax.set_xlabel("contribution to the score (negative: less normal than a typical row)")
+        scores = f"score {number(self.score)}, typical {number(self.typical)}, threshold {number(self.offset)}"
+        ax.set_title(f"Row {self.row}: {scores}", fontsize="medium")
+        return ax, artists
+
+    def _lines(self) -> tuple[list[str], list[str], Array]:
+        """Names, values as text, and contributions, from top to bottom."""
+        columns = self.contributions[:-1]
+        order = np.argsort(-np.abs(columns), kind="stable")
+        shown, others = order[: self.n_shown], order[self.n_shown :]
+        names, values = [_short(self.names[i]) for i in shown], [self._value(i) for i in shown]
+        parts = [*columns[shown]]
+        if len(others):
+            names.append(f"{len(others)} other column{'s' if len(others) > 1 else ''}")
+            parts.append(columns[others].sum())
+        names.append("latent")
+        parts.append(self.contributions[-1])
+        return names, values + [""] * (len(names) - len(values)), np.array(parts)
+
+    def _value(self, column: int) -> str:
+        """The row's value and, in brackets, its difference from the most similar normal row's."""
+        value = self.values[column]
+        if np.isnan(value):
+            return "missing"
+        return f"{number(value)} ({number(value - self.similar[column], 3, '+')})"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"

@@ -1,0 +1,78 @@
+"""p(z) as a family: what every prior offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .._params import Spec
+
+__all__ = ["Prior", "PriorSpec"]
+
+
+class Prior(nn.Module, ABC):
+    """p(z) over J latents. Write `sample`, and `log_prob` unless p(z) can only be drawn from; the rest is optional.
+
+    Parameters
+    ----------
+    n_components : int
+        J, the number of latents.
+
+    Attributes
+    ----------
+    least_curvature : float
+        What -log p(z) curves by at least, or a small positive number where it is not log-concave: the posterior of a
+        row with gaps is never taken to be wider.
+    reads_encoder : bool
+        Whether `log_prob` calls the encoder that `bind` hands over.
+    states_gradient : bool
+        Whether `log_prob_gradient` and `kl_gradient` are there.
+    """
+
+    least_curvature: ClassVar[float] = 1e-3
+    reads_encoder: ClassVar[bool] = False
+    states_gradient: ClassVar[bool] = False
+
+    def __init__(self, n_components: int):
+        super().__init__()
+        self.n_components = n_components
+
+    def bind(self, encode: Callable[[Tensor], tuple[Tensor, Any]]) -> None:
+        """Receive the encoder: from what it sees, (N, n_inputs), to means and log variances, (N, J) each."""
+        return
+
+    @abstractmethod
+    def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Draw (n_samples, J) latents."""
+
+    def log_prob(self, z: Any) -> Any:
+        """log p(z) in nats, of all latents together: (...,) for (..., J)."""
+        raise NotImplementedError(f"{type(self).__name__} can be drawn from, but has no density.")
+
+    def log_prob_per_latent(self, z: Any) -> Any:
+        """log p(z_j) in nats where the latents are independent, of the array's own kind: (..., J). None elsewhere."""
+        return None
+
+    def log_prob_gradient(self, z: Any) -> Any:
+        """d log p(z) / dz without a graph, for arrays of any kind: (..., J)."""
+        return None
+
+    def kl(self, mu: Tensor, log_var: Tensor) -> Tensor | None:
+        """KL(N(mu, sigma^2) || p) in nats, one a latent, (..., J), where it has a closed form; None elsewhere."""
+        return None
+
+    def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> Any:
+        """KL, d KL / d mu and d KL / d log_var without a graph: three (..., J), of the arrays' own kind."""
+        return None
+
+
+class PriorSpec(Spec, ABC):
+    """Hyperparameters of a p(z)."""
+
+    @abstractmethod
+    def build(self, n_components: int, density: Any) -> Prior:
+        """The module for `n_components` latents; `density` (the likelihood's) knows how much the encoder sees."""

@@ -1,0 +1,48 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import numpy as np
+import skops.io
+import torch
+
+from skvae import VAETransformer
+from skvae._tables.batches import to_rows
+from skvae.objectives import Objective
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make(**parameters):
+    """A small transformer."""
+    return VAETransformer(**{"n_components": 2, "max_iter": 5, "random_state": 0, **parameters})
+
+
+def with_gaps(X, share, seed=0):
+    """X, each cell of which is missing with this probability."""
+    return np.where(np.random.RandomState(seed).rand(*X.shape) < share, np.nan, X)
+
+
+def scale_of(estimator):
+    """The map between data units and those of its model."""
+    return estimator.module_.units.scale
+
+
+def rows_of(estimator, X, weight=None):
+    """X as a fitted model takes it: in its units, in float64."""
+    return to_rows(X, scale_of(estimator), weight, dtype=torch.float64)
+
+
+def by_skops(estimator):
+    """Saved and loaded."""
+    data = skops.io.dumps(estimator)
+    return skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if "skvae" in name])
+
+
+class Reconstruction(Objective):
+    """A plain autoencoder: no density, nothing to watch."""
+
+    def __call__(self, model, batch, rng, epoch):
+        return {"loss": (model.mean(model.encode(batch.x)[0]) - batch.x).square().sum(-1)}

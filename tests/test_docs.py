@@ -1,0 +1,84 @@
+"""Documents name what there is, and docs/extend.md adds a member of each family in one short block."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import skvae
+
+ROOT = Path(skvae.__file__).parents[1]
+EXTEND = ROOT / "docs" / "extend.md"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PUBLIC = {"skvae", *(f"skvae.{family}" for family in ("likelihoods", "objectives", "priors", "networks"))}
+# What a user derives from to add a member, by the heading under which docs/extend.md does so.
+BASES = {
+    "A likelihood": {"Standardised", "LikelihoodModule"},
+    "An objective": {"OnePass"},
+    "A prior": {"PriorSpec", "Prior"},
+    "A network": {"Network"},
+}
+
+
+@cache
+def blocks(heading: str | None = None) -> list[str]:
+    """The Python blocks under a heading, or all of them."""
+    text = EXTEND.read_text()
+    if heading:
+        text = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def derived_from(block: str) -> set[str]:
+    """The classes that a block's classes derive from."""
+    classes = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.ClassDef)]
+    return {ast.unparse(base) for node in classes for base in node.bases}
+
+
+@pytest.mark.parametrize("heading", BASES)
+def test_a_member_fits_in_one_block_of_40_lines(heading):
+    whole = [block for block in blocks(heading) if derived_from(block) >= BASES[heading]]
+    assert whole
+    assert min(len([line for line in block.splitlines() if line.strip()]) for block in whole) <= 40
+
+
+def test_extensions_import_from_public_places_only():
+    modules = set()
+    for block in blocks():
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                modules.add(node.module)
+            elif isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+    ours = {name for name in modules if name.split(".")[0] == "skvae"}
+    assert ours == PUBLIC
+
+
+def test_lines_are_no_longer_than_120_columns():
+    lines = EXTEND.read_text().splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documented_names_exist(path):
+    """Whatever a document calls `skvae.something`."""
+    for name in re.findall(r"`skvae\.([\w.]+)", path.read_text()):
+        value, parts = skvae, name.split(".")
+        for i, part in enumerate(parts):
+            if not hasattr(value, part):
+                importlib.import_module(f"skvae.{'.'.join(parts[: i + 1])}")
+            value = getattr(value, part)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_documented_files_exist(path):
+    """Paths in backticks and targets of links; one with a <placeholder> stands for many."""
+    text = path.read_text()
+    named = re.findall(r"`((?:skvae|tests|docs|benchmarks)/[^`\s<>*]+)`", text)
+    linked = [path.parent / link for link in re.findall(r"\]\((?!http|#)([^)#]+)", text)]
+    assert not [str(file) for file in [*(ROOT / name for name in named), *linked] if not file.exists()]
