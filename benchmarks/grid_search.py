@@ -181,7 +181,7 @@ def compare(setting: Setting, methods: list[str], rounds: int) -> dict[str, list
         for method in methods:
             found = fresh(search, method, setting, seed)
             searches[method].append(found)
-            scores = " ".join(f"{np.mean(score):.2f}" for score in found.scores)
+            scores = " ".join(f"{np.nanmean(score):.2f}" for score in found.scores)
             label = f"{setting.table} ({setting.hidden},) round {seed} {method}"
             took = f"{found.seconds:.1f} s, {found.cpu:.1f} CPU s"
             print(f"{label}: {took}, best {found.best}, scores {scores}", flush=True)
