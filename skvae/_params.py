@@ -19,24 +19,25 @@ NetworkLike = nn.Module | Callable[[int, int], nn.Module]
 RandomState = int | np.random.RandomState | None
 
 
-class Count(Interval):
-    """Integers from `low` on; True and False are not among them."""
+class _Numbers(Interval):
+    """An interval that True and False are not in."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
+
+
+class Count(_Numbers):
+    """Integers from `low` on."""
 
     def __init__(self, low: int = 1):
         super().__init__(Integral, low, None, closed="left")
 
-    def is_satisfied_by(self, val: Any) -> bool:
-        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
 
-
-class Share(Interval):
-    """Real numbers above 0 and up to `high`, or below it; True and False are not among them."""
+class Share(_Numbers):
+    """Real numbers above 0 and up to `high`, or below it."""
 
     def __init__(self, high: float, closed: Literal["right", "neither"] = "right"):
         super().__init__(Real, 0, high, closed=closed)
-
-    def is_satisfied_by(self, val: Any) -> bool:
-        return not isinstance(val, (bool, np.bool_)) and super().is_satisfied_by(val)
 
 
 class Spec(BaseEstimator):
