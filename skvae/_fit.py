@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from ._callbacks import EpochLog
 from ._inference.scores import latent_information
@@ -24,7 +23,7 @@ from ._state import Blueprint, FittedModel, pack
 from ._tables.batches import ArrayTable, Batch, as_table
 from ._tables.moments import Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
-from ._torch import large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
+from ._torch import draw_seed, large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
 from ._training import engine
 from ._training.held_out import held_out_mean
 from ._training.loop import Epoch, Progress, Training, TrainingResult, TrainingSettings, train
@@ -129,7 +128,7 @@ class FitSettings:
 
     def seeded(self, random_state: Any) -> FitSettings:
         """With a seed, drawn only when the rows are known to be good: a refused fit draws nothing."""
-        return replace(self, seed=int(check_random_state(random_state).randint(np.iinfo(np.int32).max)))
+        return replace(self, seed=draw_seed(random_state))
 
     @property
     def objective(self) -> Objective:
@@ -179,9 +178,7 @@ def _network(value: Any, default: Network) -> Network:
 def read(settings: FitSettings, X: Any, y: Any, sample_weight: Any) -> tuple[TableReader, TrainingRows]:
     """The table to train on, and what was learnt of its columns."""
     reader, X = TableReader.learn(settings.name, X, settings.specs["likelihood"], resolved)
-    rows = reader.training_rows(X, y, sample_weight, settings.objective)
-    reader.refuse_empty_columns(rows)
-    return reader, rows
+    return reader, reader.first_rows(X, y, sample_weight, settings.objective)
 
 
 @dataclass(frozen=True)

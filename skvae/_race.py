@@ -72,9 +72,7 @@ class Candidate:
 
     def rows(self, table: Labelled) -> TrainingRows:
         """A table's rows to train on."""
-        rows = self.reader.training_rows(*table, self.settings.objective)
-        self.reader.refuse_empty_columns(rows)
-        return rows
+        return self.reader.first_rows(*table, self.settings.objective)
 
     def score(self, fit: Fit, table: Labelled, n_draws: int) -> float:
         """Mean log-likelihood of a table's rows, in nats per row."""
@@ -164,9 +162,11 @@ class Race:
 
     Attributes
     ----------
-    scores, fit_time, score_time : masked arrays of shape (n_candidates, n_folds)
-        Mean test scores in nats per row, those of a dropped candidate from when it was dropped; seconds. Folds that
-        were not begun by then are masked.
+    scores : masked array of shape (n_candidates, n_folds)
+        Mean test scores in nats per row, those of a dropped candidate from when it was dropped. Folds that were not
+        begun by then are masked.
+    fit_time, score_time : ndarrays of shape (n_candidates, n_folds)
+        Seconds.
     dropped_after : ndarray of int of shape (n_candidates,)
         Epochs after which a candidate was dropped; 0 for those that never were.
     alive : list of int
@@ -184,7 +184,7 @@ class Race:
         self.candidates, self.folds, self.n_jobs, self.near = candidates, folds, n_jobs, near
         self.on_drop = on_drop
         shape = (len(candidates), len(folds))
-        self.scores, self.fit_time, self.score_time = (np.ma.masked_all(shape) for _ in range(3))
+        self.scores, self.fit_time, self.score_time = np.ma.masked_all(shape), np.zeros(shape), np.zeros(shape)
         self.dropped_after = np.zeros(len(candidates), dtype=int)
         self.alive = list(range(len(candidates)))
         # Where to go on.
@@ -233,8 +233,8 @@ class Race:
         found = parallel([*others, *calls])
         for (i, k), leg in zip(keys, found[len(others) :], strict=True):
             self.scores[i, k] = leg.score
-            self.fit_time[i, k] = self.fit_time.filled(0)[i, k] + leg.fit_time
-            self.score_time[i, k] = self.score_time.filled(0)[i, k] + leg.score_time
+            self.fit_time[i, k] += leg.fit_time
+            self.score_time[i, k] += leg.score_time
             self.paused[i, k] = leg.paused
             if leg.paused is None or share == 1:
                 del self.paused[i, k]

@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from threadpoolctl import ThreadpoolController
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "build_seeded",
+    "draw_seed",
     "fast_log",
     "large_products",
     "make_generator",
@@ -76,6 +78,11 @@ def resolve_device(name: str) -> torch.device:
         warnings.warn(f"device={name!r} is not available on this machine: using the CPU.", stacklevel=2)
         return torch.device("cpu")
     return device
+
+
+def draw_seed(random_state: Any) -> int:
+    """A seed from what a user gave as `random_state`."""
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -15,7 +15,7 @@ import torch
 from sklearn.base import _fit_context, clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, check_cv
-from sklearn.utils import check_random_state, indexable
+from sklearn.utils import indexable
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from torch import nn
@@ -26,6 +26,7 @@ from ._fit import Fit, FitSettings, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race
 from ._tables.reader import TableReader
+from ._torch import draw_seed
 from .likelihoods import LIKELIHOODS, Likelihood, resolved
 from .networks import Network
 from .objectives import Objective
@@ -261,7 +262,7 @@ class VAETransformerCV(VAETransformer):
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
         table = Labelled(rows, y, sample_weight)
-        base = self._base(int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max)))
+        base = self._base(draw_seed(self.random_state))
         entrants = [self._entrant(base, candidate, reader, table, X) for candidate in candidates]
         folds, near = self._folds(table), self.selection == "one_standard_error"
         race = Race(entrants, folds, self.n_jobs, near, partial(self._log, candidates))
@@ -359,7 +360,8 @@ def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str
     scores = race.scores.filled(np.nan)
     table: dict[str, Any] = {}
     for name in ("fit_time", "score_time"):
-        table[f"mean_{name}"], table[f"std_{name}"] = _mean_and_std(getattr(race, name))
+        begun = np.ma.array(getattr(race, name), mask=race.scores.mask)
+        table[f"mean_{name}"], table[f"std_{name}"] = _mean_and_std(begun)
     for name in candidates[0]:
         values = np.empty(len(candidates), dtype=object)
         values[:] = [candidate[name] for candidate in candidates]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_array
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ from ._params import Activation, Count, NetworkLike, RandomState
 from ._tables.batches import Batch
 from ._tables.moments import Array
 from ._tables.reader import TableReader, TrainingRows
-from ._torch import make_generator, torch_scope
+from ._torch import draw_seed, make_generator, torch_scope
 from .likelihoods import Likelihood
 from .model import VAE
 from .networks import Network
@@ -474,4 +474,4 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
 def _generator(random_state: Any, inference: Inference) -> torch.Generator:
     """A generator where the model lies, seeded by what a user gave."""
-    return make_generator(check_random_state(random_state).randint(np.iinfo(np.int32).max), inference.device)
+    return make_generator(draw_seed(random_state), inference.device)

@@ -134,11 +134,13 @@ class TableReader:
         rows = TrainingRows(X, self._target(y, X, objective) if objective.target else None, weight)
         return replace(rows if weight is None else rows.at(weight > 0), known=sums)
 
-    def refuse_empty_columns(self, table: TrainingRows) -> None:
-        """Raise ValueError for a column without a value."""
-        if (empty := table.sums.empty).any():
+    def first_rows(self, X: Array, y: Any, sample_weight: Any, objective: Any) -> TrainingRows:
+        """The same for a new model, to which every column must show a value; ValueError names one that does not."""
+        rows = self.training_rows(X, y, sample_weight, objective)
+        if (empty := rows.sums.empty).any():
             label = self.labels[int(empty.argmax())]
-            raise ValueError(f"{label} holds no value in {len(table)} rows; drop it before fitting.")
+            raise ValueError(f"{label} holds no value in {len(rows)} rows; drop it before fitting.")
+        return rows
 
     def check(self, X: Array) -> None:
         """Raise ValueError for a cell that is infinite or outside the likelihood's support."""
