@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .._tables.batches import Batch, Table
+from .._tables.moments import reduce_blocks
 from .._torch import make_generator, namespace, repays_a_thread
 from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient, autograd_gradient
 from ..model import LOG_VAR_RANGE, VAE, Emitted
@@ -380,7 +381,7 @@ class DenseStep:
         totals = {name: torch.as_tensor(share).double().sum() for name, share in slopes.shares.items()}
         return -float(self.objective.summed(totals, math.inf)["loss"])
 
-    def _arithmetic(self, n_rows: int) -> Backend:
+    def _backend(self, n_rows: int) -> Backend:
         """numpy, or torch where its threads, its device or autograd are wanted."""
         small = self.pure and self.vector.device.type == "cpu"
         return NUMPY if small and not repays_a_thread(self.largest_product(n_rows)) else TORCH
@@ -421,7 +422,7 @@ class DenseStep:
     def _workspace(self, n_rows: int) -> _Workspace:
         if n_rows not in self.workspaces:
             self.workspaces[n_rows] = _Workspace(
-                self.model, self.vector, self.grad, n_rows, self.n_draws, self._arithmetic(n_rows)
+                self.model, self.vector, self.grad, n_rows, self.n_draws, self._backend(n_rows)
             )
         return self.workspaces[n_rows]
 
@@ -471,12 +472,13 @@ def _mean_volume(module: LikelihoodModule, rows: Table) -> float | None:
     log_slope, n_inputs = module.encoding.log_slope(torch), module.encoding.n_inputs
     if log_slope is None:
         return None
-    total = torch.zeros((), dtype=torch.float64, device=rows.device)
-    for block in rows.blocks():
+
+    def partial(block: Batch) -> Tensor:
         terms = log_slope(block.x[:, :n_inputs])
         terms = terms if block.mask is None else terms * block.mask
-        total += (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=total.dtype)
-    return float(total) / len(rows)
+        return (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=torch.float64)
+
+    return float(reduce_blocks(rows.blocks(), partial)) / len(rows)
 
 
 def _repeat(values: Values, n_draws: int) -> Values:

@@ -7,6 +7,7 @@ import math
 import torch
 
 from .._tables.batches import Batch
+from .._tables.moments import reduce_blocks
 from .._torch import make_generator
 from ..model import VAE
 from ..objectives import Objective
@@ -31,13 +32,14 @@ def held_out_mean(
 ) -> float:
     """The monitored mean over `rows`, with the same draws at every call; few rows are looked at several times."""
     assert objective.monitor is not None
-    rng = make_generator(seed, rows.x.device)
-    total, mass = 0.0, 0.0
-    for block in repeated(rows, most_repeats).blocks(HELD_OUT_ROWS):
-        values = objective.monitor(model, block, rng).cpu().double()
+    monitor, rng = objective.monitor, make_generator(seed, rows.x.device)
+
+    def partial(block: Batch) -> tuple[float, float]:
+        values = monitor(model, block, rng).cpu().double()
         weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()
-        total += float((weight * values).sum())
-        mass += float(weight.sum())
+        return float((weight * values).sum()), float(weight.sum())
+
+    total, mass = reduce_blocks(repeated(rows, most_repeats).blocks(HELD_OUT_ROWS), partial)
     return finite_or_worst(total / mass)
 
 

@@ -26,6 +26,7 @@ __all__ = ["NUMPY", "TORCH", "AutogradNetwork", "Backend", "GraphFreeMLP", "Valu
 
 # A numpy array, or a tensor in its place.
 Values = Any
+aten = torch.ops.aten
 
 
 class Backend(NamedTuple):
@@ -77,7 +78,7 @@ def _multiply(slope: Callable[[Values], Values]) -> Callable[[Values, Values], A
 
 def _by_torch(name: str, *numbers: float) -> Callable[[Values, Values], Any]:
     """`backward` by torch's own kernel, `numbers` its last arguments."""
-    kernel = getattr(torch.ops.aten, name).grad_input
+    kernel = getattr(aten, name).grad_input
 
     def backward(grad: Values, kept: Values) -> None:
         tensor = torch.as_tensor(grad)
@@ -92,9 +93,6 @@ def _relu_backward(grad: Values, kept: Values) -> None:
         aten.threshold_backward.grad_input(grad, kept, 0, grad_input=grad)
     else:
         np.multiply(grad, np.sign(kept), out=grad)
-
-
-aten = torch.ops.aten
 
 
 ACTIVATION_STEPS: dict[type[nn.Module], Activation] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._tables.batches import Batch, Table
 from ..model import VAE
 from ..objectives import Objective
-from . import engine as _dense
+from . import engine
 from .held_out import held_out_mean
 from .parameters import Player
 
@@ -72,8 +72,8 @@ class AutogradStep:
 
 def make_step(model: VAE, objective: Objective, players: list[Player]) -> Step:
     """The dense engine where it knows the model's pieces, autograd elsewhere."""
-    if _dense.understands(model, objective):
+    if engine.understands(model, objective):
         (player,) = players
         assert player.vector.grad is not None
-        return _dense.DenseStep(model, objective, player.vector.data, player.vector.grad)
+        return engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
     return AutogradStep(model, objective, players)
