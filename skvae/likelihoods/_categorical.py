@@ -86,6 +86,7 @@ class _OneHot(Centred):
 
     column: Tensor  # of every category
     code: Tensor  # of every category, within its column
+    first: Tensor  # of every column: the place of its first category
 
     def __init__(self, sizes: Tensor):
         column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
@@ -93,6 +94,7 @@ class _OneHot(Centred):
         self.register_buffer("column", column, persistent=False)
         first = torch.cumsum(sizes, 0) - sizes
         self.register_buffer("code", torch.arange(len(column), device="cpu") - first[column], persistent=False)
+        self.register_buffer("first", first, persistent=False)
 
     def features(self, x: Tensor) -> Tensor:
         return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
@@ -108,17 +110,15 @@ class _CategoricalModule(Linked):
     encoding: _OneHot
     slots: Tensor  # where a padded category's logit stands
     empty: Tensor  # the padded categories that a column lacks
-    first: Tensor  # where each column's logits begin
 
     def __init__(self, n_categories: Any):
         sizes = torch.as_tensor(np.array(n_categories), device="cpu")
         super().__init__(len(sizes), int(sizes.sum()), _OneHot(sizes))
-        first = torch.cumsum(sizes, 0) - sizes
         codes = torch.arange(int(sizes.max()), device="cpu")
         lacking = codes >= sizes[:, None]
-        self.register_buffer("slots", (first[:, None] + torch.where(lacking, 0, codes)).reshape(-1), persistent=False)
+        slots = self.encoding.first[:, None] + torch.where(lacking, 0, codes)
+        self.register_buffer("slots", slots.reshape(-1), persistent=False)
         self.register_buffer("empty", lacking, persistent=False)
-        self.register_buffer("first", first, persistent=False)
 
     def padded(self, values: Tensor, fill: float = -torch.inf) -> Tensor:
         """(..., sum of K_d) as (..., D, K), filled where a column has no such category."""
@@ -137,7 +137,7 @@ class _CategoricalModule(Linked):
         return (1 - FLOOR) * self.softmax(outputs) + FLOOR * self.encoding.column_mean
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
-        place = self.first + x.round().long()
+        place = self.encoding.first + x.round().long()
         probabilities = self.expected(outputs)
         return probabilities.gather(-1, place.expand(*probabilities.shape[:-1], -1)).log()
 
@@ -160,7 +160,7 @@ class _CategoricalModule(Linked):
 
     def _numpy_functions(self) -> tuple[Any, Any, Any]:
         """`softmax`, `column_sums` and `per_input` of numpy arrays, which hold column after column of their table."""
-        first, column = as_arrays(np, self.first, self.encoding.column)
+        first, column = as_arrays(np, self.encoding.first, self.encoding.column)
         member = None
         if len(column) * self.n_features <= SMALL_MATRIX:
             member = torch.zeros(self.n_features, len(column), dtype=self.encoding.column_mean.dtype)

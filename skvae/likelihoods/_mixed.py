@@ -129,6 +129,7 @@ class _SideBySide(Encoding):
         noise = torch.cat([encoding.takes_noise for encoding in encodings])
         super().__init__(len(order), len(noise), noise)
         self.n_columns = [encoding.n_features for encoding in encodings]
+        self.n_each = [encoding.n_inputs for encoding in encodings]
         self.register_buffer("order", torch.tensor(order, device="cpu"), persistent=False)
         self.register_buffer("place", torch.tensor(np.argsort(order), device="cpu"), persistent=False)
         # In a list that torch does not see: the members' modules hold them.
@@ -158,7 +159,7 @@ class _SideBySide(Encoding):
         if not any(slopes):
             return None
         (place,) = as_arrays(xp, self.place)
-        pieces = list(zip(slopes, _slices([one.n_inputs for one in self.each]), self.n_columns, strict=True))
+        pieces = list(zip(slopes, _slices(self.n_each), self.n_columns, strict=True))
 
         def of_all(seen: Any) -> Any:
             flat = seen[:, :1] * 0
@@ -215,7 +216,7 @@ class _MixedModule(LikelihoodModule):
         return torch.cat([member.expected(own) for member, own in self._each(outputs)], dim=-1)
 
     def collapse(self, expected: Tensor) -> Tensor:
-        parts = expected.split([m.encoding.n_inputs for m in self.members], dim=-1)
+        parts = expected.split(self.encoding.n_each, dim=-1)
         return self.encoding.in_place([member.collapse(own) for member, own in zip(self.members, parts, strict=True)])
 
     def linear_start(self) -> LinearStart | None:
@@ -223,7 +224,7 @@ class _MixedModule(LikelihoodModule):
         starts = [member.linear_start() for member in self.members]
         if None in starts:
             return None
-        sizes = [m.encoding.n_inputs for m in self.members]
+        sizes = self.encoding.n_each
 
         def from_linear(linear: LinearGaussian) -> tuple[Array, Array]:
             pieces = [LinearGaussian(linear.loadings[own], linear.noise[own]) for own in _slices(sizes)]
@@ -268,7 +269,7 @@ class _MixedModule(LikelihoodModule):
         """Of each member: its outputs, what its encoder sees and `more` among a step's rows, its columns."""
         members, n = self.members, self.encoding.n_inputs
         more = _slices([n, *(m.n_more() for m in members)])[1:]
-        seen, params = _slices([m.encoding.n_inputs for m in members]), _slices(self.n_outputs)
+        seen, params = _slices(self.encoding.n_each), _slices(self.n_outputs)
         return list(zip(params, seen, more, _slices(self.encoding.n_columns), strict=True))
 
 
