@@ -8,6 +8,7 @@ import torch
 
 from skvae import VAETransformer
 from skvae._tables.batches import to_rows
+from skvae._tables.moments import sum_columns
 from skvae.objectives import Objective
 
 
@@ -25,6 +26,11 @@ def with_gaps(X, share, seed=0):
     return np.where(np.random.RandomState(seed).rand(*X.shape) < share, np.nan, X)
 
 
+def column_moments(X, weight=None):
+    """Weighted mean and standard deviation of every column, over its present cells."""
+    return sum_columns(X, weight).moments
+
+
 def scale_of(estimator):
     """The map between data units and those of its model."""
     return estimator.module_.units.scale
@@ -39,6 +45,25 @@ def by_skops(estimator):
     """Saved and loaded."""
     data = skops.io.dumps(estimator)
     return skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if "skvae" in name])
+
+
+class CountTasks:
+    """A callback that counts the tasks it sees."""
+
+    def __init__(self):
+        self.tasks = 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context, **kwargs):
+        self.tasks += 1
+
+    def on_fit_task_end(self, estimator, context, **kwargs):
+        return False
+
+    def teardown(self, estimator, context):
+        pass
 
 
 class Reconstruction(Objective):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from helpers import seeded
+from helpers import column_moments, seeded
 from scipy import stats
 from scipy.special import expit, log_softmax
 
@@ -25,7 +25,7 @@ from skvae import (
     StudentT,
 )
 from skvae._tables.batches import to_rows
-from skvae._tables.moments import Scale, column_moments
+from skvae._tables.moments import Scale
 from skvae.likelihoods._categorical import FLOOR
 
 SIZES = [2, 3, 4]

@@ -3,11 +3,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers import column_moments
 from sklearn.preprocessing import StandardScaler
 
 from skvae._tables.batches import Batch, to_rows
 from skvae._tables.containers import unpack_container
-from skvae._tables.moments import ColumnSums, Scale, column_moments, reduce_blocks
+from skvae._tables.moments import ColumnSums, Scale, reduce_blocks
 from skvae._torch import make_generator
 
 

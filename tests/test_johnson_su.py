@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import column_moments, seeded
 from members import columns_of, johnson_su, outputs_for, table, unit_of
 from scipy import integrate, stats
 from sklearn.utils._param_validation import InvalidParameterError
@@ -16,7 +16,6 @@ from sklearn.utils._param_validation import InvalidParameterError
 from skvae import Gaussian, JohnsonSU, VAETransformer
 from skvae._linear import Covariance
 from skvae._tables.batches import to_rows
-from skvae._tables.moments import column_moments
 from skvae.likelihoods import (
     baseline,
     covariance,
@@ -243,15 +242,6 @@ def test_johnson_sus_tails_fall_off_and_are_never_undefined(value, sign):
     near, far = vae.score_samples(X).min(), vae.score_samples(np.full((1, D), sign * value))[0]
     assert not np.isnan(far)
     assert far < near - 30
-
-
-@pytest.mark.parametrize("power", [-1000, -130, 130, 1000])
-def test_johnson_su_of_a_table_of_any_scale_is_the_same_model(power):
-    X = table("johnson_su")
-    shared = {"likelihood": "johnson_su", "max_iter": 3, "random_state": 0}
-    plain, scaled = VAETransformer(1, **shared).fit(X), VAETransformer(1, **shared).fit(np.ldexp(X, power))
-    found = scaled.score_samples(np.ldexp(X, power))
-    np.testing.assert_allclose(found, plain.score_samples(X) - D * power * math.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

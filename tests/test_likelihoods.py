@@ -553,10 +553,14 @@ def test_amounts_of_any_magnitude_fit(powers):
     assert (vae.sample(20, random_state=0) > 0).all()
 
 
-@pytest.mark.parametrize("power", [-1000, -130, 130, 900])
-def test_amounts_of_any_unit_are_the_same_model(power):
-    X = table("log_normal")
-    shared = {"likelihood": "log_normal", "max_iter": 3, "random_state": 0}
+@pytest.mark.parametrize(
+    ("name", "power"),
+    [("log_normal", power) for power in (-1000, -130, 130, 900)]
+    + [("johnson_su", power) for power in (-1000, -130, 130, 1000)],
+)
+def test_columns_of_any_unit_are_the_same_model(name, power):
+    X = table(name)
+    shared = {"likelihood": name, "max_iter": 3, "random_state": 0}
     plain, scaled = VAETransformer(1, **shared).fit(X), VAETransformer(1, **shared).fit(np.ldexp(X, power))
     found = scaled.score_samples(np.ldexp(X, power))
     np.testing.assert_allclose(found, plain.score_samples(X) - D * power * math.log(2), rtol=1e-6)

@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from helpers import column_moments
 from members import density_of, outputs_for, table
 from sklearn.base import clone
 from sklearn.compose import make_column_selector
@@ -26,7 +27,7 @@ from skvae import (
     VAETransformer,
 )
 from skvae._tables.batches import to_rows
-from skvae._tables.moments import Scale, column_moments
+from skvae._tables.moments import Scale
 from skvae.likelihoods import Likelihood, baseline, covariance, fits_schema, linear_model, start_linear
 
 N = 80

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
+from helpers import CountTasks
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
@@ -374,27 +375,8 @@ def test_a_search_in_which_every_fit_diverges_says_so(table):
     assert not hasattr(vae, "scores_")
 
 
-class Count:
-    """A callback that counts the tasks it sees."""
-
-    def __init__(self):
-        self.tasks = 0
-
-    def setup(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context, **kwargs):
-        self.tasks += 1
-
-    def on_fit_task_end(self, estimator, context, **kwargs):
-        return False
-
-    def teardown(self, estimator, context):
-        pass
-
-
 def test_callbacks_see_the_final_fit(table):
-    count, alone = Count(), Count()
+    count, alone = CountTasks(), CountTasks()
     vae = make([2]).set_callbacks(count).fit(table)
     make_single(**vae.best_params_).set_callbacks(alone).fit(table)
     assert count.tasks == alone.tasks > 1

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from helpers import CountTasks
 from scipy.stats import t as student_t
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.model_selection import GridSearchCV, KFold
@@ -300,27 +301,8 @@ def test_a_candidate_that_diverges_is_out(table):
 # The last fit
 
 
-class Task:
-    """A callback that counts the tasks it sees."""
-
-    def __init__(self):
-        self.tasks = 0
-
-    def setup(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context, **kwargs):
-        self.tasks += 1
-
-    def on_fit_task_end(self, estimator, context, **kwargs):
-        return False
-
-    def teardown(self, estimator, context):
-        pass
-
-
 def test_callbacks_see_the_final_fit_of_a_race_in_two_processes(table):
-    count = Task()
+    count = CountTasks()
     vae = search((1, 3), n_jobs=2).set_callbacks(count).fit(table)
     assert vae.cv_results_["dropped_after"].tolist() == [20, 0]
     assert count.tasks == vae.n_iter_ + 1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from helpers import column_moments
 
 from skvae import (
     Categorical,
@@ -27,7 +28,7 @@ from skvae import (
 from skvae._tables import batches, reader, sources
 from skvae._tables.batches import ArrayTable, Batch, FileTable, as_table
 from skvae._tables.facts import column_facts
-from skvae._tables.moments import Scale, column_moments, has_gaps
+from skvae._tables.moments import Scale, has_gaps
 from skvae._tables.sources import Recoded, RowSource, Selected, as_source
 from skvae._torch import make_generator
 

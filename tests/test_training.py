@@ -9,13 +9,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import column_moments, seeded
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian
 from skvae._state import Blueprint
 from skvae._tables.batches import Batch, to_rows
-from skvae._tables.moments import column_moments
 from skvae._training import parameters as trained
 from skvae._training.held_out import held_out_mean
 from skvae._training.loop import DivergedError, Training, TrainingSettings, average_weight, train

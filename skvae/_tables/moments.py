@@ -22,7 +22,6 @@ __all__ = [
     "Moments",
     "Scale",
     "Units",
-    "column_moments",
     "has_gaps",
     "reduce_blocks",
     "row_blocks",
@@ -210,11 +209,6 @@ def sum_columns(
         return ColumnSums.of(read(X, part), None if weight is None else weight[part])
 
     return reduce_blocks(row_blocks(X), partial)
-
-
-def column_moments(X: np.ndarray | RowSource, weight: Array | None = None) -> Moments:
-    """Mean and standard deviation of each column of X (N, D) over its present (not NaN) cells."""
-    return sum_columns(X, weight).moments
 
 
 def has_gaps(X: np.ndarray | RowSource) -> bool:
