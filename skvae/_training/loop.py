@@ -137,7 +137,7 @@ class Progress:
     weights : dict of str to Tensor
         The model's parameters and buffers.
     averages : list of Tensor
-        The running averages, one a player.
+        The running averages, one per player.
     solvers : list of dict
         States of the optimisers.
     kept : tuple of two lists of Tensor
@@ -223,7 +223,7 @@ class Training:
             self.over = bool(stop) or since >= settings.patience or self.epoch >= settings.max_iter
 
     def _one_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Take one step a batch; return the mean of every term over the rows."""
+        """Take one step per batch; return the mean of every term over the rows."""
         model, step, number = self.model, self.step, self.settings.done + self.epoch
         if not step.pure:  # the others have no module that asks
             _wake(model)

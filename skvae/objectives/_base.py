@@ -71,7 +71,7 @@ class Objective(Spec, ABC):
     ----------
     offers : frozenset of {"posterior", "prior", "density"}
         What training gives a meaning, and so which methods the estimators have. "posterior": q(z|x) has a spread;
-        without it the encoder emits a code, J numbers a row. "prior": p(z) is where codes lie, so that `sample` makes
+        without it the encoder emits a code, J numbers per row. "prior": p(z) is where codes lie, so that `sample` makes
         sense. "density": p(x) is a likelihood, in nats.
     target : {None, "row", "label"}
         What `fit`'s y is, which batches then carry: nothing, rows like those of X in the model's units, or numbers as
@@ -135,7 +135,7 @@ class OnePass(Objective):
     Attributes
     ----------
     n_draws : int
-        S, draws of z a row and step.
+        S, draws of z per row and step.
     reads_hidden : bool
         Whether `terms` reads `emitted.hidden`, the encoder's activations.
     in_data_units : bool

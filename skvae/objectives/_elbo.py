@@ -30,7 +30,7 @@ class ELBO(OnePass):
         The KL in closed form (the paper's estimator B), or averaged over the draws (estimator A), as it always is where
         the prior allows no closed form.
     n_draws : int, default=1
-        Draws of z a row and step; 1 is enough for batches of about 100 rows.
+        Draws of z per row and step; 1 is enough for batches of about 100 rows.
     beta : float, default=1.0
         Weight of the KL. Above 1, latents are fewer and more independent (Higgins et al. 2017), and the loss
         is no longer a bound on the likelihood; `score_samples` stays one.
@@ -165,5 +165,5 @@ class ELBO(OnePass):
         return {"nll": nll, "kl": kl, "uncharged": self.uncharged(torch.as_tensor(kl).sum(-2))[None, None]}
 
     def _charge(self, kl: Any, weight: Any) -> Any:
-        """What a nat of KL costs, a row and latent: nothing within the free bits."""
+        """What a nat of KL costs, per row and latent: nothing within the free bits."""
         return weight * (kl.sum(-2) > self.free_bits)[None, :] if self.free_bits else weight

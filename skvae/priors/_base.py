@@ -62,7 +62,7 @@ class Prior(nn.Module, ABC):
         return None
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor | None:
-        """KL(N(mu, sigma^2) || p) in nats, one a latent, (..., J), where it has a closed form; None elsewhere."""
+        """KL(N(mu, sigma^2) || p) in nats, one per latent, (..., J), where it has a closed form; None elsewhere."""
         return None
 
     def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> Any:

@@ -39,7 +39,7 @@ class StandardNormal(Prior):
         return -z
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor:
-        """1/2 (mu^2 + sigma^2 - 1 - log sigma^2), one a latent (Kingma & Welling 2013, appendix B)."""
+        """1/2 (mu^2 + sigma^2 - 1 - log sigma^2), one per latent (Kingma & Welling 2013, appendix B)."""
         return 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
 
     def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> tuple[Any, Any, Any]:
