@@ -195,7 +195,8 @@ class Race:
 
         If `fit_winner`, that fit is one more job beside the rest of its folds; alone it would leave processes idle.
         """
-        with Parallel(n_jobs=self.n_jobs) as parallel:
+        # One by one: joblib would send short jobs in pairs, and a process would wait for the last pair.
+        with Parallel(n_jobs=self.n_jobs, batch_size=1) as parallel:
             for share, n_folds in self._looks(shares):
                 self._advance(parallel, share, n_folds)
                 self._drop(share, n_folds)
