@@ -21,7 +21,7 @@ from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._state import FittedModel
-from ._tables.containers import framed, refuse_container
+from ._tables.containers import framed, output_container, refuse_container
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
 from .likelihoods import Likelihood
@@ -431,7 +431,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         reader, inference = self._reader(), self._inference()
         rows = reader.read(X)
         values = inference.scale.to_data(self._normality().similar(inference, rows))
-        if reader.schema.categories:
+        if reader.schema.categories or output_container(self) == reader.schema.library:
             return reader.schema.decoded(values, like=X)
         return framed(self, X, values, list(_check_feature_names_in(self)))
 

@@ -19,6 +19,7 @@ from ._inference.posterior import mean_and_std, posterior_mean
 from ._inference.scores import completed, conditional_draws, conditional_mean
 from ._params import Activation, Count, NetworkLike, RandomState
 from ._tables.batches import Batch
+from ._tables.containers import unpack_container
 from ._tables.moments import Array
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import draw_seed, make_generator, torch_scope
@@ -329,6 +330,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         reader, inference = self._reader(), self._inference()
         if n_draws is not None and not Count().is_satisfied_by(n_draws):
             raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
+        X = unpack_container(X)
         filled = np.array(reader.read(X)[:])
         gaps = np.isnan(filled)
         rows = np.flatnonzero(gaps.any(axis=1))
@@ -338,7 +340,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             refuse_far_rows(values, rows)
             for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
                 table[gaps] = inference.scale.to_data(filling)[gaps[rows]]
-        tables = [reader.schema.decoded(table, like=X, drawn=n_draws is not None) for table in found]
+        tables = [reader.schema.filled(X, table, gaps, drawn=n_draws is not None) for table in found]
         return tables[0] if n_draws is None else tables
 
     def _fillings(self, inference: Inference, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
@@ -394,7 +396,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         def rows(model: VAE, z: Tensor) -> Tensor:
             return model.sample(z, rng) if model.is_density else model.mean(z)
 
-        return model.schema.decoded(inference.decoded(z, rows), drawn=True)
+        return model.schema.decoded(inference.decoded(z, rows), typed=True)
 
     @available_if(offers("density"))
     def score_samples(self, X: Any) -> np.ndarray:

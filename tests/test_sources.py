@@ -119,7 +119,7 @@ def test_a_source_holds_the_rows_of_the_array(numbers, tmp_path, kind):
     assert some.shape == (4, 4)
     np.testing.assert_array_equal(some[:], numbers[[7, 2, 2, 50]])
     np.testing.assert_array_equal(some[np.array([3, 0])], numbers[[50, 7]])
-    twice = Recoded(source, lambda block: 2 * block)
+    twice = Recoded(source, lambda block, rows: 2 * block)
     np.testing.assert_array_equal(twice[4:9], 2 * numbers[4:9])
     np.testing.assert_array_equal(twice[np.array([9, 1])], 2 * numbers[[9, 1]])
 

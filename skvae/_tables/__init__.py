@@ -1,1 +1,1 @@
-"""Tables: containers, sources, schema, facts, moments, batches."""
+"""Tables: containers, frames and their types, sources, schema, facts, moments, batches."""

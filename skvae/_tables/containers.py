@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Set
+from datetime import date, time, timedelta
+from numbers import Complex, Real
 from typing import Any
 
 import numpy as np
@@ -9,14 +13,20 @@ import torch
 from sklearn.utils._set_output import ADAPTERS_MANAGER, _get_output_config
 from torch import Tensor
 
-from .schema import Schema
+from .frames import column_values, frame_library, label_of, series_of, with_columns
 from .sources import as_source
+from .types import is_missing
 
-__all__ = ["framed", "name_the_string", "refuse_container", "unpack_container"]
+__all__ = ["dense", "framed", "numbers_of", "output_container", "refuse_container", "unpack_container"]
+
+# How the names of types begin whose cells are dates, or lists, in pandas, pyarrow and polars.
+DATES = ("date", "duration", "period", "time")
+LISTS = ("array(", "fixed_size_list", "large_list", "list", "map<", "struct")
 
 
 def unpack_container(X: Any) -> Any:
     """X in a form scikit-learn's validation reads rightly: tensors, masked arrays and dates are its blind spots."""
+    _refuse_what_is_no_table(X)
     if isinstance(X, Tensor):
         if X.requires_grad or X.device.type != "cpu" or X.dtype == torch.bfloat16:
             raise TypeError(
@@ -26,44 +36,155 @@ def unpack_container(X: Any) -> Any:
         return X.numpy()
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
-    for column, dtype in enumerate(getattr(X, "dtypes", [getattr(X, "dtype", None)])):
-        if getattr(dtype, "kind", "") in ("M", "m") or str(dtype).startswith(("Date", "Duration", "Time")):
-            label = Schema.of(X).label(column) if hasattr(X, "columns") else "X"
-            raise ValueError(
-                f"{label} holds dates or time spans; turn them into numbers first (days since a date, say)."
-            )
+    if frame_library(X) is None:
+        _refuse_type(getattr(X, "dtype", None), "X")
+        _refuse_cells_of_objects(X)
+    else:
+        for column, dtype in enumerate(X.dtypes):
+            _refuse_type(dtype, label_of(X, column))
+            if str(dtype).lower() == "object":
+                _refuse_cells(series_of(X, column).to_list(), label_of(X, column))
     source = as_source(X)
     return X if source is None else source
 
 
-def name_the_string(X: Any, error: ValueError) -> ValueError:
-    """The error for a cell that is no number, naming its column and the way out; `error` itself where there is none."""
-    cells = np.asarray(X, dtype=object)
-    if cells.ndim != 2:
-        return error
-    for column, values in enumerate(cells.T):
-        for value in values:
-            if isinstance(value, str) and not _is_number(value):
-                return ValueError(
-                    f"could not convert string to float: {Schema.of(X).label(column)} holds {value!r}. Set "
-                    "likelihood='auto' (or Mixed) for a table with categories, drop the column, or mark the cell as "
-                    "missing (NaN)."
-                )
-    return error
+def _refuse_what_is_no_table(X: Any) -> None:
+    """Raise for what is often taken for a table, in words that say what to pass in its place."""
+    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    if pandas is not None and isinstance(X, pandas.Series):
+        raise ValueError(
+            f"Expected a 2-dimensional container but got {type(X)} instead. Pass a DataFrame containing a single row "
+            "(i.e. single sample) or a single column (i.e. single feature) instead."
+        )
+    if polars is not None and isinstance(X, polars.LazyFrame):
+        raise ValueError("X is a polars LazyFrame, which holds no rows yet; pass X.collect().")
+    if hasattr(X, "shape"):
+        return
+    if isinstance(X, Mapping):
+        raise ValueError(f"X is a {type(X).__name__}, not a table of rows and columns; pass pandas.DataFrame(X).")
+    if X is None or isinstance(X, (Iterator, Set, str, bytes)):
+        raise ValueError(
+            f"X is {'None' if X is None else f'a {type(X).__name__}'}, not a table of rows and columns; pass an "
+            "array, a data frame or a list of rows."
+        )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
+def _refuse_type(dtype: Any, label: str) -> None:
+    """Raise where the cells of such a type are no cells of a table."""
+    name, kind = str(dtype).lower(), getattr(dtype, "kind", "-")
+    if kind in "Mm" or name.startswith(DATES):
+        raise _holds_dates(label)
+    if kind == "c" and label != "X":  # scikit-learn refuses an array of complex numbers
+        raise _holds_complex(label)
+    if name.startswith(LISTS):
+        raise _holds_lists(label)
+
+
+def _refuse_cells(cells: Iterable, label: str) -> None:
+    """Raise where a column of objects holds dates, complex numbers or lists."""
+    for kind in set(map(type, cells)):
+        if _is_date(kind):
+            raise _holds_dates(label)
+        if issubclass(kind, Complex) and not issubclass(kind, Real):
+            raise _holds_complex(label)
+        if issubclass(kind, (list, np.ndarray)):
+            raise _holds_lists(label)
+
+
+def _refuse_cells_of_objects(X: Any) -> None:
+    """The same for the columns of an array, or a list of rows."""
+    if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 2:
+        columns: Iterable = X.T.tolist()
+    elif isinstance(X, (list, tuple)) and all(isinstance(row, (list, tuple)) for row in X):
+        columns = zip(*X, strict=False)
+    else:
+        return
+    for column, cells in enumerate(columns):
+        _refuse_cells(cells, f"column {column}")
+
+
+def _is_date(kind: type) -> bool:
+    if kind.__name__ == "NaTType":  # a missing one, which may stand in any column
         return False
-    return True
+    return issubclass(kind, (date, time, timedelta, np.datetime64, np.timedelta64)) or kind.__name__ == "Period"
+
+
+def _holds_dates(label: str) -> ValueError:
+    return ValueError(f"{label} holds dates or time spans; turn them into numbers first (days since a date, say).")
+
+
+def _holds_lists(label: str) -> TypeError:
+    return TypeError(f"{label} holds lists; give every item a column of its own.")
+
+
+def _holds_complex(label: str) -> ValueError:
+    return ValueError(
+        f"Complex data not supported: {label} holds complex numbers; give their real and imaginary parts as two "
+        "columns."
+    )
+
+
+def dense(X: Any) -> Any:
+    """A pandas frame without sparse columns, of which scikit-learn refuses frames that hold no others."""
+    if frame_library(X) != "pandas":
+        return X
+    sparse = [column for column, dtype in enumerate(X.dtypes) if str(dtype).startswith("Sparse")]
+    return with_columns(X, {column: column_values(X, column) for column in sparse}) if sparse else X
+
+
+def numbers_of(X: Any) -> Any:
+    """A table with floats in place of what are no numbers by their type; the error that names a cell that is none.
+
+    None where X is no such table.
+    """
+    if frame_library(X) is not None:
+        cells = {column: column_values(X, column) for column in range(X.shape[1])}
+        objects = {column: values for column, values in cells.items() if values.dtype.kind == "O"}
+        return with_columns(X, {column: _floats(values, label_of(X, column)) for column, values in objects.items()})
+    if getattr(getattr(X, "dtype", None), "kind", "O") in "biufc":
+        return None
+    try:
+        table = np.asarray(X, dtype=object)
+    except ValueError:  # rows of several lengths
+        return None
+    if table.ndim != 2 or not table.size:
+        return None
+    return np.column_stack([_floats(values, f"column {column}") for column, values in enumerate(table.T)])
+
+
+def _floats(cells: np.ndarray, label: str) -> np.ndarray:
+    try:
+        return np.array([np.nan if is_missing(value) else value for value in cells], dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise next(error for value in cells if (error := _fault(value, label)) is not None) from None
+
+
+def _fault(value: Any, label: str) -> Exception | None:
+    """The error for a cell that is no number, with the way out; None for one that is."""
+    advice = "Set likelihood='auto' (or Mixed) for a table with categories, drop the column, or mark the cell as "
+    advice += "missing (NaN)."
+    try:
+        float(np.nan if is_missing(value) else value)
+    except OverflowError:
+        return ValueError(f"{label} holds {value!r}, which is too large for a number in float64.")
+    except ValueError:
+        return ValueError(f"could not convert string to float: {label} holds {value!r}. {advice}")
+    except TypeError:
+        return TypeError(f"{label} holds {value!r}, but float() argument must be a string or a real number. {advice}")
+    return None
+
+
+def output_container(estimator: Any) -> str:
+    """The container that the estimator's `set_output` or scikit-learn's configuration asks for."""
+    return _get_output_config("transform", estimator)["dense"]
 
 
 def framed(estimator: Any, X: Any, values: np.ndarray, names: list[str]) -> Any:
-    """`values` in the container that the estimator's `set_output` or scikit-learn's configuration asks for."""
-    dense = _get_output_config("transform", estimator)["dense"]
-    return values if dense == "default" else ADAPTERS_MANAGER.adapters[dense].create_container(values, X, columns=names)
+    """`values` in the container that is asked for."""
+    library = output_container(estimator)
+    if library == "default":
+        return values
+    return ADAPTERS_MANAGER.adapters[library].create_container(values, X, columns=names)
 
 
 def refuse_container(name: str) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .frames import column_values, is_category_type, type_of
 from .moments import ColumnSums, reduce_blocks, row_blocks
-from .schema import column_values, is_category_type, is_missing, type_of
 from .sources import RowSource
+from .types import is_missing
 
 __all__ = ["ColumnFacts", "column_facts"]
 
@@ -50,8 +51,9 @@ def column_facts(X: Any) -> list[ColumnFacts]:
         if is_category_type(type_of(X, column)) or not numbers_only:
             facts.append(ColumnFacts(is_category=True))
         else:
-            numbers = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)[:, None]
-            facts += _facts_of_numbers(numbers)
+            if values.dtype.kind == "O":
+                values = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)
+            facts += _facts_of_numbers(values.astype(np.float64)[:, None])
     return facts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,9 +18,9 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from .containers import name_the_string, unpack_container
+from .containers import dense, numbers_of, unpack_container
 from .moments import Array, ColumnSums, row_blocks, sum_columns
-from .schema import Schema, cells_of
+from .schema import Schema, cells_of, infinity_in
 from .sources import RowSource, Selected
 
 __all__ = ["Support", "TableReader", "TrainingRows"]
@@ -98,7 +98,8 @@ class TableReader:
         `resolve` spells out a likelihood, given as members and their columns, for the table's schema.
         """
         X = unpack_container(X)
-        schema, cells = Schema.of(X), cells_of(X) if likelihood.reads_cells else X
+        cells = cells_of(X) if likelihood.reads_cells else X
+        schema = Schema.of(cells)
         assigned = likelihood.assign(cells)
         schema.learn(cells, _categories(assigned, cells))
         known = _stand_in(name)
@@ -185,10 +186,7 @@ class TableReader:
         infinite = np.isinf(block)
         if infinite.any():
             row, column = np.argwhere(infinite)[0]
-            raise ValueError(
-                f"Input X contains infinity: {self.labels[column]}, row {part.start + row}. Remove it, or mark it "
-                "as missing (NaN)."
-            )
+            raise infinity_in(self.labels[column], part.start + row)
         self.likelihood.check(block, self.labels)
         return block
 
@@ -208,12 +206,17 @@ def _numbers(known: Any, X: Any, reset: bool) -> Array:
             raise ValueError(f"X has {len(X)} sample(s) and {X.shape[1]} feature(s); at least 1 of each is needed.")
         _check_n_features(known, X, reset=reset)
         return X  # type: ignore[return-value]
+    check = partial(
+        validate_data, known, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset
+    )
+    X = dense(X)
     try:
-        return validate_data(known, X, dtype=[np.float64, np.float32], ensure_all_finite=False, order="C", reset=reset)
-    except ValueError as error:
-        if "could not convert string" in str(error):
-            raise name_the_string(X, error) from None
-        raise
+        return check(X)
+    except (TypeError, ValueError):
+        numbers = numbers_of(X)
+        if numbers is None:
+            raise
+    return check(numbers)
 
 
 def _categories(assigned: list, X: Any) -> dict[int, int | None]:

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import sys
+import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from math import isinf
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_array
 
+from .frames import (
+    axis_of,
+    column_filled,
+    column_of,
+    column_values,
+    frame_library,
+    frame_of,
+    label_of,
+    mean_type,
+    new_series,
+    series_of,
+    type_name,
+    type_names,
+    type_of,
+    with_columns,
+)
 from .moments import Array, reduce_blocks, row_blocks
 from .sources import Recoded, RowSource
+from .types import in_type, is_missing, number_type, objects, plain
 
-__all__ = [
-    "Schema",
-    "cells_of",
-    "column_values",
-    "frame_library",
-    "is_category_type",
-    "is_missing",
-    "type_of",
-]
+__all__ = ["Schema", "cells_of", "infinity_in"]
 
-# pandas' nullable types, and what kind of numpy type they hold.
-NULLABLE = {"boolean": "b", "Float32": "f", "Float64": "f"}
-NULLABLE |= {f"{'U' * (kind == 'u')}Int{bits}": kind for kind in "iu" for bits in (8, 16, 32, 64)}
 # How many known categories an error names.
 NAMED_CATEGORIES = 10
-
-
-def frame_library(X: Any) -> str | None:
-    """ "pandas" or "polars" for a data frame of theirs, None for anything else."""
-    for name in ("pandas", "polars"):
-        library = sys.modules.get(name)
-        if library is not None and isinstance(X, library.DataFrame):
-            return name
-    return None
+# A column of more categories than this, and of less than two rows to each, is an id.
+ID_CATEGORIES, ROWS_OF_A_CATEGORY = 20, 2
 
 
 def cells_of(X: Any) -> Any:
@@ -49,6 +49,11 @@ def cells_of(X: Any) -> Any:
     return check_array(X, dtype=None, ensure_all_finite=False)
 
 
+def infinity_in(label: str, row: int) -> ValueError:
+    """The error for a cell that is infinite."""
+    return ValueError(f"Input X contains infinity: {label}, row {row}. Remove it, or mark it as missing (NaN).")
+
+
 @dataclass
 class Schema:
     """The columns of a table.
@@ -58,7 +63,9 @@ class Schema:
     library : str or None
         Of the data frame that the table is.
     names, dtypes : list or None
-        Of a data frame's columns.
+        Of a data frame's columns; an array of objects has types, too.
+    axis : dict or None
+        What kind of labels a pandas frame's columns have, beside `names`.
     categories : dict of int to list
         The values that a column of categories can hold, in the order of their codes.
     """
@@ -66,16 +73,15 @@ class Schema:
     library: str | None = None
     names: Any = None
     dtypes: Any = None
+    axis: Any = None
     categories: dict[int, list[Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, X: Any) -> Schema:
         """The schema of a table, without categories yet."""
         library = frame_library(X)
-        if library is None:
-            return cls()
-        dtypes = ["ordered category" if getattr(dtype, "ordered", False) else str(dtype) for dtype in X.dtypes]
-        return cls(library, list(X.columns), dtypes)
+        names = None if library is None else list(X.columns)
+        return cls(library, names, type_names(X), axis_of(X.columns) if library == "pandas" else None)
 
     def label(self, column: int) -> str:
         """How an error names a column."""
@@ -83,11 +89,22 @@ class Schema:
 
     def learn(self, X: Any, wanted: dict[int, int | None]) -> None:
         """Find the categories of these columns; a number says that they are the codes 0, 1, ... below it."""
-        held = _categories(X, [column for column, n_categories in wanted.items() if n_categories is None])
+        held = _held(X, [column for column, n_categories in wanted.items() if n_categories is None])
         for column, n_categories in wanted.items():
-            self.categories[column] = held[column] if n_categories is None else list(range(n_categories))
+            if n_categories is not None:
+                self.categories[column] = list(range(n_categories))
+                continue
+            found = _sorted(held[column], self.label(column))
+            self.categories[column] = _of_type(X, column) or found
             if not self.categories[column]:
                 raise ValueError(f"{self.label(column)} holds no value in {len(X)} rows; drop it before fitting.")
+            if len(found) > max(ID_CATEGORIES, len(X) / ROWS_OF_A_CATEGORY):
+                warnings.warn(
+                    f"{self.label(column)} holds {len(found)} different values in {len(X)} rows. Categories with a row "
+                    "or two each, as those of an id, tell nothing of other rows and make a wide, slow network; drop "
+                    "the column, or group its values.",
+                    stacklevel=2,
+                )
 
     def n_categories(self, columns: list[int]) -> list[int]:
         """How many categories each of these columns has; numbers have none."""
@@ -99,41 +116,40 @@ class Schema:
             return X
         if isinstance(X, RowSource):
             return Recoded(X, self._encoded_array)
-        library = frame_library(X)
-        if library is None:
+        if frame_library(X) is None:
             return self._encoded_array(np.asarray(X))
-        codes = {column: self._codes(column_values(X, column), column) for column in self.categories}
-        if library == "polars":
-            series = sys.modules["polars"].Series
-            return X.with_columns([series(X.columns[column], values) for column, values in codes.items()])
-        X = X.copy(deep=False)
-        for column, values in codes.items():
-            X.isetitem(column, values)
-        return X
+        return with_columns(X, {column: self._codes(column_values(X, column), column) for column in self.categories})
 
-    def _encoded_array(self, X: np.ndarray) -> np.ndarray:
-        """An array in memory with codes for categories; other cells become numbers later."""
+    def _encoded_array(self, X: np.ndarray, rows: Any = None) -> np.ndarray:
+        """An array in memory, or these rows of a larger one, with codes for categories; other cells stay."""
         result = np.array(X, dtype=X.dtype if X.dtype.kind in "Of" else np.float64)
         for column in self.categories:
-            result[:, column] = self._codes(X[:, column], column)
+            result[:, column] = self._codes(column_values(X, column), column, rows)
         return result
 
-    def _codes(self, values: np.ndarray, column: int) -> Array:
-        """The codes of a column's values, NaN where one is missing."""
-        places = {value: code for code, value in enumerate(self.categories[column])}
-        distinct, inverse = _distinct(values)
-        codes = np.array([np.nan if is_missing(v) else places.get(v, -1) for v in distinct], dtype=np.float64)
-        found = codes[inverse]
-        if (codes == -1).any():
-            row = int(np.flatnonzero(found == -1)[0])
+    def _codes(self, values: np.ndarray, column: int, rows: Any = None) -> Array:
+        """The codes of a column's values, NaN where one is missing; `rows` are their numbers for errors."""
+        known = self.categories[column]
+        places = {value: code for code, value in enumerate(known)}
+        # 1 and True are equal, and yet two categories where a column holds both.
+        exact = {_kept_apart(value): code for code, value in enumerate(known)}
+        distinct, inverse = _distinct(values, self.label(column))
+        codes = np.array(
+            [np.nan if is_missing(v) else exact.get(_kept_apart(v), places.get(v, -1)) for v in distinct], dtype=float
+        )
+        odd = np.array([_is_infinite(value) for value in distinct], dtype=bool) | (codes == -1)
+        if odd.any():
+            place = int(np.flatnonzero(odd[inverse])[0])
+            value, row = distinct[inverse[place]], place if rows is None else int(rows[place])
+            if _is_infinite(value):
+                raise infinity_in(self.label(column), row)
             raise ValueError(
-                f"{self.label(column)} holds {_plain(values[row])!r} in row {row}, a category that fit has not seen; "
-                f"it knows {_listed(self.categories[column])}. Mark the cell as missing (NaN), or fit to rows that "
-                "have it."
+                f"{self.label(column)} holds {value!r} in row {row}, a category that fit has not seen; "
+                f"it knows {_listed(known)}. Mark the cell as missing (NaN), or fit to rows that have it."
             )
-        return found
+        return codes[inverse]
 
-    def decoded(self, X: Array, like: Any = None, drawn: bool = False) -> Any:
+    def decoded(self, X: Array, like: Any = None, typed: bool = False) -> Any:
         """Numbers in data units as the kind of table that `fit` saw.
 
         Parameters
@@ -142,29 +158,70 @@ class Schema:
             Codes where a column holds categories.
         like : table or None
             Whose index a pandas frame takes over.
-        drawn : bool
-            Whether X was drawn from the model: then columns of whole numbers are rounded, and yes or no is made of 0
-            and 1.
+        typed : bool
+            Whether every column takes its own type, as what is drawn does; means of whole numbers are no whole numbers.
         """
-        columns: list[Any] = list(X.T)
-        for column, known in self.categories.items():
-            columns[column] = _looked_up(known, X[:, column])
+        known = self.categories
+        cells = [_looked_up(known[c], values) if c in known else values for c, values in enumerate(X.T)]
+        if self.library is None and not any(values.dtype.kind == "O" for values in cells):
+            return np.column_stack(cells).astype(X.dtype) if known else X
+        names = [name if typed or c in known else mean_type(self.library, name) for c, name in enumerate(self.dtypes)]
         if self.library is None:
-            texts = any(values.dtype.kind == "O" for values in columns)
-            return np.column_stack(columns).astype(object if texts else X.dtype) if self.categories else X
-        for column, dtype in enumerate(self.dtypes):
-            if column not in self.categories:
-                columns[column] = _as_dtype(columns[column], dtype, drawn)
-        make = _polars_frame if self.library == "polars" else _pandas_frame
-        return make(self, columns, like)
+            cells = [in_type(v, name) if v.dtype.kind == "f" else v for v, name in zip(cells, names, strict=True)]
+            return np.column_stack([values.astype(object) for values in cells])
+        index = like.index if self.library == frame_library(like) == "pandas" else None
+        parts = zip(cells, names, strict=True)
+        columns = [column_of(self.library, v, name, known.get(c), index) for c, (v, name) in enumerate(parts)]
+        return frame_of(columns, self.names, self.axis)
+
+    def filled(self, X: Any, values: Array, gaps: np.ndarray, drawn: bool) -> Any:
+        """A table with its gaps filled, as the kind of table that `fit` saw; present cells are the table's own.
+
+        Parameters
+        ----------
+        X : table
+            As it was given.
+        values : array of shape (n_samples, n_features)
+            The same in numbers, codes where a column holds categories, without gaps.
+        gaps : array of bool of shape (n_samples, n_features)
+            Which cells of X are missing.
+        drawn : bool
+            Whether the gaps' values were drawn from the model.
+        """
+        X = cells_of(X)
+        if self.library is None:
+            found = self.decoded(values, typed=True)
+            if found.dtype.kind == "O" and not isinstance(X, RowSource):
+                found[~gaps] = _objects_of(X)[~gaps]
+            return found
+        columns = [self._filled(X, column, values[:, column], gaps[:, column], drawn) for column in range(len(gaps.T))]
+        return frame_of(columns, self.names, self.axis)
+
+    def _filled(self, X: Any, column: int, values: Array, gaps: np.ndarray, drawn: bool) -> Any:
+        """A column of X with its gaps filled: categories in the type that `fit` saw, numbers in that of a frame X."""
+        known: Any
+        library, name, known = self.library, self.dtypes[column], self.categories.get(column)
+        own = frame_library(X) == library
+        given = series_of(X, column) if own else new_series(library, _given(X, column, values))
+        if known is not None:
+            return column_filled(library, given, _looked_up(known, values[gaps]), gaps, name, known)
+        cells = in_type(values[gaps], name) if drawn else values[gaps]
+        if own and number_type(type_name(given)).kind:
+            name = type_name(given)
+        elif not number_type(name).kind:
+            name = mean_type(library, name)
+        return column_filled(library, given, cells.astype(np.float64), gaps, name, None)
 
     def fault(self, n_features: int) -> str | None:
         """What is wrong with a saved schema, in words; None if nothing is."""
         if self.library not in (None, "pandas", "polars"):
             return f"its table is of {self.library!r}"
         for values in (self.names, self.dtypes):
-            if (values is None) != (self.library is None) or (values is not None and len(values) != n_features):
+            framed = self.library is not None or (values is self.dtypes and values is not None)
+            if (not isinstance(values, list) or len(values) != n_features) if framed else values is not None:
                 return f"its columns are not {n_features} names and types"
+        if not isinstance(self.axis, dict if self.library == "pandas" else type(None)):
+            return "its labels are of no kind"
         if not isinstance(self.categories, dict) or not set(self.categories) <= set(range(n_features)):
             return "its categories are not those of columns"
         if not all(isinstance(known, list) and known for known in self.categories.values()):
@@ -172,77 +229,55 @@ class Schema:
         return None
 
 
-def column_values(X: Any, column: int) -> np.ndarray:
-    """A column of any table as an array; what is missing is None or NaN."""
-    library = frame_library(X)
-    if library == "pandas":
-        series = X.iloc[:, column]
-        if _is_number_type(series.dtype):
-            return series.to_numpy(dtype=np.float64, na_value=np.nan)
-        return series.astype(object).where(series.notna(), None).to_numpy()
-    if library == "polars":
-        series = X.to_series(column)
-        if _is_number_type(series.dtype):
-            return series.cast(sys.modules["polars"].Float64).to_numpy()
-        return np.array(series.to_list(), dtype=object)
-    return np.asarray(X)[:, column]
+def _given(X: Any, column: int, values: Array) -> np.ndarray:
+    """The cells of a column of a table that is no such frame; `values` are they where it is read from elsewhere."""
+    return values if isinstance(X, RowSource) else column_values(X, column)
 
 
-def _is_number_type(dtype: Any) -> bool:
-    """Whether a column's type says that it holds numbers, or True and False."""
-    if hasattr(dtype, "is_numeric"):
-        return dtype.is_numeric() or str(dtype) == "Boolean"
-    return getattr(dtype, "kind", "O") in "biuf"
+def _objects_of(X: Any) -> np.ndarray:
+    """The cells of a table in memory."""
+    return np.array(X.rows(), dtype=object) if frame_library(X) == "polars" else np.asarray(X, dtype=object)
 
 
-def is_category_type(dtype: Any) -> bool:
-    """Whether a column's type is one of categories, whatever these are."""
-    return hasattr(dtype, "categories") or str(dtype) == "Categorical"
+def _kept_apart(value: Any) -> tuple[bool, Any]:
+    """What makes a category: 1 and True are two."""
+    return isinstance(value, bool), value
 
 
-def type_of(X: Any, column: int) -> Any:
-    """The type of a data frame's column; None for other tables."""
-    library = frame_library(X)
-    if library is None:
-        return None
-    return X.iloc[:, column].dtype if library == "pandas" else X.to_series(column).dtype
+def _is_infinite(value: Any) -> bool:
+    return isinstance(value, float) and isinf(value)
 
 
-def is_missing(value: Any) -> bool:
-    try:
-        return value is None or bool(value != value)
-    except TypeError:  # pandas' NA is neither
-        return True
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _distinct(values: np.ndarray) -> tuple[list, np.ndarray]:
+def _distinct(values: np.ndarray, label: str) -> tuple[list, np.ndarray]:
     """The distinct values of a column, and which of them every cell is."""
     if values.dtype.kind != "O":
         distinct, inverse = np.unique(values, return_inverse=True)
         return distinct.tolist(), inverse
     places: dict[Any, int] = {}
     try:
-        inverse = np.array([places.setdefault(None if is_missing(v) else v, len(places)) for v in values], dtype=int)
+        keys: Any = values
+        if not set(map(type, values)) <= {str, type(None)}:
+            keys = [None if is_missing(value) else _kept_apart(value) for value in values]
+        inverse = np.array([places.setdefault(key, len(places)) for key in keys], dtype=int)
     except TypeError:
         odd = next(value for value in values if not isinstance(value, Hashable))
-        raise TypeError(f"A cell of X holds {odd!r}; its argument must be a string or a number.") from None
-    return list(places), inverse
+        raise TypeError(
+            f"{label} holds {odd!r}; its argument must be a string or a number. Give every item a column of its own, "
+            "or make strings of them."
+        ) from None
+    return [key[1] if isinstance(key, tuple) else key for key in places], inverse
 
 
-def _categories(X: Any, columns: list[int]) -> dict[int, list]:
-    """The categories of each of these columns: those of its pandas or polars type, else the sorted values it holds."""
+def _held(X: Any, columns: list[int]) -> dict[int, list]:
+    """The distinct values that each of these columns holds."""
     if not columns or not isinstance(X, RowSource):
-        return {column: _of_type(X, column) or _sorted(_distinct(column_values(X, column))[0]) for column in columns}
+        return {column: _distinct(column_values(X, column), label_of(X, column))[0] for column in columns}
 
     def distinct(part: slice) -> tuple[list, ...]:
         block = X[part]
         return tuple(np.unique(block[:, column]).tolist() for column in columns)
 
-    return dict(zip(columns, map(_sorted, reduce_blocks(row_blocks(X), distinct)), strict=True))
+    return dict(zip(columns, reduce_blocks(row_blocks(X), distinct), strict=True))
 
 
 def _of_type(X: Any, column: int) -> list:
@@ -254,64 +289,23 @@ def _of_type(X: Any, column: int) -> list:
     return dtype.categories.tolist() if hasattr(dtype.categories, "tolist") else dtype.categories.to_list()
 
 
-def _sorted(values: list) -> list:
-    """The values that are not missing, each once: numbers first."""
-    kept = {_plain(value) for value in values if not is_missing(value)}
-    return sorted(kept, key=lambda value: (not isinstance(value, Real), str(type(value)), value))
+def _sorted(values: list, label: str) -> list:
+    """The values that are neither missing nor infinite, each once: numbers first."""
+    kept = {_kept_apart(value) for value in map(plain, values) if not is_missing(value) and not _is_infinite(value)}
+    try:
+        found = sorted(kept, key=lambda pair: (not isinstance(pair[1], Real), str(type(pair[1])), pair[1]))
+    except TypeError:
+        shown = ", ".join(repr(value) for _, value in sorted(kept, key=repr)[:2])
+        raise TypeError(f"{label} holds categories without an order, as {shown}; make strings of them.") from None
+    return [value for _, value in found]
 
 
 def _looked_up(known: list, codes: Array) -> np.ndarray:
-    """The categories of these codes; None, or NaN among numbers, where a code is missing."""
-    numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in known)
-    table = np.array([*known, np.nan if numbers else None], dtype=np.float64 if numbers else object)
-    return table[np.where(np.isnan(codes), len(known), codes).astype(int)]
-
-
-def _as_dtype(values: Array, dtype: str, drawn: bool) -> np.ndarray:
-    """A column of numbers in the type it had, where no value is lost by it."""
-    kind = dtype.lower()
-    if drawn and kind.startswith(("int", "uint", "bool")):
-        values = np.rint(values)
-    whole = bool((np.isfinite(values) & (values % 1 == 0)).all())
-    if kind.startswith("bool"):
-        return values.astype(bool) if whole and set(np.unique(values)) <= {0.0, 1.0} else values
-    if kind.startswith(("int", "uint")):
-        limits = np.iinfo(kind)
-        fits = whole and (not len(values) or (values.min() >= limits.min and values.max() <= limits.max))
-        return values.astype(kind) if fits else values
-    return values.astype(np.float32) if kind == "float32" else values
-
-
-def _pandas_frame(schema: Schema, columns: list, like: Any) -> Any:
-    pandas = sys.modules.get("pandas") or __import__("pandas")
-    index = getattr(like, "index", None) if frame_library(like) == "pandas" else None
-    frame = pandas.DataFrame(dict(enumerate(columns)), index=index)
-    for column, known in schema.categories.items():
-        if schema.dtypes[column].endswith("category"):
-            ordered = schema.dtypes[column].startswith("ordered")
-            frame.isetitem(column, pandas.Categorical(frame.iloc[:, column], categories=known, ordered=ordered))
-        else:
-            whole = frame.iloc[:, column].notna().all() or not schema.dtypes[column].startswith(("int", "uint", "bool"))
-            frame.isetitem(column, frame.iloc[:, column].astype(schema.dtypes[column]) if whole else frame[column])
-    for column, dtype in enumerate(schema.dtypes):
-        # Nullable types, where the numbers are still of their kind.
-        if dtype in NULLABLE and frame.iloc[:, column].dtype.kind == NULLABLE[dtype]:
-            frame.isetitem(column, frame.iloc[:, column].astype(dtype))
-    frame.columns = schema.names
-    return frame
-
-
-def _polars_frame(schema: Schema, columns: list, like: Any) -> Any:
-    polars = sys.modules.get("polars") or __import__("polars")
-    series = []
-    for column, (name, values) in enumerate(zip(schema.names, columns, strict=True)):
-        dtype = schema.dtypes[column]
-        made = polars.Series(name, values.tolist() if values.dtype.kind == "O" else values)
-        if column in schema.categories:
-            known = schema.categories[column]
-            made = made.cast(polars.Enum(known) if dtype.startswith("Enum") else getattr(polars, dtype))
-        series.append(made)
-    return polars.DataFrame(series)
+    """The categories of these codes, as numbers where all are."""
+    kinds = set(map(type, known))
+    # Whole numbers stay whole: float64 has not all of them.
+    table = np.array(known) if kinds <= {int} or kinds <= {int, float} else objects(known)
+    return table[codes.astype(int)]
 
 
 def _listed(known: list) -> str:

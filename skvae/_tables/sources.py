@@ -16,6 +16,8 @@ __all__ = ["Recoded", "RowSource", "Selected", "as_source"]
 MAPPED_BYTES = 64_000_000
 # The kernel may map as much around a byte that is read, where it keeps the file in large pages.
 LARGEST_PAGE = 2_000_000
+# Numbers of a chunk that are read at once where only some of its rows are wanted.
+LARGEST_PIECE = 4_000_000
 
 
 class RowSource(ABC):
@@ -43,13 +45,24 @@ class RowSource(ABC):
         return self.shape[0] * self.shape[1]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """The rows of a slice, or of an array of row numbers or of True and False."""
+        """A row by its number, or the rows of a slice, or of an array of row numbers or of True and False."""
+        if isinstance(rows, (int, np.integer)):
+            first = range(len(self))[rows]  # negative ones count from the end; none is beyond it
+            return self[first : first + 1][0]
         if isinstance(rows, slice) and rows.step in (None, 1):
             found = self._slice(*rows.indices(len(self))[:2])
         else:
             rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
             found = self._take(np.flatnonzero(rows) if rows.dtype == bool else rows)
         return np.ascontiguousarray(found, dtype=self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All rows, in an array of their own."""
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+    def slices(self, parts: list[slice]) -> np.ndarray:
+        """The rows of several slices, which lie in order."""
+        return np.concatenate([self[part] for part in parts])
 
     @abstractmethod
     def _slice(self, first: int, last: int) -> np.ndarray:
@@ -155,11 +168,24 @@ class ChunkedRows(RowSource):
         return np.asarray(self.X[first:last])
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        """One slice for each run of neighbours: such libraries read whole chunks anyway."""
+        """One slice for each run of neighbours, or each chunk: such a library reads a chunk whole, for one row too."""
         wanted, place = np.unique(rows, return_inverse=True)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        parts = [self._slice(int(run[0]), int(run[-1]) + 1) for run in runs if len(run)]
+        apart = (np.diff(wanted) > 1) & (np.diff(self._piece(wanted)) > 0)
+        runs = np.split(wanted, np.flatnonzero(apart) + 1)
+        parts = [self._slice(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in runs if len(run)]
         return np.concatenate(parts)[place] if parts else np.empty((0, self.shape[1]))
+
+    def slices(self, parts: list[slice]) -> np.ndarray:
+        return self[np.concatenate([np.arange(part.start, part.stop) for part in parts])]
+
+    def _piece(self, rows: np.ndarray) -> np.ndarray:
+        """The number of the chunk that each row lies in, or of a part of it, if a chunk is very large."""
+        size = (self.X.chunks or [1])[0]
+        if isinstance(size, tuple):  # dask's chunks differ
+            ends = np.cumsum(size)
+            return np.searchsorted(ends, rows, side="right")
+        most = max(1, LARGEST_PIECE // max(1, self.shape[1]))
+        return rows // size * -(-size // most) + rows % size // most
 
 
 class Selected(RowSource):
@@ -177,17 +203,20 @@ class Selected(RowSource):
 
 
 class Recoded(RowSource):
-    """Another source, whose values go through a function of a block of rows."""
+    """Another source, whose values go through a function of a block of rows and their numbers."""
 
     def __init__(self, source: RowSource, function: Any):
         super().__init__(source.shape, source.dtype)
         self.source, self.function = source, function
 
     def _slice(self, first: int, last: int) -> np.ndarray:
-        return self.function(self.source[first:last])
+        return self.function(self.source[first:last], range(first, last))
 
     def _take(self, rows: np.ndarray) -> np.ndarray:
-        return self.function(self.source[rows])
+        return self.function(self.source[rows], rows)
+
+    def slices(self, parts: list[slice]) -> np.ndarray:
+        return self.function(self.source.slices(parts), np.concatenate([np.arange(p.start, p.stop) for p in parts]))
 
 
 def as_source(X: Any) -> RowSource | None:

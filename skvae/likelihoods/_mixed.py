@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
+from .._tables.frames import frame_library, label_of
 from .._tables.moments import Array, ColumnSums, Moments, Scale
-from .._tables.schema import Schema
 from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, LinearStart, NLLGradient, as_arrays
 from ._encoding import Encoding, Summand
 from ._names import LIKELIHOODS
@@ -76,14 +76,13 @@ class Mixed(Likelihood):
             for column in columns:
                 if column in owner:
                     raise ValueError(
-                        f"Mixed gives {Schema.of(X).label(column)} to both {owner[column]!r} and {member!r}; name it "
-                        "once."
+                        f"Mixed gives {label_of(X, column)} to both {owner[column]!r} and {member!r}; name it once."
                     )
                 owner[column] = member
         rest = [column for column in range(X.shape[1]) if column not in owner]
         if rest and self.remainder is None:
             raise ValueError(
-                f"Mixed has no likelihood for {Schema.of(X).label(rest[0])}; name the column, or set remainder='auto'."
+                f"Mixed has no likelihood for {label_of(X, rest[0])}; name the column, or set remainder='auto'."
             )
         if rest:
             found.append((_member(self.remainder), rest))
@@ -284,8 +283,15 @@ def select_columns(X: Any, key: Any) -> list[int]:
         key = key(X)
     try:
         key = key.tolist() if isinstance(key, (np.ndarray, np.generic)) else key
+        # A tuple is one label where a frame has it, as one of several levels has.
+        one = isinstance(key, (str, int)) or (isinstance(key, tuple) and key in _labels(X))
         if not isinstance(key, slice):
-            key = [key] if isinstance(key, (str, int)) else list(key)
+            key = [key] if one else list(key)
         return [int(column) for column in _get_column_indices(X, key)]
     except (ValueError, IndexError, KeyError, TypeError) as error:
         raise ValueError(f"Mixed cannot find the columns {key!r} in X: {error}") from None
+
+
+def _labels(X: Any) -> list:
+    """The labels of a frame's columns."""
+    return [] if frame_library(X) is None else list(X.columns)

@@ -1,0 +1,279 @@
+"""Data frames of pandas and polars: their columns as arrays, and columns and frames made anew."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import numpy as np
+
+from .types import in_type, is_number, number_type, object_type, objects, plain
+
+__all__ = [
+    "axis_of",
+    "column_filled",
+    "column_of",
+    "column_values",
+    "frame_library",
+    "frame_of",
+    "is_category_type",
+    "label_of",
+    "mean_type",
+    "new_series",
+    "series_of",
+    "type_name",
+    "type_names",
+    "type_of",
+    "with_columns",
+]
+
+
+def frame_library(X: Any) -> str | None:
+    """ "pandas" or "polars" for a data frame of theirs, None for anything else."""
+    for name in ("pandas", "polars"):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(X, library.DataFrame):
+            return name
+    return None
+
+
+def _library(name: str) -> Any:
+    return sys.modules.get(name) or __import__(name)
+
+
+# What a frame holds
+
+
+def series_of(X: Any, column: int) -> Any:
+    """A data frame's column."""
+    return X.iloc[:, column] if frame_library(X) == "pandas" else X.to_series(column)
+
+
+def new_series(library: str | None, values: np.ndarray) -> Any:
+    """A column of whatever type suits these values."""
+    if library == "pandas":
+        return _library("pandas").Series(values)
+    return _library("polars").Series(values.tolist(), strict=False)
+
+
+def type_of(X: Any, column: int) -> Any:
+    """The type of a data frame's column; None for other tables."""
+    return None if frame_library(X) is None else series_of(X, column).dtype
+
+
+def is_category_type(dtype: Any) -> bool:
+    """Whether a column's type is one of categories, whatever these are."""
+    return hasattr(dtype, "categories") or str(dtype) == "Categorical"
+
+
+def column_values(X: Any, column: int) -> np.ndarray:
+    """A column of any table as an array: numbers where it holds nothing else, NaN where one is missing.
+
+    Otherwise Python's objects, and None where one is missing. Whole numbers of which none is missing stay whole.
+    """
+    library = frame_library(X)
+    if library is None:
+        values = np.asarray(X)[:, column]
+        return _cells(values) if values.dtype.kind == "O" else values
+    series = series_of(X, column)
+    if library == "pandas":
+        kind = getattr(series.dtype, "kind", "O")
+        if kind in "iu" and not series.isna().any():
+            return series.to_numpy(dtype=f"{kind}8")
+        if kind in "biuf":
+            return series.to_numpy(dtype=np.float64, na_value=np.nan)
+        return _cells(series.astype(object).where(series.notna(), None).to_numpy())
+    if series.dtype.is_integer() and not series.null_count() and number_type(str(series.dtype)).bits <= 64:
+        return series.to_numpy()
+    if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
+        return series.cast(_library("polars").Float64).to_numpy()
+    return _cells(series.to_list())
+
+
+def _cells(values: Any) -> np.ndarray:
+    """A column of objects as an array of objects of Python's types."""
+    return objects(values if all(map(_is_plain, set(map(type, values)))) else [plain(value) for value in values])
+
+
+def _is_plain(kind: type) -> bool:
+    return kind in (bool, int, float, str) or not (is_number(kind) or issubclass(kind, np.generic))
+
+
+def label_of(X: Any, column: int) -> str:
+    """How an error names a column of a table."""
+    return f"column {column if frame_library(X) is None else list(X.columns)[column]!r}"
+
+
+def with_columns(X: Any, columns: dict[int, np.ndarray]) -> Any:
+    """A frame with arrays in place of some columns."""
+    if frame_library(X) == "polars":
+        series = _library("polars").Series
+        return X.with_columns([series(X.columns[column], values) for column, values in columns.items()])
+    X = X.copy(deep=False)
+    for column, values in columns.items():
+        X.isetitem(column, values)
+    return X
+
+
+def type_names(X: Any) -> list[str] | None:
+    """The types of the columns of a frame, or of an array of objects; None for an array of numbers."""
+    if frame_library(X) is not None:
+        return [type_name(series_of(X, column)) for column in range(X.shape[1])]
+    if isinstance(X, np.ndarray) and X.dtype.kind == "O":
+        return [object_type(values) for values in X.T]
+    return None
+
+
+def type_name(series: Any) -> str:
+    """The type of a frame's column, or of pandas' labels, by a name of which `column_of` makes such a column again."""
+    dtype = series.dtype
+    if hasattr(dtype, "is_numeric"):  # polars'
+        return str(dtype)
+    if isinstance(dtype, np.dtype) and dtype.kind == "O":
+        return object_type(series.tolist())
+    if hasattr(dtype, "pyarrow_dtype"):
+        return f"arrow {dtype.pyarrow_dtype}"
+    if hasattr(dtype, "storage"):
+        missing = "str" if dtype.na_value is not _library("pandas").NA else "string"
+        return f"{missing} in {dtype.storage}"
+    return "ordered category" if getattr(dtype, "ordered", False) else str(dtype)
+
+
+# What is made
+
+
+def mean_type(library: str | None, name: str) -> str:
+    """The type that means of a column's numbers have: its own, or one of the same family where it has whole numbers."""
+    kind = number_type(name)
+    if kind.kind and not kind.whole:
+        return name
+    if library == "polars":
+        return "Float64"
+    if name.startswith("arrow"):
+        return "arrow double"
+    return "Float64" if kind.whole and name.startswith(("Int", "UInt", "boolean")) else "float64"
+
+
+def column_of(library: str | None, cells: np.ndarray, name: str, known: list | None = None, index: Any = None) -> Any:
+    """A column of this type; `known` are the categories that its cells are of, None if they are numbers.
+
+    `index` labels pandas' rows.
+    """
+    if cells.dtype.kind == "f":
+        cells = in_type(cells, name)
+    if library == "pandas":
+        pandas = _library("pandas")
+        return pandas.Series(cells, index=index, dtype=_pandas_type(name, known))
+    series = _library("polars").Series(cells.tolist() if cells.dtype.kind == "O" else cells)
+    return series.cast(_polars_type(name, known))
+
+
+def _pandas_type(name: str, known: list | None) -> Any:
+    """A type by the name that `type_names` gave it."""
+    pandas = _library("pandas")
+    if name.endswith("category"):
+        return pandas.CategoricalDtype(known, ordered=name.startswith("ordered"))
+    if name.startswith("object"):
+        return np.dtype(object)
+    if name.startswith("arrow "):
+        return pandas.ArrowDtype(_arrow_type(name.removeprefix("arrow ")))
+    if found := re.match(r"(str|string) in (\w+)$", name):
+        missing = {"na_value": np.nan} if found[1] == "str" else {}
+        return pandas.StringDtype(found[2], **missing)
+    if found := re.match(r"Sparse\[(\w+), (.*)\]$", name):
+        fill = {"nan": np.nan, "True": True, "False": False}
+        return pandas.SparseDtype(found[1], fill[found[2]] if found[2] in fill else float(found[2]))
+    return pandas.api.types.pandas_dtype(name)
+
+
+def _arrow_type(name: str) -> Any:
+    """pyarrow's type of this name."""
+    pyarrow = _library("pyarrow")
+    if found := re.match(r"decimal(\d+)\((\d+), (-?\d+)\)$", name):
+        return getattr(pyarrow, f"decimal{found[1]}")(int(found[2]), int(found[3]))
+    if found := re.match(r"dictionary<values=(\w+), indices=(\w+), ordered=(\d)>$", name):
+        values, indices = map(pyarrow.type_for_alias, found.groups()[:2])
+        return pyarrow.dictionary(indices, values, found[3] == "1")
+    return pyarrow.type_for_alias(name)
+
+
+def _polars_type(name: str, known: list | None) -> Any:
+    polars = _library("polars")
+    if name.startswith("Enum"):
+        return polars.Enum(known)
+    kind = number_type(name)
+    return polars.Decimal(kind.precision, kind.digits) if kind.kind == "decimal" else getattr(polars, name)
+
+
+def frame_of(columns: list, names: list, axis: dict[str, Any] | None) -> Any:
+    """A frame of columns that `column_of` made, or of another frame's; polars' labels have no `axis`."""
+    if axis is None:
+        return _library("polars").DataFrame([series.alias(name) for series, name in zip(columns, names, strict=True)])
+    frame = _library("pandas").DataFrame(dict(enumerate(columns)), index=columns[0].index)
+    frame.columns = _labels_of(names, axis)
+    return frame
+
+
+# The labels of pandas' columns
+
+
+def axis_of(labels: Any) -> dict[str, Any]:
+    """What kind of index a pandas frame's columns are, in plain words, beside their labels."""
+    if labels.nlevels > 1:
+        levels = [axis_of(labels.get_level_values(i)) for i in range(labels.nlevels)]
+        return {"names": list(labels.names), "levels": levels}
+    found: dict[str, Any] = {"names": list(labels.names), "type": type_name(labels)}
+    if hasattr(labels, "step"):
+        found["range"] = [labels.start, labels.stop, labels.step]
+    if getattr(labels, "freq", None) is not None and labels.dtype.kind in "Mm":  # of dates at even distances
+        found["freq"] = labels.freqstr
+    if hasattr(labels.dtype, "categories"):
+        found["categories"] = labels.dtype.categories.tolist()
+    return found
+
+
+def _labels_of(names: list, axis: dict[str, Any]) -> Any:
+    """The index of these labels, of the kind that `axis_of` says."""
+    pandas = _library("pandas")
+    if "levels" in axis:
+        each = zip(zip(*names, strict=True), axis["levels"], strict=True)
+        return pandas.MultiIndex.from_arrays([_labels_of(list(own), kind) for own, kind in each], names=axis["names"])
+    (name,) = axis["names"]
+    if "range" in axis:
+        return pandas.RangeIndex(*axis["range"], name=name)
+    dtype = _pandas_type(axis["type"], axis.get("categories"))
+    index = pandas.Index(names, dtype=dtype, name=name, tupleize_cols=False)
+    return type(index)(index, freq=axis["freq"]) if "freq" in axis else index
+
+
+# Gaps filled
+
+
+def column_filled(
+    library: str | None, column: Any, cells: np.ndarray, gaps: np.ndarray, name: str, known: list | None
+) -> Any:
+    """`column` with these cells in its gaps, of the type of this name; of its own where that would change a cell."""
+    made = column_of(library, cells, name, known)
+    present = column.loc[~gaps] if library == "pandas" else column.filter(_library("polars").Series(~gaps))
+    kept = present if present.dtype == made.dtype else _converted(present, made.dtype)
+    if kept is None:
+        kept, made = present, column_of(library, cells, type_name(column), known)
+    place = np.argsort(np.r_[np.flatnonzero(~gaps), np.flatnonzero(gaps)])
+    if library == "polars":
+        return _library("polars").concat([kept.alias(""), made.alias("")]).gather(place)
+    return _library("pandas").concat([kept, made], ignore_index=True).iloc[place].set_axis(column.index)
+
+
+def _converted(series: Any, dtype: Any) -> Any:
+    """A column in another type; None where that would change a cell."""
+    change, errors = "astype", [TypeError, ValueError, OverflowError, NotImplementedError]
+    if not hasattr(series, "iloc"):
+        change, errors = "cast", [*errors, _library("polars").exceptions.PolarsError]
+    try:
+        with np.errstate(all="ignore"):
+            found = getattr(series, change)(dtype)
+            back = getattr(found, change)(series.dtype)
+    except tuple(errors):
+        return None
+    return found if back.equals(series) else None
