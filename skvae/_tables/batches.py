@@ -248,7 +248,7 @@ class FileTable(ArrayTable):
         """The rows of these blocks."""
         slices = [slice(n * self.size, min((n + 1) * self.size, len(self.X))) for n in numbers.tolist()]
         weight, y = (None if v is None else np.concatenate([v[s] for s in slices]) for v in (self.weight, self.y))
-        return self._converted(np.concatenate([self.X[s] for s in slices]), weight, y)
+        return self._converted(self.X.slices(slices), weight, y)
 
     def take(self, index: Tensor) -> Batch:
         return self.part(index).whole()
