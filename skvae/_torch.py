@@ -55,11 +55,11 @@ _RANDOM_FUNCTIONS = {
 }
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, told: bool = False) -> torch.device:
     """Return the device called `name`; "auto" takes CUDA where there is one.
 
-    A model asked for CUDA or MPS on a machine without it runs on the CPU, with a warning: the numbers
-    are the same and a file saved on a larger machine stays usable.
+    A model asked for CUDA or MPS on a machine without it runs on the CPU, with a warning unless its user has been
+    `told`: the numbers are the same and a file saved on a larger machine stays usable.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -74,10 +74,11 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(
             f"device={name!r} is not a device skvae runs on; use 'cpu', 'cuda', 'cuda:0', 'mps' or 'auto'."
         )
-    if not available[device.type]:
+    if available[device.type]:
+        return device
+    if not told:
         warnings.warn(f"device={name!r} is not available on this machine: using the CPU.", stacklevel=2)
-        return torch.device("cpu")
-    return device
+    return torch.device("cpu")
 
 
 def draw_seed(random_state: Any) -> int:
@@ -213,7 +214,7 @@ def onednn_is_exact() -> bool:
     """Whether products under `large_products` have float32's digits on this machine."""
     if not torch.backends.mkldnn.is_available():
         return False
-    left, right = torch.randn(2, 256, 256, generator=make_generator(0))
+    left, right = torch.randn(2, 256, 256, generator=make_generator(0), dtype=torch.float32, device="cpu")
     exact = left.double() @ right.double()
     with _onednn_products():
         error = float(((left @ right).double() - exact).abs().max())

@@ -6,7 +6,7 @@ import numpy as np
 import skops.io
 import torch
 
-from skvae import VAETransformer
+from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 from skvae._tables.batches import to_rows
 from skvae._tables.moments import sum_columns
 from skvae.objectives import Objective
@@ -71,3 +71,28 @@ class Reconstruction(Objective):
 
     def __call__(self, model, batch, rng, epoch):
         return {"loss": (model.mean(model.encode(batch.x)[0]) - batch.x).square().sum(-1)}
+
+
+# One small estimator of each kind.
+SMALL = {"max_iter": 3, "random_state": 0, "hidden_layer_sizes": (8,)}
+FOUR = {
+    "transformer": lambda: VAETransformer(2, **SMALL),
+    "detector": lambda: VAEAnomalyDetector(**SMALL),
+    "search": lambda: VAETransformerCV((1, 2), cv=2, **SMALL),
+    "imputer": lambda: VAEImputer(VAETransformer(2, **SMALL), sample_posterior=True, random_state=0),
+}
+LOOKS = ("transform", "score_samples", "reconstruct", "impute", "predict", "explain", "similar")
+
+
+def answers(estimator, X):
+    """What an estimator says of rows, by method."""
+    found = {name: getattr(estimator, name)(X) for name in LOOKS if hasattr(estimator, name)}
+    if hasattr(estimator, "sample"):
+        found["sample"] = estimator.sample(3, random_state=0)
+    return found
+
+
+def same_answers(first, second):
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)

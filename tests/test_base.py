@@ -64,34 +64,6 @@ def test_a_random_state_instance_is_consumed(iris):
     np.testing.assert_array_equal(first, again)
 
 
-CALLERS = {
-    "no_grad": torch.no_grad,
-    "inference_mode": torch.inference_mode,
-    "meta device": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu"),
-}
-
-
-@pytest.mark.parametrize("caller", CALLERS)
-def test_the_caller_s_torch_settings_change_nothing(iris, caller):
-    plain = make().fit(iris)
-    with CALLERS[caller]():
-        inside = make().fit(iris)
-        same_model(inside, plain, iris)
-        np.testing.assert_array_equal(inside.impute(np.full((1, 4), np.nan)), plain.impute(np.full((1, 4), np.nan)))
-        inside.partial_fit(iris)
-    same_model(inside, plain.partial_fit(iris), iris)
-
-
-def test_the_caller_s_default_dtype_changes_nothing(iris):
-    plain = make().fit(iris)
-    torch.set_default_dtype(torch.float64)
-    try:
-        same_model(make().fit(iris), plain, iris)
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
 # What is chosen for the user
 
 

@@ -146,7 +146,7 @@ class Centred(Encoding):
         mean = (mass * own + self.pseudo_count * self.pseudo_mean) / (mass + self.pseudo_count)
         var = (mass * (std.square() + (own - mean).square())).sum() / mass.sum()
         self.column_mean.copy_(mean)
-        self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones(()))
+        self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones((), dtype=torch.float32))
 
     def encode(self, x: Tensor) -> Tensor:
         return (self.features(x) - self.column_mean).div_(self.pooled_std)

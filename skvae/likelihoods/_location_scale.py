@@ -98,7 +98,7 @@ class LocationScale(LikelihoodModule):
         super().__init__(n_features, self.params_per_feature * n_features, encoding)
         self.noise_floor, self.shape = noise_floor, shape or Normal()
         self.register_buffer("log_scale", torch.tensor(np.log(scale.scale)), persistent=False)
-        self.register_buffer("log_floor", torch.full((n_features,), math.log(noise_floor)))
+        self.register_buffer("log_floor", torch.full((n_features,), math.log(noise_floor), dtype=torch.float32))
 
     @abstractmethod
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,7 @@ class AggregatedPosterior(_Codes):
     def own(self, z: Tensor) -> Tensor:
         """Which component each code is the mean of, -1 for none or where there is no other: (N,)."""
         if len(self.mean) < 2:
-            return torch.full((len(z),), -1, device=z.device)
+            return torch.full((len(z),), -1, dtype=torch.int64, device=z.device)
         known, order, weights = self._register
         value = z @ weights
         tolerance = SAME_CODE * (1 + z.abs() @ weights)

@@ -1,0 +1,120 @@
+"""Whatever torch is set to where an estimator is called, it gives the same bits."""
+
+from __future__ import annotations
+
+import ast
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import FOUR, answers, same_answers, with_gaps
+from members import MEMBERS, table
+
+import skvae
+from skvae import VAEAnomalyDetector, VAETransformer
+from skvae._inference.criteria import CRITERIA
+from skvae._training.solvers import SOLVERS
+
+PACKAGE = Path(skvae.__file__).parent
+# torch's functions that make a tensor of the default dtype where none is named.
+MAKERS = {"empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "scalar_tensor", "zeros"}
+
+
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+CALLERS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "meta device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu"),
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "float16 by default": lambda: default_dtype(torch.float16),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+}
+DTYPES = [name for name in CALLERS if "default" in name]
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture(scope="module")
+def gapped(iris):
+    return with_gaps(iris, 0.1)
+
+
+@pytest.fixture(scope="module")
+def plain(gapped):
+    return {name: answers(make().fit(gapped), gapped) for name, make in FOUR.items()}
+
+
+@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("caller", CALLERS)
+def test_every_estimator_gives_the_same_bits_wherever_it_is_called(gapped, plain, name, caller):
+    with CALLERS[caller]():
+        fitted = FOUR[name]().fit(gapped)
+        inside = answers(fitted, gapped)
+    same_answers(inside, plain[name])
+    same_answers(answers(fitted, gapped), plain[name])
+
+
+@pytest.mark.parametrize("name", ["transformer", "detector"])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_stream_gives_the_same_bits_wherever_it_is_called(iris, name, caller):
+    with CALLERS[caller]():
+        inside = FOUR[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
+    outside = FOUR[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
+    same_answers(answers(inside, iris), answers(outside, iris))
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("caller", DTYPES)
+def test_every_likelihood_gives_the_same_bits_whatever_the_default_dtype(member, caller):
+    X = table(member)
+    outside = VAETransformer(2, likelihood=MEMBERS[member], max_iter=2, random_state=0).fit(X)
+    with CALLERS[caller]():
+        inside = VAETransformer(2, likelihood=MEMBERS[member], max_iter=2, random_state=0).fit(X)
+        same_answers(answers(inside, X), answers(outside, X))
+
+
+@pytest.mark.parametrize("parameters", [{"solver": s} for s in SOLVERS] + [{"prior": "mixture"}, {"objective": "iwae"}])
+@pytest.mark.parametrize("caller", DTYPES)
+def test_every_way_to_train_gives_the_same_bits_whatever_the_default_dtype(iris, parameters, caller):
+    outside = VAETransformer(2, max_iter=2, random_state=0, **parameters).fit(iris)
+    with CALLERS[caller]():
+        inside = VAETransformer(2, max_iter=2, random_state=0, **parameters).fit(iris)
+        same_answers(answers(inside, iris), answers(outside, iris))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("caller", DTYPES)
+def test_every_criterion_gives_the_same_bits_whatever_the_default_dtype(iris, criterion, caller):
+    outside = VAEAnomalyDetector(criterion=criterion, max_iter=2, random_state=0).fit(iris)
+    with CALLERS[caller]():
+        inside = VAEAnomalyDetector(criterion=criterion, max_iter=2, random_state=0).fit(iris)
+        same_answers(answers(inside, iris), answers(outside, iris))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_tensor_made_from_nothing_names_its_dtype(path):
+    nameless = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) == "torch"
+        and node.func.attr in MAKERS
+        and "dtype" not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert not nameless
+
+
+def test_the_table_has_gaps(gapped):
+    assert 0.05 < np.isnan(gapped).mean() < 0.15
