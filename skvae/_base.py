@@ -13,13 +13,14 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch import device as Device
 from torch import nn
 
-from ._callbacks import fit_task
-from ._fit import FitSettings, Task, check_same_specs, read
+from ._callbacks import clean_after, fit_task
+from ._fit import Fit, FitSettings, Task, check_same_specs, read
 from ._inference.blocks import Inference
 from ._params import Count, named
-from ._state import FittedModel, damaged, fault_of_model, model_of, stamp, unstamp
+from ._state import FittedModel, become, damaged, fault_of_model, model_of, remember, stamp, unstamp
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
 from ._training.solvers import SOLVERS
@@ -29,7 +30,7 @@ from .networks import ACTIVATIONS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
 
-__all__ = ["BaseVAE", "become", "offers"]
+__all__ = ["BaseVAE", "offers"]
 
 
 class BaseVAE(CallbackSupportMixin, BaseEstimator):
@@ -64,12 +65,11 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     random_state: Any
     _weights: dict[str, np.ndarray]
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X.
 
         If anything goes wrong, an interrupt from the keyboard included, the estimator keeps its previous fitted state
-        and the error propagates.
+        and the error propagates. Until the fit has ended, other threads are answered by the previous model.
 
         Parameters
         ----------
@@ -92,15 +92,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         TypeError
             If X is a tensor with gradients or on another device, or holds something that is no number and no category.
         """
-        settings = self._settings()
-        reader, rows = read(settings, X, y, sample_weight)
-        settings = settings.seeded(self.random_state)
-        with fit_task(self, X, y, settings.max_iter) as task:
-            task.result = self._learn(reader, rows, settings, task.epoch)
-        become(self, task.result)
-        return self
+        return self._become(self._fit_to, X, y, sample_weight)
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch on X, continuing where the last call stopped.
 
@@ -127,17 +120,47 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
             If a parameter or X breaks a rule, the epoch diverges, or a parameter the model is built from has changed
             since the first call.
         """
-        settings, reader, rows = self._chunk(X, y, sample_weight)
-        become(self, self._learn_chunk(reader, rows, settings))
+        return self._become(self._fit_to_chunk, X, y, sample_weight)
+
+    def _become(self, fit_to: Callable[..., Fit], *data: Any, **more: Any) -> Self:
+        """Fit, and become what that left. Callbacks are torn down by then, so nothing can fail any more."""
+        with clean_after(self):
+            fit = fit_to(*data, **more)
+        become(self, fit.attributes)
+        remember(self, fit.model)
         return self
 
-    @abstractmethod
-    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
-        """The attributes that a fit to these rows leaves."""
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
+        """A fit of a new model to X."""
+        settings = self._settings(resolve_device(self.device))
+        reader, rows = read(settings, X, y, sample_weight)
+        settings = settings.seeded(self.random_state)
+        with fit_task(self, X, y, settings.max_iter) as task:
+            task.result = self._learn(reader, rows, settings, task.epoch)
+        return task.result
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit_to_chunk(self, X: Any, y: Any, sample_weight: Any) -> Fit:
+        """One epoch of a new model, or of the present one, on X."""
+        earlier = self._earlier()
+        if earlier is None:
+            settings = self._settings(resolve_device(self.device))
+            reader, rows = read(settings, X, y, sample_weight)
+            return self._learn_chunk(reader, rows, settings.seeded(self.random_state))
+        settings = self._settings(self._fitted().device(self.device))
+        check_same_specs(settings, earlier)
+        reader = self._reader()
+        rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
+        return self._learn_chunk(reader, rows, replace(settings, seed=earlier["_seed"]))
 
     @abstractmethod
-    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
-        """The attributes that one more epoch, on these rows, leaves."""
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:
+        """What a fit to these rows leaves."""
+
+    @abstractmethod
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> Fit:
+        """What one more epoch, on these rows, leaves."""
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_weights" in vars(self)
@@ -177,7 +200,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
 
     def _inference(self) -> Inference:
         """The ways to look at rows."""
-        return self._fitted().inference(resolve_device(self.device), self.n_draws)
+        model = self._fitted()
+        return model.inference(model.device(self.device), self.n_draws)
 
     def _reader(self) -> TableReader:
         """What checks tables."""
@@ -187,33 +211,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """The fitted attributes, for `partial_fit` to go on from; None before fit."""
         return self.__dict__ if self.__sklearn_is_fitted__() else None
 
-    def _settings(self) -> FitSettings:
+    def _settings(self, device: Device) -> FitSettings:
         """What a fit reads of the parameters."""
-        return FitSettings.of(self)
-
-    def _chunk(self, X: Any, y: Any, sample_weight: Any) -> tuple[FitSettings, TableReader, TrainingRows]:
-        """The settings of one call of `partial_fit`, and the rows to train on."""
-        self._validate_params()  # scikit-learn's decorator does so in the first call only
-        settings, earlier = self._settings(), self._earlier()
-        if earlier is None:
-            reader, rows = read(settings, X, y, sample_weight)
-            return settings.seeded(self.random_state), reader, rows
-        check_same_specs(settings, earlier)
-        reader = self._reader()
-        rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
-        return replace(settings, seed=earlier["_seed"]), reader, rows
-
-
-def become(estimator: Any, attributes: dict[str, Any]) -> None:
-    """Write what a fit left to its estimator, in place of what the last one left: all of it, or nothing."""
-    kept = {name: value for name, value in vars(estimator).items() if not _is_fitted(name)}
-    estimator.__dict__ = kept | attributes
-
-
-def _is_fitted(name: str) -> bool:
-    """Whether an attribute of this name is a fit's, and not a parameter or scikit-learn's own."""
-    own = ("_skl", "_callback", "_parent_callback", "_metadata")
-    return name.endswith("_") or (name.startswith("_") and not name.startswith(own))
+        return FitSettings.of(self, device)
 
 
 # What is missing where an objective does not offer something, and what to use instead.

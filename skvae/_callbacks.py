@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ._state import unfitted
 from ._training.loop import Epoch
 
-__all__ = ["EpochLog", "FitTask", "fit_task"]
+__all__ = ["EpochLog", "FitTask", "clean_after", "fit_task"]
 
 Attributes = dict[str, Any]
+# What scikit-learn adds to an estimator while it is fitted.
+RUNNING = ("_callback_fit_ctx", "_parent_callback_ctx", "_skl_callbacks_to_teardown")
 
 
 class FitTask:
@@ -19,18 +22,26 @@ class FitTask:
 
     def __init__(self, context: Any, hooks: dict[str, Any]):
         self.context, self.hooks = context, hooks
-        self.result: Attributes = {}
+        self.result: Any = None
 
     def epoch(self, attributes: Callable[[], Attributes]) -> bool:
         """Tell callbacks that an epoch has ended, and what a model that stopped there would be; whether to stop."""
         sub = self.context.subcontext(task_name="epoch")
         sub.call_on_fit_task_begin(**self.hooks)
-        return sub.call_on_fit_task_end(**self.hooks, reconstruction_attributes=attributes)
+        return sub.call_on_fit_task_end(**self.hooks, reconstruction_attributes=lambda: self.whole(attributes()))
+
+    def whole(self, attributes: Attributes) -> Attributes:
+        """What the copy that a callback is shown takes over: all that it holds, and so nothing of an earlier fit.
+
+        scikit-learn copies the estimator, which holds its previous model until the fit has ended, and sets these.
+        """
+        kept = {name: value for name, value in unfitted(self.hooks["estimator"]).items() if name not in RUNNING}
+        return {"__dict__": kept | attributes}
 
 
 @contextmanager
 def fit_task(estimator: Any, X: Any, y: Any, max_iter: int) -> Iterator[FitTask]:
-    """A scope for a fit of `estimator` of so many epochs at most; set `result` to its attributes before the end.
+    """A scope for a fit of `estimator` of so many epochs at most; set `result`, a `Fit`, before the end.
 
     The estimator itself is to be written afterwards: an error of a callback then leaves it as it was.
     """
@@ -39,7 +50,18 @@ def fit_task(estimator: Any, X: Any, y: Any, max_iter: int) -> Iterator[FitTask]
     task = FitTask(context, {"estimator": estimator, "X": X, "y": X if y is None else y})
     context.call_on_fit_task_begin(**task.hooks)
     yield task
-    context.call_on_fit_task_end(**task.hooks, reconstruction_attributes=lambda: task.result)
+    context.call_on_fit_task_end(**task.hooks, reconstruction_attributes=lambda: task.whole(task.result.attributes))
+
+
+@contextmanager
+def clean_after(estimator: Any) -> Iterator[None]:
+    """A scope for a fit: an interrupt in a callback's teardown leaves nothing of scikit-learn's behind."""
+    try:
+        yield
+    except BaseException:
+        for name in RUNNING[::2]:
+            vars(estimator).pop(name, None)
+        raise
 
 
 class EpochLog:

@@ -23,7 +23,7 @@ from ._state import Blueprint, FittedModel, pack
 from ._tables.batches import ArrayTable, Batch, as_table
 from ._tables.moments import Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
-from ._torch import draw_seed, large_products, make_generator, resolve_device, single_blas, thread_limit, torch_scope
+from ._torch import draw_seed, large_products, make_generator, single_blas, thread_limit, torch_scope
 from ._training import engine
 from ._training.held_out import held_out_mean
 from ._training.loop import Epoch, Progress, Training, TrainingResult, TrainingSettings, train
@@ -114,14 +114,16 @@ class FitSettings:
     auto_components: Callable[[Covariance], int] = leading_components
 
     @classmethod
-    def of(cls, estimator: Any, auto_components: Callable[[Covariance], int] = leading_components) -> FitSettings:
+    def of(
+        cls, estimator: Any, device: torch.device, auto_components: Callable[[Covariance], int] = leading_components
+    ) -> FitSettings:
         """The settings of an estimator whose parameters have been validated, without a seed yet."""
         own = ["n_components", "init", "max_iter", "batch_size", "solver", "learning_rate_init", "early_stopping"]
         own += ["validation_fraction", "n_iter_no_change", "verbose"]
         return cls(
             name=type(estimator).__name__,
             specs=specs_of(estimator),
-            device=resolve_device(estimator.device),
+            device=device,
             auto_components=auto_components,
             **{name: getattr(estimator, name) for name in own},
         )

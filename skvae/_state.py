@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,7 +26,7 @@ from ._params import Spec
 from ._tables.moments import Scale
 from ._tables.reader import TableReader
 from ._tables.schema import Schema
-from ._torch import build_seeded, make_generator, torch_scope
+from ._torch import build_seeded, make_generator, resolve_device, torch_scope
 from ._version import __version__
 from .likelihoods import Likelihood, LikelihoodModule, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
@@ -36,12 +38,17 @@ __all__ = [
     "Blueprint",
     "FittedModel",
     "SavedModelWarning",
+    "amend",
+    "at_once",
+    "become",
     "damaged",
     "fault_of_model",
     "is_finite_array",
     "model_of",
     "pack",
+    "remember",
     "stamp",
+    "unfitted",
     "unstamp",
 ]
 
@@ -140,6 +147,8 @@ class FittedModel:
     seed: int
     weights: dict[str, np.ndarray]
     _modules: dict[torch.device, VAE] = field(default_factory=dict, repr=False)
+    # Names of devices whose absence its user has been told.
+    _told: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> FittedModel:
@@ -193,6 +202,12 @@ class FittedModel:
                     self._modules[device] = self.rebuilt(torch.float64).to(device).eval().requires_grad_(False)
             return self._modules[device]
 
+    def device(self, name: str) -> torch.device:
+        """The device of this name, or the CPU where there is none such, which is said once for each model."""
+        told = name in self._told
+        self._told.add(name)
+        return resolve_device(name, told)
+
     def inference(self, device: torch.device, n_draws: int) -> Inference:
         """The ways to look at rows. Inference is in float64, which Apple's GPUs lack."""
         device = torch.device("cpu") if device.type == "mps" else device
@@ -203,13 +218,64 @@ class FittedModel:
         return TableReader(name, self.schema, self.specs["likelihood"], len(self.scale.scale), columns)
 
 
-def model_of(estimator: Any) -> FittedModel:
-    """The fitted estimator's model, made once until its weights change."""
+# From a fit to its estimator. Other threads may look at it meanwhile, so all that a fit leaves is swapped in at once.
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def become(estimator: Any, attributes: dict[str, Any]) -> None:
+    """Write what a fit left to its estimator, in place of what the last one left: all of it, or nothing."""
+    estimator.__dict__ = unfitted(estimator) | attributes
+
+
+def amend(estimator: Any, *dropped: str, **attributes: Any) -> None:
+    """Change some of what a fit has left, and drop some: all of it at once."""
+    kept = {name: value for name, value in vars(estimator).copy().items() if name not in dropped}
+    estimator.__dict__ = kept | attributes
+
+
+def unfitted(estimator: Any) -> dict[str, Any]:
+    """What an estimator holds beside what fits have left."""
+    return {name: value for name, value in vars(estimator).copy().items() if not _is_fitted(name)}
+
+
+def _is_fitted(name: str) -> bool:
+    """Whether an attribute of this name is a fit's, and not a parameter or scikit-learn's own."""
+    own = ("_skl", "_callback", "_parent_callback", "_metadata")
+    return name.endswith("_") or (name.startswith("_") and not name.startswith(own))
+
+
+def model_of(estimator: Any, state: dict[str, Any] | None = None) -> FittedModel:
+    """The fitted estimator's model, made once until its weights change; of its `__dict__` at an earlier moment."""
+    state = vars(estimator) if state is None else state
     with _lock:
         model = _models.get(estimator)
-        if model is None or model.weights is not estimator._weights:
-            _models[estimator] = model = FittedModel.of(vars(estimator))
+        if model is None or model.weights is not state["_weights"]:
+            _models[estimator] = model = FittedModel.of(state)
         return model
+
+
+def remember(estimator: Any, model: FittedModel) -> None:
+    """Keep the model that a fit has left to its estimator, whose user it has told of the device."""
+    model._told.add(estimator.device)
+    with _lock:
+        _models[estimator] = model
+
+
+def at_once(method: Method) -> Method:
+    """Let a method see the estimator as it is when called, whatever a fit in another thread makes of it meanwhile."""
+
+    @wraps(method)
+    def looking(estimator: Any, *args: Any, **kwargs: Any) -> Any:
+        # Another object that shares what this one holds; a fit would give this one something else to hold.
+        view = object.__new__(type(estimator))
+        view.__dict__ = state = vars(estimator)
+        if "_weights" in state:
+            with _lock:
+                _models[view] = model_of(estimator, state)
+        return method(view, *args, **kwargs)
+
+    return looking  # type: ignore[return-value]
 
 
 # Saving and loading

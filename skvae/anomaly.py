@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,17 +14,16 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
 from ._base import BaseVAE
-from ._fit import FitSettings, Task, continue_fit, fit_model
+from ._fit import Fit, FitSettings, Task, continue_fit, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
 from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
 from ._normality import fault as fault_of_normality
 from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
-from ._state import FittedModel
+from ._state import amend, at_once
 from ._tables.containers import framed, output_container, refuse_container
 from ._tables.reader import TableReader, TrainingRows
-from ._torch import resolve_device
 from .likelihoods import Likelihood
 from .networks import Network
 from .objectives import Objective
@@ -242,6 +242,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         self.verbose = verbose
         self.device = device
 
+    @at_once
     def score_samples(self, X: Any) -> np.ndarray:
         """How normal every row is, by the criterion; higher is more normal.
 
@@ -267,6 +268,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         X = self._reader().read(X)
         return self._normality().scores(self._inference(), X)
 
+    @at_once
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores less the threshold: negative for anomalies.
 
@@ -282,6 +284,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         """
         return self.score_samples(X) - self.offset_
 
+    @at_once
     def predict(self, X: Any) -> np.ndarray:
         """-1 for anomalies and 1 for normal rows.
 
@@ -318,8 +321,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         check_is_fitted(self)
         if not SHARE.is_satisfied_by(contamination):
             raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
-        self.offset_ = percentile(self.training_scores_, contamination)
-        self.__dict__.pop("calibration_scores_", None)
+        amend(self, "calibration_scores_", offset_=percentile(self.training_scores_, contamination))
         return self
 
     def calibrate(self, X_normal: Any, *, false_alarm_rate: float) -> Self:
@@ -359,9 +361,10 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
                 f"A false alarm rate of {rate} needs at least {int(np.ceil(1 / rate - 1e-9)) - 1} calibration rows; "
                 f"X_normal has {len(scores)}. Give more rows or a higher rate."
             )
-        self.calibration_scores_, self.offset_ = scores, float(scores[place - 1])
+        amend(self, calibration_scores_=scores, offset_=float(scores[place - 1]))
         return self
 
+    @at_once
     def p_values(self, X: Any) -> np.ndarray:
         """The chance that a normal row is at least as unlikely as each row, from the rows given to `calibrate`.
 
@@ -389,6 +392,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         lower = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
         return (1 + lower) / (len(self.calibration_scores_) + 1)
 
+    @at_once
     def explain(self, X: Any) -> Any:
         """What every feature adds to a row's score, beside a typical training row.
 
@@ -412,6 +416,7 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         names = list(_check_feature_names_in(self))
         return framed(self, X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
 
+    @at_once
     def similar(self, X: Any) -> Any:
         """The most similar normal row that the model knows, for every row: what was expected in its place.
 
@@ -466,32 +471,34 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
 
     # The parts of a fit
 
-    def _settings(self) -> FitSettings:
-        settings = FitSettings.of(self, as_many_as_columns)
+    def _settings(self, device: torch.device) -> FitSettings:
+        settings = FitSettings.of(self, device, as_many_as_columns)
         refuse_criterion(self.criterion, settings.objective)
         return settings
 
-    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:
         share = self.support_fraction
         if share is None:
             share = 1.0 if self.contamination == "auto" else ROBUST_SUPPORT
         used, kept, whole_std = supported(reader, rows, settings, share)
         fit = fit_model(reader, used, settings, epoch, whole_std)
-        return fit.attributes | self._normal(fit.model, rows, used).attributes | {"support_": kept}
+        return self._with_normality(fit, settings, rows, used, support_=kept)
 
-    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> Fit:
         known = None
         if self.__sklearn_is_fitted__():
             known = known_rows(getattr(self, "_reservoir", None), self._codes, self._inference())
         fit = continue_fit(reader, rows, settings, self._earlier())
         sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
-        normal = self._normal(fit.model, sample.table, sample.table)
-        return fit.attributes | normal.attributes | {"_reservoir": sample.state}
+        return self._with_normality(fit, settings, sample.table, sample.table, _reservoir=sample.state)
 
-    def _normal(self, model: FittedModel, table: TrainingRows, used: TrainingRows) -> Normality:
-        """What is normal to a model of the used rows of a table."""
-        inference = model.inference(resolve_device(self.device), self.n_draws)
-        return learn(inference, self.criterion, self.contamination, table, used)
+    def _with_normality(
+        self, fit: Fit, settings: FitSettings, table: TrainingRows, used: TrainingRows, **more: Any
+    ) -> Fit:
+        """A fit to the used rows of a table, with what is normal to its model, and more attributes."""
+        inference = fit.model.inference(settings.device, self.n_draws)
+        normality = learn(inference, self.criterion, self.contamination, table, used)
+        return replace(fit, attributes=fit.attributes | normality.attributes | more)
 
     def _normality(self) -> Normality:
         """What is normal to the fitted detector."""

@@ -9,6 +9,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._params import RandomState
+from ._state import become
 from .transformer import VAETransformer
 
 __all__ = ["VAEImputer"]
@@ -107,11 +108,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if model.random_state is None:
             model.set_params(random_state=self.random_state)
         model.fit(X, sample_weight=sample_weight)
-        self.estimator_ = model
-        self.n_features_in_ = model.n_features_in_
-        self.__dict__.pop("feature_names_in_", None)
-        if hasattr(model, "feature_names_in_"):
-            self.feature_names_in_ = model.feature_names_in_
+        columns = {name: vars(model)[name] for name in ("n_features_in_", "feature_names_in_") if name in vars(model)}
+        become(self, {"estimator_": model, **columns})
         return self
 
     def transform(self, X: Any) -> Any:

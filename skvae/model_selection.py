@@ -20,13 +20,12 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 
-from ._base import become
 from ._callbacks import fit_task
 from ._fit import Fit, FitSettings, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race
 from ._tables.reader import TableReader
-from ._torch import draw_seed
+from ._torch import draw_seed, resolve_device
 from .likelihoods import LIKELIHOODS, Likelihood, resolved
 from .networks import Network
 from .objectives import Objective
@@ -232,7 +231,6 @@ class VAETransformerCV(VAETransformer):
         self.race = race
         self.n_jobs = n_jobs
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Choose among the candidates by cross-validation, then fit the best to X.
 
@@ -255,6 +253,10 @@ class VAETransformerCV(VAETransformer):
         ValueError
             If a parameter or X breaks a rule.
         """
+        return self._become(self._fit_to, X, y, sample_weight)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
         candidates = self._candidates()
         reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
         reader.check(rows)
@@ -272,8 +274,7 @@ class VAETransformerCV(VAETransformer):
         _warn_of_failures(race.scores)
         index = self._choose(race.scores.filled(np.nan), candidates, race.alive)
         found = self._fitted_to_all(entrants[index], X, y) if winner is None else _with_warnings(*winner)
-        become(self, found | _report(index, candidates, race))
-        return self
+        return replace(found, attributes=found.attributes | _report(index, candidates, race))
 
     @property
     def partial_fit(self) -> NoReturn:
@@ -284,7 +285,8 @@ class VAETransformerCV(VAETransformer):
         """The estimator that the candidates vary."""
         names = VAETransformer._get_param_names()
         parameters = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
-        return VAETransformer(**{**parameters, "random_state": seed})
+        # Once for all candidates, or each would tell that the device is missing.
+        return VAETransformer(**{**parameters, "random_state": seed, "device": str(resolve_device(self.device))})
 
     def _entrant(
         self, base: VAETransformer, candidate: dict[str, Any], reader: TableReader, table: Labelled, X: Any
@@ -293,17 +295,17 @@ class VAETransformerCV(VAETransformer):
         estimator = clone(base).set_params(**clone(candidate, safe=False))
         estimator._validate_params()
         self._refuse_without_density(estimator)
-        settings = FitSettings.of(estimator).seeded(base.random_state)
+        settings = FitSettings.of(estimator, torch.device(estimator.device)).seeded(base.random_state)
         if any(name.split("__")[0] == "likelihood" for name in candidate):
             reader, rows = TableReader.learn(reader.name, X, settings.specs["likelihood"], resolved)
             table = table._replace(X=rows)
         return Candidate(settings, reader, table, self.n_draws)
 
-    def _fitted_to_all(self, entrant: Candidate, X: Any, y: Any) -> dict[str, Any]:
-        """The attributes of a candidate fitted to all rows, under the eyes of this estimator's callbacks."""
+    def _fitted_to_all(self, entrant: Candidate, X: Any, y: Any) -> Fit:
+        """A candidate fitted to all rows, under the eyes of this estimator's callbacks."""
         settings, rows = replace(entrant.settings, verbose=self.verbose), entrant.rows(entrant.table)
         with fit_task(self, X, y, settings.max_iter) as task:
-            task.result = fit_model(entrant.reader, rows, settings, task.epoch).attributes
+            task.result = fit_model(entrant.reader, rows, settings, task.epoch)
         return task.result
 
     def _candidates(self) -> list[dict[str, Any]]:
@@ -393,11 +395,11 @@ def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:
     return np.array([1 + sum(other > key for other in keys) for key in keys], dtype=np.int32)
 
 
-def _with_warnings(fit: Fit, caught: list[warnings.WarningMessage]) -> dict[str, Any]:
-    """The attributes that a fit elsewhere left, after the warnings that it gave there."""
+def _with_warnings(fit: Fit, caught: list[warnings.WarningMessage]) -> Fit:
+    """A fit that was made elsewhere, after the warnings that it gave there."""
     for warning in caught:
         warnings.warn(warning.message, stacklevel=4)
-    return fit.attributes
+    return fit
 
 
 def _warn_of_failures(scores: np.ma.MaskedArray) -> None:

@@ -13,11 +13,12 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from ._base import BaseVAE, offers
-from ._fit import FitSettings, Task, continue_fit, fit_model
+from ._fit import Fit, FitSettings, Task, continue_fit, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
 from ._inference.scores import completed, conditional_draws, conditional_mean
 from ._params import Activation, Count, NetworkLike, RandomState
+from ._state import at_once
 from ._tables.batches import Batch
 from ._tables.containers import unpack_container
 from ._tables.moments import Array
@@ -203,6 +204,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.verbose = verbose
         self.device = device
 
+    @at_once
     def transform(self, X: Any) -> Any:
         """Posterior mean of the latents, most informative first; codes under an objective without a posterior.
 
@@ -227,6 +229,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return self._codes(self._reader().read(X), posterior_mean)
 
     @available_if(offers("posterior"))
+    @at_once
     def posterior(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of q(z|x), most informative latent first.
 
@@ -252,6 +255,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         codes = self._codes(self._reader().read(X), mean_and_std)
         return codes[..., 0], codes[..., 1]
 
+    @at_once
     def inverse_transform(self, X: Any) -> Any:
         """Mean of p(x|z), in data units; the most likely one where a column holds categories.
 
@@ -278,6 +282,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             )
         return self._means(Z, like=X)
 
+    @at_once
     def reconstruct(self, X: Any) -> Any:
         """Every row as the model sees it: `inverse_transform(transform(X))`.
 
@@ -298,6 +303,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         return self._means(self._codes(self._reader().read(X), posterior_mean), like=X)
 
+    @at_once
     def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
 
@@ -362,6 +368,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return inference.by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
 
     @available_if(offers("prior"))
+    @at_once
     def sample(self, n_samples: int = 1, *, random_state: RandomState = None) -> Any:
         """Draw new rows: z from p(z), then x from p(x|z).
 
@@ -399,6 +406,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return model.schema.decoded(inference.decoded(z, rows), typed=True)
 
     @available_if(offers("density"))
+    @at_once
     def score_samples(self, X: Any) -> np.ndarray:
         """Log-likelihood of every row, in nats and in the units of X.
 
@@ -427,6 +435,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         return self._inference().log_likelihood(X)
 
     @available_if(offers("density"))
+    @at_once
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-likelihood of the rows, in nats: the number to compare with `PCA.score` and to search over.
 
@@ -449,11 +458,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         return float(np.mean(self.score_samples(X)))
 
-    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> dict[str, Any]:
-        return fit_model(reader, rows, settings, epoch).attributes
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:
+        return fit_model(reader, rows, settings, epoch)
 
-    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> dict[str, Any]:
-        return continue_fit(reader, rows, settings, self._earlier()).attributes
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> Fit:
+        return continue_fit(reader, rows, settings, self._earlier())
 
     @property
     def _n_features_out(self) -> int:

@@ -176,23 +176,6 @@ def test_an_error_inside_a_step_keeps_the_previous_model(iris, error, method):
     same_model(vae.set_params(solver="adam").fit(iris), make().fit(iris), iris)
 
 
-@pytest.mark.parametrize("hook", ["setup", "on_fit_task_begin", "teardown"])
-def test_an_error_in_any_hook_propagates_and_leaves_no_trace(iris, hook):
-    watcher = Watcher()
-
-    def fail(*args, **kwargs):
-        raise Stop
-
-    vae = make().fit(iris)
-    before = vae.score_samples(iris)
-    setattr(watcher, hook, fail)
-    vae.set_callbacks(watcher)
-    with pytest.raises(Stop):
-        vae.fit(iris)
-    assert not leftovers(vae)
-    np.testing.assert_array_equal(vae.score_samples(iris), before)
-
-
 def test_rejected_data_open_no_context(iris):
     vae = make().set_callbacks(watcher := Watcher())
     with pytest.raises(ValueError, match="infinity"):

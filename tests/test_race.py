@@ -13,9 +13,9 @@ from sklearn.model_selection import GridSearchCV, KFold
 from torch import nn
 
 from skvae import ELBO, IWAE, Gaussian, VAETransformer, VAETransformerCV
-from skvae._base import become
 from skvae._fit import FitSettings, fit_model, read
 from skvae._race import ERROR, SHARES, Candidate, Fold, Labelled, Race, advance, behind
+from skvae._state import become
 
 pytestmark = pytest.mark.filterwarnings("ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning")
 
@@ -205,7 +205,7 @@ def test_a_fit_in_parts_is_a_fit(table, name, how):
         weight = np.random.RandomState(2).rand(160) + 0.5
     make = lambda: VAETransformer(**{**SETTINGS, "n_components": 2, "max_iter": 30, **KINDS[name]})  # noqa: E731
     whole, paused = make().fit(X, sample_weight=weight), None
-    settings = FitSettings.of(make()).seeded(0)
+    settings = FitSettings.of(make(), torch.device("cpu")).seeded(0)
     reader, rows = read(settings, X, None, weight)
     for end in (1, 13, 30):
         fit = fit_model(reader, rows, settings, until=end, paused=paused)
@@ -292,7 +292,8 @@ def test_a_candidate_that_diverges_is_out(table):
     assert np.isnan(vae.scores_[1]).all()
     assert vae.cv_results_["dropped_after"].tolist() == [0, 20]
     assert vae.cv_results_["rank_test_score"].tolist() == [1, 2]
-    settings = FitSettings.of(VAETransformer(2, **{**SETTINGS, "learning_rate_init": 1e30, "init": "random"}))
+    broken = VAETransformer(2, **{**SETTINGS, "learning_rate_init": 1e30, "init": "random"})
+    settings = FitSettings.of(broken, torch.device("cpu"))
     candidate = Candidate(settings, read(settings, table, None, None)[0], Labelled(table, None, None), 8)
     leg = advance(candidate, Fold(np.arange(100), np.arange(100, 240)), 20, 8, None)
     assert leg[:2] == (None, pytest.approx(np.nan, nan_ok=True))

@@ -449,14 +449,3 @@ def test_joblib_reads_a_compressed_file(fitted, wine):
     joblib.dump(fitted, file, compress=3)
     file.seek(0)
     np.testing.assert_array_equal(joblib.load(file).transform(wine), fitted.transform(wine))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_model_of_a_machine_with_cuda_runs_on_the_cpu_and_says_so_once(fitted, wine):
-    state = {**fitted.__getstate__(), "device": "cuda"}
-    vae = VAETransformer.__new__(VAETransformer)
-    vae.__setstate__(state)
-    with pytest.warns(UserWarning, match="device='cuda' is not available on this machine") as caught:
-        codes = vae.transform(wine)
-    assert len(caught) == 1
-    np.testing.assert_array_equal(codes, fitted.transform(wine))

@@ -114,7 +114,7 @@ def stages_of_fit() -> list[Call]:
     return [call for call in traced("fit") if re.fullmatch(r"_fit\.\w+", call.name) and call.gets_rows]
 
 
-CALLERS = "_base.BaseVAE.fit", "transformer.VAETransformer._learn", "_fit.fit_model"
+CALLERS = "_base.BaseVAE._fit_to", "transformer.VAETransformer._learn", "_fit.fit_model"
 
 
 def test_the_stages_that_fit_calls_are_on_the_list():
