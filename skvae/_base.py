@@ -21,6 +21,7 @@ from ._fit import Fit, FitSettings, Task, check_same_specs, read
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._state import FittedModel, become, damaged, fault_of_model, model_of, remember, stamp, unstamp
+from ._tables.containers import refuse_container
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
 from ._training.solvers import SOLVERS
@@ -30,7 +31,7 @@ from .networks import ACTIVATIONS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
 
-__all__ = ["BaseVAE", "offers"]
+__all__ = ["BaseVAE", "SetOutput", "offers"]
 
 
 class BaseVAE(CallbackSupportMixin, BaseEstimator):
@@ -214,6 +215,35 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
     def _settings(self, device: Device) -> FitSettings:
         """What a fit reads of the parameters."""
         return FitSettings.of(self, device)
+
+
+class SetOutput:
+    """`set_output` for an estimator that is no transformer."""
+
+    _sklearn_output_config: dict[str, str]
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Choose the container of `explain` and `similar`.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            "default" is an array; None changes nothing.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn knows no such container.
+        """
+        if transform is not None:
+            refuse_container(transform)
+            self._sklearn_output_config = {"transform": transform}
+        return self
 
 
 # What is missing where an objective does not offer something, and what to use instead.

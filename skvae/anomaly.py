@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
-from ._base import BaseVAE
+from ._base import BaseVAE, SetOutput
 from ._fit import Fit, FitSettings, Task, continue_fit, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
 from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
@@ -22,7 +22,7 @@ from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._state import amend, at_once
-from ._tables.containers import framed, output_container, refuse_container
+from ._tables.containers import framed, output_container
 from ._tables.reader import TableReader, TrainingRows
 from .likelihoods import Likelihood
 from .networks import Network
@@ -38,7 +38,7 @@ LEARNT = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explana
 SHARE = Share(0.5)
 
 
-class VAEAnomalyDetector(OutlierMixin, BaseVAE):
+class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
     """Variational autoencoder for anomaly detection.
 
     The model learns what normal rows look like; a row it finds unlikely is an anomaly. By default a row is judged by
@@ -439,29 +439,6 @@ class VAEAnomalyDetector(OutlierMixin, BaseVAE):
         if reader.schema.categories or output_container(self) == reader.schema.library:
             return reader.schema.decoded(values, like=X)
         return framed(self, X, values, list(_check_feature_names_in(self)))
-
-    def set_output(self, *, transform: str | None = None) -> Self:
-        """Choose the container of `explain` and `similar`.
-
-        Parameters
-        ----------
-        transform : {"default", "pandas", "polars"} or None, default=None
-            "default" is an array; None changes nothing.
-
-        Returns
-        -------
-        self : object
-            The detector.
-
-        Raises
-        ------
-        ValueError
-            If scikit-learn knows no such container.
-        """
-        if transform is not None:
-            refuse_container(transform)
-            self._sklearn_output_config = {"transform": transform}
-        return self
 
     def _fault(self, state: dict[str, Any]) -> str | None:
         fault = super()._fault(state)
