@@ -17,7 +17,8 @@ from torch import device as Device
 from torch import nn
 
 from ._callbacks import clean_after, fit_task
-from ._fit import Fit, FitSettings, Task, check_same_specs, read
+from ._chunk import check_same_specs
+from ._fit import Fit, FitSettings, Task, read
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._state import FittedModel, become, damaged, fault_of_model, model_of, remember, stamp, unstamp
@@ -79,7 +80,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         y : array-like, default=None
             Ignored, unless the objective has a `target`.
         sample_weight : array-like of shape (n_samples,), default=None
-            A row of weight 2 counts as two rows. Only ratios matter; rows of weight 0 are dropped.
+            A row of weight 2 counts as two rows. Only ratios matter; rows of weight 0 are dropped, and so are those
+            that weigh less than 1e-12 of the heaviest one.
 
         Returns
         -------
@@ -99,7 +101,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """Train for one epoch on X, continuing where the last call stopped.
 
         The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
-        later ones keep them: give it a chunk that represents the table. No rows are held out.
+        later ones keep them: give it a chunk that represents the table. No rows are held out. A chunk is refused where a
+        column is a thousand times as large as the first chunk's scale, or ten times where that held one value.
 
         Parameters
         ----------
@@ -108,7 +111,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         y : array-like, default=None
             Ignored, unless the objective has a `target`.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, relative to each other.
+            Weights of the rows, relative to each other, as in `fit`.
 
         Returns
         -------

@@ -26,7 +26,7 @@ from ._tables.reader import TableReader, TrainingRows
 from ._torch import draw_seed, large_products, make_generator, single_blas, thread_limit, torch_scope
 from ._training import engine
 from ._training.held_out import held_out_mean
-from ._training.loop import Epoch, Progress, Training, TrainingResult, TrainingSettings, train
+from ._training.loop import DivergedError, Epoch, Progress, Training, TrainingResult, TrainingSettings
 from ._training.solvers import SOLVERS
 from .likelihoods import (
     LIKELIHOODS,
@@ -48,11 +48,12 @@ __all__ = [
     "FitSettings",
     "Paused",
     "Task",
-    "check_same_specs",
     "components",
-    "continue_fit",
     "fit_model",
+    "in_model_units",
     "prepare",
+    "products",
+    "publish",
     "read",
     "start",
 ]
@@ -68,6 +69,10 @@ AUTO_VARIANCE, AUTO_MOST = 0.9, 32
 ACTIVE_VARIANCE = 0.01
 # fit warns when it ends more than this many nats, plus 1 %, below the linear model.
 WORTH_A_WARNING = 0.2
+# The largest step that float32 holds.
+LARGEST_STEP = float(np.finfo(np.float32).max)
+# Points z at which means of p(x|z) are to be finite.
+DECODED_DRAWS = 16
 # Rows the final diagnostics look at, at most.
 DIAGNOSTIC_ROWS = 10_000
 
@@ -147,7 +152,8 @@ class FitSettings:
         """How to train on so many rows; `watched` says whether there are held-out ones."""
         solver = SOLVERS[self.solver] if isinstance(self.solver, str) else None
         found = TrainingSettings(
-            solver=partial(solver, lr=self.learning_rate_init) if solver else self.solver,
+            # Weights are float32, and torch refuses a step that they cannot hold: the largest they can diverges, too.
+            solver=partial(solver, lr=min(self.learning_rate_init, LARGEST_STEP)) if solver else self.solver,
             batch_size=self.batch_rows(n_rows),
             max_iter=self.max_iter,
             patience=self.n_iter_no_change if watched else math.inf,
@@ -215,7 +221,9 @@ def prepare(
     if whole_std is not None:
         moments = moments._replace(std=np.where(moments.constant, whole_std, moments.std))
     scale = likelihood.scale(moments)
-    rows = _in_model_units(table, scale, settings)
+    if (flat := moments.std == 0).any():
+        scale = scale._replace(constant=np.where(flat, moments.mean, np.nan))
+    rows = in_model_units(table, scale, settings)
     training, held_out = _hold_out(rows, settings) if hold_out else (rows, None)
     density = likelihood.build(table.X.shape[1], scale)
     density.fit(rows)
@@ -223,7 +231,7 @@ def prepare(
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
-def _in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
+def in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
     """The table's rows; its targets too, where they are rows."""
     y = table.y
     if y is not None and settings.objective.target == "row":
@@ -373,39 +381,6 @@ def fit_model(
         return replace(fit, paused=now)
 
 
-def continue_fit(
-    reader: TableReader, table: TrainingRows, settings: FitSettings, earlier: dict[str, Any] | None
-) -> Fit:
-    """Train for one epoch on a chunk of rows: of a new model, or of the one in `earlier`, an estimator's attributes."""
-    with torch_scope(settings.device, grad=True):
-        if earlier is None:
-            prepared = prepare(reader, table, settings, hold_out=False)
-            model, rows = start(reader, prepared, settings).model, prepared.rows
-            mean, scale = prepared.moments.mean, prepared.scale
-        else:
-            before = FittedModel.of(earlier)
-            mean, scale = earlier["mean_"], before.scale
-            model, rows = before.rebuilt(torch.float32), _in_model_units(table, scale, settings)
-        done, state = (0, None) if earlier is None else (earlier["n_iter_"], earlier["_solver_state"])
-        rng, model = make_generator(settings.seed + done, settings.device), model.to(settings.device)
-        how = settings.training(len(rows), False, max_iter=1, done=done, average=False)
-        with products(model, settings, len(rows)):
-            result = train(model, settings.objective, rows.to(settings.device), how, rng, solver_state=state)
-        return publish(reader, model.cpu(), rows, mean, scale, settings, result, earlier)
-
-
-def check_same_specs(settings: FitSettings, earlier: dict[str, Any]) -> None:
-    """Raise ValueError where what the model is built from has changed since the first call of partial_fit."""
-    changed = [name for name, asked in earlier["_asked"].items() if asked != repr(settings.specs[name])]
-    if settings.n_components not in ("auto", earlier["n_components_"]):
-        changed.append("n_components")
-    if changed:
-        raise ValueError(
-            f"{' and '.join(changed)} changed since the first partial_fit; call fit to start a new model, "
-            "or set the parameter back."
-        )
-
-
 def _value(reader: TableReader, model: VAE, scale: Scale, settings: FitSettings, order: np.ndarray) -> FittedModel:
     specs = {**settings.specs, "likelihood": reader.likelihood}
     return FittedModel(specs, reader.schema, scale, len(order), order, settings.seed, pack(model))
@@ -446,8 +421,26 @@ def publish(
     if model.has_posterior:
         attributes["latent_information_"] = information[order]
         attributes["active_components_"] = (spread.numpy() > ACTIVE_VARIANCE)[order]
-    noise = _noise_variance(model, some, mu, scale)
-    return Fit(value, attributes if noise is None else attributes | {"noise_variance_": noise})
+    if (noise := _noise_variance(model, some, mu, scale)) is not None:
+        attributes["noise_variance_"] = noise
+    said = [attributes[name] for name in ("latent_information_", "noise_variance_") if name in attributes]
+    if not (all(np.isfinite(found).all() for found in said) and _decodes(model, value)):
+        raise DivergedError(
+            f"{settings.name} ended with a model whose numbers are not finite. Lower learning_rate_init="
+            f"{settings.learning_rate_init}, or the input_noise of an objective that adds any; if X or sample_weight "
+            "hold extreme values, clip or transform them."
+        )
+    return Fit(value, attributes)
+
+
+def _decodes(model: VAE, value: FittedModel) -> bool:
+    """Whether means of p(x|z) are finite, in model units, at the prior's middle and at some draws around it."""
+    z = torch.randn(DECODED_DRAWS, value.n_components, generator=make_generator(0), dtype=torch.float32)
+    z[0] = 0
+    if model.mean(z).isfinite().all():
+        return True
+    # Inference is in float64, which holds more.
+    return bool(value.module(torch.device("cpu")).mean(z.double()).isfinite().all())
 
 
 def _progress(result: TrainingResult, before: dict[str, Any]) -> dict[str, Any]:
@@ -470,7 +463,9 @@ def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> 
     if variance is None:
         return None
     with np.errstate(over="ignore"):
-        noise = rows.mean(variance).double().numpy() * scale.scale**2
+        noise = rows.mean(variance).double().numpy()
+        # The variance of a column of 1e200 is beyond float64: the largest number that is not, then.
+        noise = np.where(np.isfinite(noise), np.minimum(noise * scale.scale**2, np.finfo(float).max), noise)
     return float(noise[0]) if model.likelihood.shared_noise else noise
 
 

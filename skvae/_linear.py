@@ -183,14 +183,13 @@ class LinearGaussian(NamedTuple):
 
         Not a number for a row too far out for float64.
         """
-        projected = x @ (self.loadings / self.noise[:, None])
-        if present.all():
-            with np.errstate(over="ignore"):
-                explained = (projected**2 / self.precision).sum(axis=1)
-            log_det = np.full(len(x), np.log(self.precision).sum())
-        else:
-            explained, log_det = self._gap_terms(projected, present)
         with np.errstate(over="ignore", invalid="ignore"):
+            projected = x @ (self.loadings / self.noise[:, None])
+            if present.all():
+                explained = (projected**2 / self.precision).sum(axis=1)
+                log_det = np.full(len(x), np.log(self.precision).sum())
+            else:
+                explained, log_det = self._gap_terms(projected, present)
             distance = (x**2 / self.noise).sum(axis=1) - explained
         log_det += present @ np.log(self.noise)
         return -0.5 * (present.sum(axis=1) * np.log(2 * np.pi) + log_det + distance)
@@ -202,8 +201,8 @@ class LinearGaussian(NamedTuple):
         outer = (self.loadings[:, :, None] * scaled[:, None, :]).reshape(len(self.noise), n_components**2)
         parts = []
         for rows in gen_batches(len(present), max(1, BLOCK_NUMBERS // max(1, n_components**2))):
-            spread = (present[rows] @ outer).reshape(-1, n_components, n_components)
-            precision = np.eye(n_components) + spread
+            spread = present[rows] @ outer
+            precision = np.eye(n_components) + spread.reshape(len(spread), n_components, n_components)
             solved = np.linalg.solve(precision, projected[rows, :, None])[:, :, 0]
             parts.append(((projected[rows] * solved).sum(axis=1), np.linalg.slogdet(precision)[1]))
         explained, log_det = map(np.concatenate, zip(*parts, strict=True))

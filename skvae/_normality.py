@@ -263,8 +263,13 @@ def _total(scores: np.ndarray) -> np.ndarray:
 
 
 def _finite_mean(values: np.ndarray, weight: Any) -> np.ndarray:
-    """Weighted column means over rows without an infinite or undefined entry."""
+    """Weighted column means over rows without an infinite or undefined entry; ValueError where there is none."""
     finite = np.isfinite(values).all(axis=1)
+    if not finite.any():
+        raise ValueError(
+            "The criterion gives no training row a finite score: X holds values beyond what it can square or add. "
+            "Scale the columns, or lower learning_rate_init."
+        )
     return np.average(values[finite], axis=0, weights=weight[finite])
 
 

@@ -156,7 +156,7 @@ class FittedModel:
         return cls(
             state["_specs"],
             Schema(**state["_columns"]),
-            Scale(state["_shift"], state["scale_"]),
+            Scale(state["_shift"], state["scale_"], state.get("_constant")),
             state["n_components_"],
             state["_order"],
             state["_seed"],
@@ -171,6 +171,7 @@ class FittedModel:
             "_columns": vars(self.schema),
             "_shift": self.scale.shift,
             "scale_": self.scale.scale,
+            "_constant": self.scale.constant,
             "n_components_": self.n_components,
             "_order": self.order,
             "_seed": self.seed,
@@ -347,6 +348,9 @@ def _fault_of_columns(state: dict[str, Any], n_features: int) -> str | None:
             return f"{key} is not {n_features} finite numbers"
     if not (state["scale_"] > 0).all():
         return "scale_ is not positive"
+    constant: Any = state.get("_constant")
+    if constant is not None and not _is_floats(constant, n_features):
+        return f"_constant is not {n_features} numbers"
     columns = state.get("_columns")
     if not isinstance(columns, dict) or columns.keys() != vars(Schema()).keys():
         return "_columns are not what a table's columns are"
@@ -405,6 +409,13 @@ def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     with torch_scope(torch.device("cpu"), grad=False):
         model = blueprint.build(None)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def _is_floats(value: Any, n: int) -> bool:
+    """Whether `value` is an array of n floats, NaN or finite."""
+    return (
+        isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape == (n,) and not np.isinf(value).any()
+    )
 
 
 def is_finite_array(value: Any) -> bool:

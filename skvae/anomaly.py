@@ -14,7 +14,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
 from ._base import BaseVAE, SetOutput
-from ._fit import Fit, FitSettings, Task, continue_fit, fit_model
+from ._chunk import continue_fit
+from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
 from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
 from ._normality import fault as fault_of_normality

@@ -17,14 +17,13 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import ParameterGrid, check_cv
 from sklearn.utils import indexable
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_sample_weight
 from torch import nn
 
 from ._callbacks import fit_task
 from ._fit import Fit, FitSettings, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race
-from ._tables.reader import TableReader
+from ._tables.reader import TableReader, relative_weights
 from ._torch import draw_seed, resolve_device
 from .likelihoods import LIKELIHOODS, Likelihood, resolved
 from .networks import Network
@@ -241,7 +240,8 @@ class VAETransformerCV(VAETransformer):
         y : array-like, default=None
             Ignored, unless the splitter or the objective uses it.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, in training and in scores.
+            Weights of the rows, in training and in scores, relative to each other: those of less than 1e-12 of the
+            largest one count as 0.
 
         Returns
         -------
@@ -262,7 +262,7 @@ class VAETransformerCV(VAETransformer):
         reader.check(rows)
         rows, y = indexable(rows, y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
+            sample_weight = relative_weights(sample_weight, rows)
         table = Labelled(rows, y, sample_weight)
         base = self._base(draw_seed(self.random_state))
         entrants = [self._entrant(base, candidate, reader, table, X) for candidate in candidates]
@@ -384,8 +384,10 @@ def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str
 
 
 def _mean_and_std(values: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Over the folds that were begun."""
-    return np.ma.getdata(values.mean(axis=1)), np.ma.getdata(values.std(axis=1))
+    """Over the folds that were begun; nothing spreads about -inf, so that the deviation is NaN there."""
+    finite = np.isfinite(values).filled(True).all(axis=1)
+    std = np.where(finite, np.ma.getdata(np.ma.where(finite[:, None], values, 0.0).std(axis=1)), np.nan)
+    return np.ma.getdata(values.mean(axis=1)), std
 
 
 def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from ._base import BaseVAE, offers
-from ._fit import Fit, FitSettings, Task, continue_fit, fit_model
+from ._chunk import continue_fit
+from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
 from ._inference.scores import completed, conditional_draws, conditional_mean
@@ -121,12 +122,15 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         What the columns are divided by, in data units.
     noise_variance_ : float or ndarray of shape (n_features_in_,)
         Noise variance in data units squared: a number for shared noise, one per column otherwise (with
-        noise from the decoder, its mean over the rows). Gaussian likelihoods only.
+        noise from the decoder, its mean over the rows), and the largest float where the square is beyond it. Gaussian
+        likelihoods only.
     latent_information_ : ndarray of shape (n_components_,)
         Mean KL(q(z_j|x) || p(z_j)) over the training rows, in nats: what each latent tells of a row. Falling; after
         further calls of `partial_fit` the latents keep the order of the first.
     active_components_ : ndarray of bool of shape (n_components_,)
-        Latents whose posterior mean varies by more than 0.01 over the rows (Burda et al. 2016).
+        Latents whose posterior mean varies by more than 0.01 over the rows (Burda et al. 2016). Of a table of one
+        column none does where the column has a noise of its own, which explains all of it; `Gaussian(noise="shared")`
+        leaves something to the latent.
     module_ : torch.nn.Module
         The fitted model in float64, in training order of the latents.
 

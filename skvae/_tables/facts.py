@@ -15,6 +15,9 @@ from .types import is_missing
 
 __all__ = ["ColumnFacts", "column_facts"]
 
+# From here on a float has no digits behind the point.
+LARGEST_WHOLE = 2.0**53
+
 
 @dataclass(frozen=True)
 class ColumnFacts:
@@ -70,5 +73,7 @@ def _facts_of_numbers(X: Any) -> list[ColumnFacts]:
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = np.log(std) - np.log(std_log) - mean_log
     gain = np.where((sums.low > 0) & (std > 0) & np.isfinite(gain), gain, -np.inf)
-    columns = (values.tolist() for values in (sums.low, sums.high, mean, std, n_broken == 0, gain))
+    # Beyond 2 ** 53 all floats are whole, and say nothing of what they count.
+    whole = (n_broken == 0) & (np.maximum(np.abs(sums.low), np.abs(sums.high)) <= LARGEST_WHOLE)
+    columns = (values.tolist() for values in (sums.low, sums.high, mean, std, whole, gain))
     return [ColumnFacts(False, *facts) for facts in zip(*columns, strict=True)]

@@ -32,6 +32,8 @@ __all__ = [
 BLOCK_NUMBERS = 250_000
 # A column's unit lies between 2 ** -1000 and 2 ** 1000: neither it nor its inverse leaves the normal numbers.
 MOST_EXPONENT = 1000
+# A column is constant where its standard deviation is at most so many roundings of its mean.
+ROUNDINGS = 8
 TINY = np.finfo(float).tiny
 Array = NDArray[np.float64]
 Block = TypeVar("Block")
@@ -46,10 +48,19 @@ class Moments(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """The affine map between data units and the model's units: x = (X - shift) / scale."""
+    """The affine map between data units and the model's units: x = (X - shift) / scale.
+
+    Attributes
+    ----------
+    shift, scale : array of shape (D,)
+    constant : array of shape (D,) or None
+        The value of a column that holds no other in the training rows, NaN elsewhere: what the model decodes to it is
+        that value. None: no column is one.
+    """
 
     shift: Array
     scale: Array
+    constant: Array | None = None
 
     def to_model(self, X: Array) -> Array:
         """Data units to model units, in float64; a value too far out for float64 becomes infinite."""
@@ -64,9 +75,10 @@ class Scale(NamedTuple):
         return not self.shift.any() and bool((self.scale == 1).all())
 
     def to_data(self, x: Array) -> Array:
-        """Model units to data units, in float64."""
+        """Model units to data units, in float64; constant columns take their value."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return x * self.scale + self.shift
+            X = x * self.scale + self.shift
+        return X if self.constant is None else np.where(np.isnan(self.constant), X, self.constant)
 
 
 class Units(NamedTuple):
@@ -123,8 +135,9 @@ def _added(total: Any, more: Any) -> Any:
 class ColumnSums:
     """What some rows hold in each column, over the present (not NaN) cells: sums, which add up to those of more rows.
 
-    Every array is (D,). `mean` and `squares` are in units of 2 ** `exponent`, a power of two near the column's largest
-    magnitude, so that 1e-300 and 1e300 are ordinary numbers.
+    Every array is (D,). `anchor`, `mean` and `squares` are in units of 2 ** `exponent`, a power of two near the
+    column's largest magnitude, so that 1e-300 and 1e300 are ordinary numbers. The mean is a distance from an anchor
+    beside it: of a clock in microseconds, a number of its own would lose what the column varies by.
 
     Attributes
     ----------
@@ -133,14 +146,17 @@ class ColumnSums:
     low, high : array
         The smallest and the largest value, in data units; inf and -inf where there is none.
     exponent : array of int
+    anchor : array
+        A number near the mean.
     mass, mean, squares : array
-        The sum of weights, the weighted mean, and the weighted sum of squared distances from it.
+        The sum of weights, the weighted mean less the anchor, and the weighted sum of squared distances from the mean.
     """
 
     n_rows: int
     low: Array
     high: Array
     exponent: np.ndarray
+    anchor: Array
     mass: Array
     mean: Array
     squares: Array
@@ -161,17 +177,27 @@ class ColumnSums:
             values[~present] = 0.0
             cells = present if weight is None else present * weight[:, None]
             mass = cells.sum(axis=0, dtype=np.float64)
+            anchor = (values if weight is None else values * weight[:, None]).sum(axis=0) / np.maximum(mass, TINY)
+            values -= anchor  # in place from here on: blocks are as large as the cache
+            if not present.all():
+                values[~present] = 0.0
+            # Of numbers next to each other the first sum is off by their number of roundings; this one is not.
             mean = (values if weight is None else values * weight[:, None]).sum(axis=0) / np.maximum(mass, TINY)
-            values -= mean  # in place from here on: blocks are as large as the cache
+            values -= mean
             values *= values
             values *= cells
-        return cls(len(X), low, high, exponent, mass, mean, values.sum(axis=0))
+        return cls(len(X), low, high, exponent, anchor, mass, mean, values.sum(axis=0))
 
     def __add__(self, other: ColumnSums) -> ColumnSums:
         """The sums over both (Chan, Golub & LeVeque 1983)."""
         exponent = np.maximum(self.exponent, other.exponent)
-        means = [np.ldexp(part.mean, part.exponent - exponent) for part in (self, other)]
         squares = [np.ldexp(part.squares, 2 * (part.exponent - exponent)) for part in (self, other)]
+        anchors = [np.ldexp(part.anchor, part.exponent - exponent) for part in (self, other)]
+        anchor = np.where(self.mass > 0, *anchors)
+        means = [
+            np.where(part.mass > 0, (own - anchor) + np.ldexp(part.mean, part.exponent - exponent), 0.0)
+            for own, part in zip(anchors, (self, other), strict=True)
+        ]
         mass, step = self.mass + other.mass, means[1] - means[0]
         share = other.mass / np.maximum(mass, TINY)
         return ColumnSums(
@@ -179,6 +205,7 @@ class ColumnSums:
             np.minimum(self.low, other.low),
             np.maximum(self.high, other.high),
             exponent,
+            anchor,
             mass,
             means[0] + share * step,
             squares[0] + squares[1] + self.mass * share * step**2,
@@ -191,13 +218,12 @@ class ColumnSums:
 
     @property
     def moments(self) -> Moments:
-        """Mean and standard deviation. A column is constant where its variance is within rounding of zero."""
-        var = self.squares / np.maximum(self.mass, TINY)
-        rounding = self.n_rows * np.finfo(float).eps
-        constant = var <= rounding * var + (rounding * self.mean) ** 2
-        # The mean of equal numbers can miss them by a rounding error, which a scale of 1 would show in data units.
-        mean = np.where(self.low == self.high, self.high, np.ldexp(self.mean, self.exponent))
-        return Moments(mean, np.where(constant, 0.0, np.ldexp(np.sqrt(var), self.exponent)), constant)
+        """Mean and standard deviation. A column is constant where it varies by no more than its numbers' rounding."""
+        std, mean = np.sqrt(self.squares / np.maximum(self.mass, TINY)), self.anchor + self.mean
+        constant = std <= ROUNDINGS * np.finfo(float).eps * np.abs(mean)
+        # The mean of equal numbers can miss them by a rounding error, which would show in data units.
+        mean = np.where(self.low == self.high, self.high, np.ldexp(mean, self.exponent))
+        return Moments(mean, np.where(constant, 0.0, np.ldexp(std, self.exponent)), constant)
 
 
 def sum_columns(

@@ -23,7 +23,11 @@ from .moments import Array, ColumnSums, row_blocks, sum_columns
 from .schema import Schema, cells_of, infinity_in
 from .sources import RowSource, Selected
 
-__all__ = ["Support", "TableReader", "TrainingRows"]
+__all__ = ["Support", "TableReader", "TrainingRows", "relative_weights"]
+
+# Rows that weigh less than this share of the heaviest one count as rows of weight 0: a billion of them together would
+# weigh a thousandth of it, and float32, in which models train, can neither add them to it nor tell them apart.
+LEAST_WEIGHT = 1e-12
 
 
 class Support(Protocol):
@@ -128,8 +132,7 @@ class TableReader:
         """
         weight = None
         if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            weight = weight / weight.max()
+            weight = relative_weights(sample_weight, X)
             weight = weight / weight[weight > 0].mean()
         sums = sum_columns(X, weight, self._checked)
         rows = TrainingRows(X, self._target(y, X, objective) if objective.target else None, weight)
@@ -189,6 +192,13 @@ class TableReader:
             raise infinity_in(self.labels[column], part.start + row)
         self.likelihood.check(block, self.labels)
         return block
+
+
+def relative_weights(sample_weight: Any, X: Any) -> Array:
+    """The weights of the rows of X over the largest one, checked; below `LEAST_WEIGHT` they are 0."""
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weight = weight / weight.max()
+    return np.where(weight < LEAST_WEIGHT, 0.0, weight)
 
 
 def _stand_in(name: str) -> Any:

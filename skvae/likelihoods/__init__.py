@@ -23,7 +23,7 @@ from ._base import (
 from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
-from ._encoding import Encoding, Identity
+from ._encoding import Encoding, Identity, column_sums
 from ._gaussian import Gaussian
 from ._mixed import Mixed
 from ._names import LIKELIHOODS
@@ -66,6 +66,7 @@ __all__ = [
     "autograd_gradient",
     "baseline",
     "baseline_samples",
+    "column_sums",
     "covariance",
     "described",
     "fits_schema",

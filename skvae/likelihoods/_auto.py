@@ -72,7 +72,8 @@ def _best(facts: ColumnFacts) -> Any:
     if facts.whole and facts.low >= 0:
         if facts.high <= 1:
             return Bernoulli
-        spread = facts.std**2 / max(facts.mean, np.finfo(float).tiny)
+        # A product of quotients: the square of 1e200 is no number.
+        spread = facts.std / max(facts.mean, np.finfo(float).tiny) * facts.std
         if spread > LARGE_SPREAD or (spread > 1 and facts.mean < LARGE_MEAN):
             return NegativeBinomial
     return LogNormal if facts.log_gain > LOG_GAIN else Gaussian

@@ -33,6 +33,9 @@ __all__ = [
     "weighed",
 ]
 
+# The unit of a column of one value, as a share of it.
+CONSTANT_SHARE = 0.1
+
 
 class CellWeights(NamedTuple):
     """What every cell of a batch counts in a mean, as tensors or as numpy arrays.
@@ -102,10 +105,15 @@ Assigned = tuple[Likelihood, list[int] | None]
 
 
 class Standardised(Likelihood):
-    """A likelihood of columns of mean 0 and standard deviation 1; constant ones are left as they are, around 0."""
+    """A likelihood of columns of mean 0 and standard deviation 1; the unit of a constant one is a tenth of its size."""
 
     def scale(self, moments: Moments) -> Scale:
-        return Scale(moments.mean, np.where(moments.std > 0, moments.std, 1.0))
+        return Scale(moments.mean, np.where(moments.std > 0, moments.std, _constant_unit(moments.mean)))
+
+
+def _constant_unit(value: Array) -> Array:
+    """A unit for columns that hold one value: in proportion to it, so that units do not matter, and 1 for zeros."""
+    return np.where(value == 0, 1.0, np.maximum(CONSTANT_SHARE * np.abs(value), np.finfo(float).tiny))
 
 
 class Unscaled(Likelihood):
@@ -184,6 +192,10 @@ class LikelihoodModule(nn.Module, ABC):
     def fit_sums(self, *sums: ColumnSums) -> None:
         """Set what depends on the rows, from the column sums of the `summands`."""
         self.encoding.fit_sums(*sums)
+
+    def reach(self, high: Tensor) -> None:
+        """Take note of what a later chunk of rows holds at most, (D,) in model units, where values were bounded."""
+        return
 
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ SUMMED_MEAN = 60.0
 DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
 # From here on quotients of Gamma functions are differences of large numbers, and Stirling's series has their digits.
 LARGE, LARGE_IN_DOUBLE = 50.0, 1000.0
+# Beyond 2 ** 53 not every whole number is a float.
+LARGEST_COUNT = 2.0**53
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -96,9 +98,10 @@ class NegativeBinomial(Unscaled):
 
 
 def check_counts(X: Array, names: Sequence[str], name: str) -> None:
-    """Raise ValueError where X holds anything but whole numbers from 0 on."""
+    """Raise ValueError where X holds anything but whole numbers from 0 on that floats can tell apart."""
     with np.errstate(invalid="ignore"):
-        refuse(X, (X < 0) | (X % 1 > 0), names, f"likelihood={name!r} takes counts: 0, 1, 2, ...")
+        outside = (X < 0) | (X % 1 > 0) | (X > LARGEST_COUNT)
+    refuse(X, outside, names, f"likelihood={name!r} takes counts: 0, 1, 2, ... up to 9e15")
 
 
 class _LogCounts(Centred):
@@ -131,7 +134,10 @@ class _CountModule(Linked):
         super().fit_sums(*own)
         mean = (counts.mass * counts.moments.mean + 0.5) / (counts.mass + 1.0)
         self.log_mean.copy_(torch.tensor(np.log(mean)))
-        self.max_log_mean.copy_(torch.tensor(np.log(MOST_TIMES * (counts.high + 1))))
+        self.max_log_mean.copy_(_log_of_most(torch.tensor(counts.high)))
+
+    def reach(self, high: Tensor) -> None:
+        self.max_log_mean.copy_(torch.maximum(self.max_log_mean, _log_of_most(high)))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return torch.exp(self.log_of_mean(outputs))
@@ -249,6 +255,11 @@ class _NegativeBinomialModule(_CountModule):
             return poisson.from_linear(linear)
 
         return replace(poisson, most=np.full(self.n_features, np.inf), from_linear=from_linear)
+
+
+def _log_of_most(high: Tensor) -> Tensor:
+    """The logarithm of the largest mean of columns whose largest counts are `high`."""
+    return torch.log(MOST_TIMES * (high + 1))
 
 
 def double(values: Any) -> Any:

@@ -95,7 +95,7 @@ class Mixed(Likelihood):
         shift, scale = np.zeros_like(moments.mean), np.ones_like(moments.mean)
         for member, columns in self.members:
             part = _member(member).scale(Moments(*(values[columns] for values in moments)))
-            shift[columns], scale[columns] = part
+            shift[columns], scale[columns] = part.shift, part.scale
         return Scale(shift, scale)
 
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
@@ -196,6 +196,10 @@ class _MixedModule(LikelihoodModule):
         left = iter(sums)
         for member in self.members:
             member.fit_sums(*(next(left) for _ in member.summands()))
+
+    def reach(self, high: Tensor) -> None:
+        for member, part in zip(self.members, self.encoding.columns(high), strict=True):
+            member.reach(part)
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
