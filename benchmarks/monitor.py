@@ -2,8 +2,9 @@
 
 Every table is split: 70 % of the rows are fitted, of which the estimator holds a tenth out; the rest is scored. A fit
 is trained for all its epochs once, and what each held-out row says of every epoch is kept, so that every rule chooses
-among the same epochs, with the estimator's patience. Printed is the log-likelihood of the last 30 % at the epoch that each
-rule kept, in nats per row over the old rule's ("mean"): the mean, and the mean without the 5 % of rows at either end.
+among the same epochs, with the estimator's patience. Printed is the log-likelihood of the last 30 % at the epoch that
+each rule kept, in nats per row over the old rule's ("mean"): the mean, and the mean without 5 % of the rows at either
+end.
 
 - mean: the mean over held-out rows is higher.
 - clip k: so is the mean of the rows' gains over the start, cut off k robust standard deviations from their median.

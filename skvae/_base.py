@@ -101,8 +101,8 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         """Train for one epoch on X, continuing where the last call stopped.
 
         The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
-        later ones keep them: give it a chunk that represents the table. No rows are held out. A chunk is refused where a
-        column is a thousand times as large as the first chunk's scale, or ten times where that held one value.
+        later ones keep them: give it a chunk that represents the table. No rows are held out. A chunk is refused where
+        a column is a thousand times as large as the first chunk's scale, or ten times where that held one value.
 
         Parameters
         ----------

@@ -31,14 +31,15 @@ def related():
 
 
 QUICK = {"early_stopping": False, "max_iter": 2, "random_state": 0}
+QUICK_DETECTOR = {"likelihood": "gaussian", "max_iter": 2, "random_state": 0}
 ONE_COLUMN = {
     "gaussian": lambda: VAETransformer(1, **QUICK),
     "auto": lambda: VAETransformer(1, likelihood="auto", **QUICK),
     "iwae": lambda: VAETransformer(1, objective="iwae", **QUICK),
     "a random start": lambda: VAETransformer(1, init="random", **QUICK),
     "search": lambda: VAETransformerCV([1], cv=3, **QUICK),
-    "contamination": lambda: VAEAnomalyDetector(1, likelihood="gaussian", contamination=0.1, max_iter=2, random_state=0),
-    "support": lambda: VAEAnomalyDetector(1, likelihood="gaussian", support_fraction=0.6, max_iter=2, random_state=0),
+    "contamination": lambda: VAEAnomalyDetector(1, contamination=0.1, **QUICK_DETECTOR),
+    "support": lambda: VAEAnomalyDetector(1, support_fraction=0.6, **QUICK_DETECTOR),
 }
 
 
@@ -81,7 +82,8 @@ def test_weights_of_many_decades_fit(related, n, gaps, objective):
 @pytest.mark.parametrize("estimator", [VAETransformerCV([1, 2], cv=3, max_iter=2), VAEAnomalyDetector(max_iter=2)])
 def test_importance_weights_fit(related, estimator):
     weight = np.exp(-((20 * related[:, 0]) ** 2) / 2)
-    assert np.isfinite(estimator.set_params(random_state=0).fit(related, sample_weight=weight).score_samples(related)).all()
+    estimator.set_params(random_state=0).fit(related, sample_weight=weight)
+    assert np.isfinite(estimator.score_samples(related)).all()
 
 
 def test_a_row_of_next_to_no_weight_is_dropped(iris):
