@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ._fit import FitSettings, components, prepare
-from ._inference.blocks import Inference
-from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion
+from ._inference.blocks import Inference, refuse_far_rows
+from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion, unit
 from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
 from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
@@ -24,7 +24,7 @@ from ._torch import single_blas, thread_limit, torch_scope
 from .likelihoods import baseline_samples, max_latents
 from .priors import AggregatedPosterior
 
-__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "percentile", "supported"]
+__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "supported"]
 
 # n_components="auto": as many latents as columns, at most this many.
 AUTO_MOST = 64
@@ -36,8 +36,20 @@ SCORED, EXPLAINED = 2000, 50
 AUTO_CONTAMINATION = 0.01
 # The share of rows trained on where some are said to be anomalies, and the steps that find them.
 ROBUST_SUPPORT, CONCENTRATIONS = 0.5, 3
-# By how much two sums of the same numbers may differ, relative to their size.
-ROUNDING = 1e-14
+# Scores that differ by less than this, relative to the size of their terms, are equal: the same terms summed in
+# another order, or in other company, differ by far less.
+EQUAL = 1e-9
+# The fitted detector's attribute for each field of `Normality`.
+ATTRIBUTES = {
+    "criterion": "_criterion",
+    "codes": "_codes",
+    "typical": "_typical",
+    "typical_explanation": "_typical_explanation",
+    "training_scores": "training_scores_",
+    "training_weight": "_training_weight",
+    "margin": "_margin",
+    "offset": "offset_",
+}
 # How many times a block's numbers the differences to similar rows may be: 32 MB.
 BEYOND_CACHE = 16
 
@@ -65,15 +77,18 @@ def supported(
         The columns' standard deviations over all rows, where some are left out: a column that is constant in the
         others keeps its scale.
     """
-    n_kept = max(1, int(np.ceil(share * len(table))))
+    weight = _weights(table)
     kept = np.ones(len(table), dtype=bool)
-    if n_kept == len(table):
+    if share == 1:
         return table, kept, None
     whole_std, used = table.sums.moments.std, table
     for _ in range(CONCENTRATIONS):
         scores = _linear_scores(reader, table.X, used, settings, whole_std)
         nearer = np.zeros(len(table), dtype=bool)
-        nearer[np.argsort(-scores, kind="stable")[:n_kept]] = True
+        order = np.argsort(-scores, kind="stable")
+        # Up to the row that completes the share, whose weight may be more than one.
+        complete = np.searchsorted(weight[order].cumsum(), share * weight.sum() * (1 - EQUAL))
+        nearer[order[: complete + 1]] = True
         closer = table.at(nearer)
         if closer.sums.empty.any():
             break
@@ -114,7 +129,9 @@ class Normality:
         The aggregated posterior of the rows that were trained on, by the names of its fields.
     typical, typical_explanation : ndarray of shape (D + 1,) or None
         The mean contributions to a score, and to an explanation, of such rows.
-    training_scores : ndarray of shape (n_scored,)
+    training_scores, training_weight : ndarray of shape (n_scored,)
+    margin : float
+        Scores that differ by less are equal.
     offset : float
         The threshold.
     """
@@ -124,31 +141,28 @@ class Normality:
     typical: np.ndarray | None = None
     typical_explanation: np.ndarray | None = None
     training_scores: np.ndarray | None = None
+    training_weight: np.ndarray | None = None
+    margin: float = 0.0
     offset: float = 0.0
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Normality:
         """What a fitted detector's `__dict__` says."""
-        return cls(
-            state["_criterion"],
-            state["_codes"],
-            state["_typical"],
-            state["_typical_explanation"],
-            state["training_scores_"],
-            state["offset_"],
-        )
+        return cls(**{field: state[name] for field, name in ATTRIBUTES.items()})
 
     @property
     def attributes(self) -> dict[str, Any]:
         """A fitted detector's attributes; `of` is the way back."""
-        return {
-            "_criterion": self.criterion,
-            "_codes": self.codes,
-            "_typical": self.typical,
-            "_typical_explanation": self.typical_explanation,
-            "training_scores_": self.training_scores,
-            "offset_": self.offset,
-        }
+        return {name: getattr(self, field) for field, name in ATTRIBUTES.items()}
+
+    def at_share(self, share: float) -> float:
+        """The threshold that this share of the training rows' weight lies below."""
+        assert self.training_scores is not None
+        return self.below(weighted_percentile(self.training_scores, self.training_weight, share))
+
+    def below(self, score: float) -> float:
+        """The threshold that lies below a score and all that are equal to it."""
+        return score - self.margin
 
     def view(self, inference: Inference) -> ScoringContext:
         """What a criterion looks at beside the rows."""
@@ -170,6 +184,12 @@ class Normality:
         """The contributions with the latents' part shared out among the features: (N, D + 1)."""
         of = self._of(inference, explained, self.typical, self.typical_explanation)
         return self._look(inference, X, of, shared=True)
+
+    def beside_typical(self, inference: Inference, X: Array) -> np.ndarray:
+        """Those less a typical row's; ValueError names a row that is too far out."""
+        values = self.explanations(inference, X)
+        refuse_far_rows(values, range(len(values)), "explained")
+        return values - self.typical_explanation
 
     def similar(self, inference: Inference, X: Array) -> np.ndarray:
         """The most similar normal row, in model units: (N, D)."""
@@ -210,7 +230,11 @@ def learn(
     found = Normality(criterion, _aggregated(inference, _sample(used, CODES, seed)))
     some = _sample(used, SCORED, seed)
     contributions = found.contributions(inference, some.X)
-    found = replace(found, typical=_finite_mean(contributions, some.weight))
+    found = replace(
+        found,
+        typical=_finite_mean(contributions, some.weight, criterion),
+        margin=_margin(contributions, criterion, inference.scale.scale),
+    )
     auto = contamination == "auto"
     if auto and not has_gaps(some.X):
         scores = _total(contributions.sum(axis=1))
@@ -218,10 +242,12 @@ def learn(
         scores = found.scores(inference, some.X if auto else table.X)
     share: Any = AUTO_CONTAMINATION if auto else contamination
     few = _sample(used, EXPLAINED, seed)
-    typical = _finite_mean(found.explanations(inference, few.X), few.weight)
+    typical = _finite_mean(found.explanations(inference, few.X), few.weight, criterion)
     # Explanations are to sum to the score less the mean of all training scores.
     typical[-1] += np.ma.masked_invalid(scores).mean() - typical.sum()
-    return replace(found, typical_explanation=typical, training_scores=scores, offset=percentile(scores, share))
+    weight: Any = some.weight if auto else _weights(table)
+    found = replace(found, typical_explanation=typical, training_scores=scores, training_weight=weight)
+    return replace(found, offset=found.at_share(share))
 
 
 def known_rows(sample: dict[str, Any] | None, codes: dict[str, np.ndarray], inference: Inference) -> Reservoir:
@@ -239,11 +265,15 @@ def joined(known: Reservoir | None, chunk: Reservoir) -> Reservoir:
 
 def _sample(table: TrainingRows, most: int, seed: int) -> TrainingRows:
     """At most `most` of the rows, with weights."""
-    weight = np.ones(len(table)) if table.weight is None else table.weight
+    weight = _weights(table)
     if len(table) <= most:
         return TrainingRows(table.X, None, weight)
     some = np.random.default_rng(seed).permutation(len(table))[:most]
     return TrainingRows(table.X[some], None, weight[some])
+
+
+def _weights(table: TrainingRows) -> Array:
+    return np.ones(len(table)) if table.weight is None else table.weight
 
 
 def _aggregated(inference: Inference, table: TrainingRows) -> dict[str, np.ndarray]:
@@ -252,8 +282,7 @@ def _aggregated(inference: Inference, table: TrainingRows) -> dict[str, np.ndarr
     found = inference.by_blocks(table.X, mean_and_std, factors=has_gaps(table.X))
     with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
         mean, std = torch.tensor(found).unbind(dim=-1)
-        log_weight = torch.tensor(np.log(weight / weight.sum()))
-        codes = AggregatedPosterior(mean, std.square(), log_weight).widened(inference.seed)
+        codes = AggregatedPosterior.of(mean, std.square(), torch.tensor(weight)).widened(inference.seed)
     return {name: values.numpy() for name, values in codes._asdict().items()}
 
 
@@ -262,30 +291,51 @@ def _total(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(scores, nan=-np.inf, neginf=-np.inf)
 
 
-def _finite_mean(values: np.ndarray, weight: Any) -> np.ndarray:
+def _finite_mean(values: np.ndarray, weight: Any, criterion: str | Criterion) -> np.ndarray:
     """Weighted column means over rows without an infinite or undefined entry; ValueError where there is none."""
     finite = np.isfinite(values).all(axis=1)
     if not finite.any():
         raise ValueError(
-            "The criterion gives no training row a finite score: X holds values beyond what it can square or add. "
-            "Scale the columns, or lower learning_rate_init."
+            f"criterion={criterion!r} gives no training row a finite score: X holds values beyond what it can square "
+            "or add. Scale the columns, or lower learning_rate_init."
         )
     return np.average(values[finite], axis=0, weights=weight[finite])
 
 
-def percentile(scores: np.ndarray, share: float) -> float:
-    """The score that `share` of the scores lie below; equal scores do not, whatever the order of their sums."""
+def _margin(contributions: np.ndarray, criterion: str | Criterion, scale: Array) -> float:
+    """How far apart two scores are at least that are not equal: `EQUAL` of the size of a typical row's terms.
+
+    Terms may cancel, or be nothing but rounding: a size of their own stands beside what they sum to.
+    """
+    size = np.abs(contributions).sum(axis=1)
+    return EQUAL * float(np.median(size[np.isfinite(size)]) + unit(criterion, scale))
+
+
+def weighted_percentile(scores: np.ndarray, weight: Any, share: float) -> float:
+    """The score that `share` of the weight lies below, as `np.percentile` of rows that are there `weight` times.
+
+    Weights count relative to their mean. The least finite score where the score is not finite.
+    """
+    order = np.argsort(scores, kind="stable")
+    ends = (weight[order] / weight.mean()).cumsum()
+    place = (len(scores) - 1) * share
+    pair = np.searchsorted(ends, np.floor(place) + [0, 1] + len(scores) * EQUAL, side="right")
+    low, high = scores[order[pair.clip(max=len(scores) - 1)]]
     with np.errstate(invalid="ignore"):
-        found = np.percentile(scores, 100 * share)
-    found = float(found if np.isfinite(found) else scores[np.isfinite(scores)].min())
-    return found - ROUNDING * abs(found)
+        found = low + (high - low) * (place % 1)
+    return float(found if np.isfinite(found) else scores[np.isfinite(scores)].min())
 
 
 # Saved state
 
 
 def fault(state: dict[str, Any]) -> str | None:
-    """What is wrong with what a detector has learnt beside its model, in words; None if nothing is."""
+    """What is wrong with what a detector has learnt beside its model, in words; None if nothing is.
+
+    A copy that callbacks see in the middle of a fit has learnt nothing yet.
+    """
+    if not state.keys() & set(ATTRIBUTES.values()) - {"_criterion"}:
+        return None
     if not callable(state.get("_criterion")) and state.get("_criterion") not in list(CRITERIA):
         return f"_criterion is {state.get('_criterion')!r}"
     n_features = state["n_features_in_"]
@@ -293,9 +343,9 @@ def fault(state: dict[str, Any]) -> str | None:
         value: Any = state.get(name)
         if not is_finite_array(value) or value.shape != (n_features + 1,):
             return f"{name} is not {n_features + 1} finite numbers"
-    offset = state.get("offset_")
-    if not isinstance(offset, (float, np.floating)) or not np.isfinite(offset):
-        return f"offset_ is {offset!r}"
+    for name in ("offset_", "_margin"):
+        if not isinstance(value := state.get(name), (float, np.floating)) or not np.isfinite(value):
+            return f"{name} is {value!r}"
     return _fault_of_scores(state) or _fault_of_codes(state.get("_codes"), state["n_components_"])
 
 
@@ -306,6 +356,9 @@ def _fault_of_scores(state: dict[str, Any]) -> str | None:
             return f"{name} is not an array of scores"
         if name == "calibration_scores_" and (value[1:] < value[:-1]).any():
             return f"{name} is not sorted"
+    weight: Any = state.get("_training_weight")
+    if not is_finite_array(weight) or weight.shape != state["training_scores_"].shape or not (weight > 0).all():
+        return "_training_weight is not a positive number per training score"
     return None
 
 
@@ -315,8 +368,10 @@ def _fault_of_codes(codes: Any, n_components: int) -> str | None:
         return f"_codes are not {sorted(fields)}"
     if not all(is_finite_array(values) for values in codes.values()):
         return "_codes hold something that is not a finite number"
-    mean, var, log_weight = (codes[name] for name in fields)
+    mean, var, log_weight, own_share = (codes[name] for name in fields)
     n_codes = log_weight.size
+    if own_share.shape or own_share < 0:
+        return "own_share of _codes is not a share"
     if not n_codes or log_weight.ndim != 1 or not mean.shape == var.shape == (n_codes, n_components):
         return f"_codes have the shapes {mean.shape}, {var.shape} and {log_weight.shape}"
     return None if (var > 0).all() else "a code's variance is not positive"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._tables.moments import Array
+from ._tables.moments import Array, row_blocks
 from ._tables.reader import TrainingRows
 
 __all__ = ["Reservoir"]
@@ -26,8 +26,9 @@ class Reservoir:
 
     @classmethod
     def of(cls, X: Array, weight: Array | None, seed: int) -> Reservoir:
-        """All of these rows."""
-        return cls(X, np.ones(len(X)) if weight is None else weight, _keys(X, seed))
+        """All of these rows, equal ones as one of the sum of their weights."""
+        key, first, group = np.unique(_keys(X, seed), return_index=True, return_inverse=True)
+        return cls(X[first], np.bincount(group, weights=weight).astype(np.float64), key)
 
     @property
     def state(self) -> dict[str, np.ndarray]:
@@ -63,9 +64,12 @@ class Reservoir:
 
 def _keys(X: Array, seed: int) -> np.ndarray:
     """A random-looking number per row, (N,), the same for the same row."""
-    bits = (np.asarray(X, dtype=np.float64) + 0.0).view(np.uint64)  # + 0.0: zero has one sign
     factors = np.random.default_rng(seed).integers(2**63, size=X.shape[1], dtype=np.uint64) * 2 + 1
-    return _scrambled((_scrambled(bits) * factors).sum(axis=1, dtype=np.uint64))
+    keys = np.empty(len(X), dtype=np.uint64)
+    for part in row_blocks(X):
+        bits = (np.asarray(X[part], dtype=np.float64) + 0.0).view(np.uint64)  # + 0.0: zero has one sign
+        keys[part] = _scrambled((_scrambled(bits) * factors).sum(axis=1, dtype=np.uint64))
+    return keys
 
 
 def _scrambled(bits: np.ndarray) -> np.ndarray:

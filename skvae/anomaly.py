@@ -17,7 +17,7 @@ from ._base import BaseVAE, SetOutput
 from ._chunk import continue_fit
 from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
-from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, percentile, supported
+from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, supported
 from ._normality import fault as fault_of_normality
 from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
@@ -33,8 +33,6 @@ from .priors import PriorSpec
 __all__ = ["VAEAnomalyDetector"]
 
 
-# What a fitted detector has beside its model; a copy that callbacks see in the middle of a fit has none of these.
-LEARNT = {"offset_", "training_scores_", "_codes", "_typical", "_typical_explanation"}
 # What `contamination` may be.
 SHARE = Share(0.5)
 
@@ -44,8 +42,9 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
 
     The model learns what normal rows look like; a row it finds unlikely is an anomaly. By default a row is judged by
     the evidence lower bound with the training rows' aggregated posterior as the prior: how well the decoder explains
-    the row, and how close its code lies to the codes of the training rows. A training row is judged without its own
-    code. Columns are standardised inside, so units do not matter, and NaN marks a missing cell.
+    the row, and how close its code lies to the codes of the training rows. A training row, and every copy of it, is
+    judged without its own code, unless more than a twentieth of the rows are like it. Columns are standardised inside,
+    so units do not matter, and NaN marks a missing cell.
 
     The defaults differ from :class:`VAETransformer`'s where a benchmark over 22 tables said so: as many latents as
     columns (an anomaly often shows in directions of little variance, which a bottleneck throws away), heavy tails with
@@ -322,7 +321,7 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         check_is_fitted(self)
         if not SHARE.is_satisfied_by(contamination):
             raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
-        amend(self, "calibration_scores_", offset_=percentile(self.training_scores_, contamination))
+        amend(self, "calibration_scores_", offset_=self._normality().at_share(contamination))
         return self
 
     def calibrate(self, X_normal: Any, *, false_alarm_rate: float) -> Self:
@@ -362,7 +361,8 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
                 f"A false alarm rate of {rate} needs at least {int(np.ceil(1 / rate - 1e-9)) - 1} calibration rows; "
                 f"X_normal has {len(scores)}. Give more rows or a higher rate."
             )
-        amend(self, calibration_scores_=scores, offset_=float(scores[place - 1]))
+        offset = self._normality().below(float(scores[place - 1]))
+        amend(self, calibration_scores_=scores, offset_=offset)
         return self
 
     @at_once
@@ -390,7 +390,8 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         check_is_fitted(self)
         if not hasattr(self, "calibration_scores_"):
             raise ValueError("p_values needs the scores of normal rows; call calibrate first.")
-        lower = np.searchsorted(self.calibration_scores_, self.score_samples(X), side="right")
+        equal = self.score_samples(X) + self._margin
+        lower = np.searchsorted(self.calibration_scores_, equal, side="right")
         return (1 + lower) / (len(self.calibration_scores_) + 1)
 
     @at_once
@@ -411,9 +412,14 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
             One column per feature and "latent". Negative is anomalous. A row sums to its score less the mean of
             `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
+
+        Raises
+        ------
+        ValueError
+            If X breaks a rule, or a row is too far out to be explained: its score is -inf.
         """
         normality, rows = self._normality(), self._reader().read(X)
-        values = normality.explanations(self._inference(), rows) - normality.typical_explanation
+        values = normality.beside_typical(self._inference(), rows)
         names = list(_check_feature_names_in(self))
         return framed(self, X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
 
@@ -442,12 +448,8 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         return framed(self, X, values, list(_check_feature_names_in(self)))
 
     def _fault(self, state: dict[str, Any]) -> str | None:
-        fault = super()._fault(state)
-        if fault or not LEARNT & state.keys():
-            return fault
-        return fault_of_normality(state) or fault_of_reservoir(state.get("_reservoir"), state["n_features_in_"])
-
-    # The parts of a fit
+        fault = super()._fault(state) or fault_of_normality(state)
+        return fault or fault_of_reservoir(state.get("_reservoir"), state.get("n_features_in_", 0))
 
     def _settings(self, device: torch.device) -> FitSettings:
         settings = FitSettings.of(self, device, as_many_as_columns)

@@ -124,11 +124,11 @@ def filled(
     return result
 
 
-def refuse_far_rows(values: np.ndarray, row_numbers: Sequence[int] | np.ndarray) -> None:
+def refuse_far_rows(values: np.ndarray, row_numbers: Sequence[int] | np.ndarray, what: str = "encoded") -> None:
     """Raise ValueError, naming a row by its number, where `values` (N, ...) are not finite."""
     for part in row_blocks(values):
         finite = np.isfinite(values[part])
         if finite.all():
             continue
         row = row_numbers[part][(~finite.reshape(len(finite), -1).all(axis=1)).argmax()]
-        raise ValueError(f"Row {row} of X is too far from the training data to be encoded; check its values.")
+        raise ValueError(f"Row {row} of X is too far from the training data to be {what}; check its values.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,7 @@ __all__ = [
     "ScoringContext",
     "named_criterion",
     "refuse_criterion",
+    "unit",
     "with_latents",
 ]
 
@@ -133,6 +135,18 @@ NEEDS: dict[str, frozenset[str]] = {
         ("aggregated", "elbo", "log_likelihood", "reconstruction_probability"), frozenset({"posterior", "density"})
     ),
 }
+
+
+# Squares of differences this small, in standard deviations, are rounding.
+LEAST_SQUARE = 1e-3
+
+
+def unit(criterion: str | Criterion, scale: Any) -> float:
+    """What counts as a difference between scores at all: a nat per column, where they are nats."""
+    if not isinstance(criterion, str):
+        return 0.0
+    squares = {"reconstruction": len(scale), "reconstruction_data": float(np.square(scale).sum())}
+    return LEAST_SQUARE * squares[criterion] if criterion in squares else float(len(scale))
 
 
 # Those that average over draws of z.

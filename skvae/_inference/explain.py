@@ -102,8 +102,10 @@ def _shared_out(criterion: Criterion, model: VAE, rows: Batch, view: ScoringCont
     """The criterion's contributions of complete rows, and what its latents' part owes to each feature.
 
     Integrated gradients (Sundararajan et al. 2017) of that part along the line from the most similar normal row, which
-    `nearest` gives, to the row itself; what they leave, that normal row's own part, stays with the latents.
+    `nearest` gives, to the row itself; what they leave, that normal row's own part, stays with the latents. All of the
+    line is judged without the row's own code.
     """
+    view = view._replace(known=view.own(model.encode(rows.x)[0]))
     found = criterion(model, rows, view)
     start = nearest(model, rows, view)
     way = rows.x - start

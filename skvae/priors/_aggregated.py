@@ -6,7 +6,9 @@ import math
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from .._math import LOG_2PI
@@ -32,8 +34,18 @@ WIDTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 9.0, 17.0)
 ROWS_TO_WIDEN = 250
 
 
-# Two codes whose entries differ by less than this, relative to their size, are of the same row.
-SAME_CODE = 1e-9
+# Two codes that differ by less than this in every latent, in typical standard deviations of q(z|x), are of the same
+# row: a copy in float32, or rounded to six digits, is as close, and the model knows no code as exactly.
+SAME_CODE = 1e-3
+
+
+# Codes are first sorted into cells of this share of `SAME_CODE`, so that one row's thousands of copies make no pairs.
+CELL = 0.25
+
+
+# A row is judged without its own code, up to this share of all rows and at least so many: what is rarer may be an
+# anomaly that was copied; what is more common is normal by itself.
+RARE, FEW = 0.05, 5
 
 
 # Exponents below this are as good as minus infinity beside one of 0.
@@ -44,6 +56,7 @@ class _Codes(NamedTuple):
     mean: Tensor
     var: Tensor
     log_weight: Tensor
+    own_share: Tensor
 
 
 class AggregatedPosterior(_Codes):
@@ -57,7 +70,16 @@ class AggregatedPosterior(_Codes):
         Of q(z|x_i); the variances are widened already.
     log_weight : Tensor of shape (M,)
         Logarithms of weights that sum to 1.
+    own_share : Tensor of shape ()
+        How much of its own component's weight a row is judged without, at most.
     """
+
+    @classmethod
+    def of(cls, mean: Tensor, var: Tensor, weight: Tensor) -> AggregatedPosterior:
+        """The posteriors of rows of these weights, copies of a row as one code of the sum of their weights."""
+        total = weight.sum()
+        every = cls(mean, var, (weight / total).log(), (FEW / total).clamp_min(RARE))
+        return every._merged() if len(mean) > 1 else every
 
     # What follows from the codes alone is kept: rows come in many blocks.
 
@@ -73,26 +95,40 @@ class AggregatedPosterior(_Codes):
         return constant, torch.cat([-0.5 * precision, self.mean * precision], dim=1).T
 
     @cached_property
-    def _register(self) -> tuple[Tensor, Tensor, Tensor]:
-        """One number a code in rising order, (M,), whose code each is, and the combination that they are.
+    def _register(self) -> tuple[KDTree, Tensor]:
+        """The codes in typical standard deviations of q(z|x), and these: (J,)."""
+        width = (0.5 * self.var.log().mean(dim=0)).exp()
+        return KDTree(_finite_array(self.mean / width)), width
 
-        The combination is a random one, or codes on a grid would share their numbers.
-        """
-        generator = torch.Generator().manual_seed(0)
-        weights = torch.rand(self.mean.shape[1], generator=generator, dtype=torch.float64).to(self.mean)
-        return *torch.sort(self.mean @ weights), weights
+    def _merged(self) -> AggregatedPosterior:
+        points = self._register[0].data
+        cells = np.round(points / (CELL * SAME_CODE))
+        _, first, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+        keeper = np.arange(len(first))
+        pairs = KDTree(points[first]).query_pairs(SAME_CODE, p=math.inf, output_type="ndarray")
+        for one, other in pairs[np.lexsort(pairs.T[::-1])]:
+            if keeper[one] == one and keeper[other] == other:
+                keeper[other] = one
+        kept = np.sort(first[np.unique(keeper)])
+        weight = np.zeros(len(points))
+        np.add.at(weight, first[keeper[cell.reshape(-1)]], self.log_weight.exp().cpu().numpy())
+        place = torch.from_numpy(kept).to(self.mean.device)
+        log_weight = torch.from_numpy(np.log(weight[kept])).to(self.mean)
+        return self._replace(mean=self.mean[place], var=self.var[place], log_weight=log_weight)
 
     def log_prob(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
-        """log p(z), (N,), for codes (N, J); component `left_out[n]` (-1: none) is not there for row n."""
+        """log p(z), (N,), for codes (N, J); row n is judged without its own component `left_out[n]` (-1: none)."""
         terms = self.log_terms(z)
         return _log_sum(terms) if left_out is None else self._log_sum_of_others(terms, left_out)
 
     def _log_sum_of_others(self, terms: Tensor, left_out: Tensor) -> Tensor:
-        """The logarithm of the sum of the terms, (N, M), but for the left out ones; `terms` is overwritten."""
+        """The logarithm of the sum of the terms, (N, M), less what is left out of some; `terms` is overwritten."""
         rows = (left_out >= 0).nonzero()[:, 0]
         index = left_out[rows]
-        lost = torch.zeros_like(terms[:, 0]).index_put((rows,), self.log_weight[index].exp())
-        terms[rows, index] = -math.inf
+        weight = self.log_weight[index].exp()
+        taken = weight.minimum(self.own_share)
+        lost = torch.zeros_like(terms[:, 0]).index_put((rows,), taken)
+        terms[rows, index] += torch.log1p(-taken / weight)
         return _log_sum(terms) - torch.log1p(-lost)
 
     def log_terms(self, z: Tensor) -> Tensor:
@@ -104,13 +140,9 @@ class AggregatedPosterior(_Codes):
         """Which component each code is the mean of, -1 for none or where there is no other: (N,)."""
         if len(self.mean) < 2:
             return torch.full((len(z),), -1, dtype=torch.int64, device=z.device)
-        known, order, weights = self._register
-        value = z @ weights
-        tolerance = SAME_CODE * (1 + z.abs() @ weights)
-        place = torch.searchsorted(known, value - tolerance).clamp_max(len(known) - 1)
-        index = order[place]
-        same = ((self.mean[index] - z).abs().amax(dim=1) <= tolerance).nan_to_num()
-        return torch.where(same, index, -1)
+        known, width = self._register
+        distance, index = known.query(_finite_array(z.detach() / width), p=math.inf, distance_upper_bound=SAME_CODE)
+        return torch.from_numpy(np.where(np.isfinite(distance), index, -1)).to(z.device)
 
     def widened(self, seed: int) -> AggregatedPosterior:
         """The same codes, with all variances times the factor that makes the others' codes most likely.
@@ -123,9 +155,15 @@ class AggregatedPosterior(_Codes):
         generator = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(self.mean), generator=generator)[:ROWS_TO_WIDEN].to(self.mean.device)
         near, log_norm = self.log_terms(self.mean[some]) - self._log_norm, self._log_norm
+        weight = torch.softmax(self.log_weight[some], dim=0)
 
         def others_find_likely(width: float) -> float:
             terms = torch.add(log_norm - 0.5 * self.mean.shape[1] * math.log(width), near, alpha=1 / width)
-            return float(self._log_sum_of_others(terms, some).mean())
+            return float(weight @ self._log_sum_of_others(terms, some))
 
         return self._replace(var=self.var * max(WIDTHS, key=others_find_likely))
+
+
+def _finite_array(codes: Tensor) -> np.ndarray:
+    """Codes for a tree, which takes no other numbers; one that is not finite is far from all others."""
+    return codes.nan_to_num(nan=torch.finfo(codes.dtype).max).cpu().numpy()
