@@ -25,7 +25,7 @@ from skvae import (
     VAETransformerCV,
     _fit,
 )
-from skvae._tables import batches, reader, sources
+from skvae._tables import batches, moments, reader, sources
 from skvae._tables.batches import ArrayTable, Batch, FileTable, as_table
 from skvae._tables.facts import column_facts
 from skvae._tables.moments import Scale, has_gaps
@@ -124,6 +124,67 @@ def test_a_source_holds_the_rows_of_the_array(numbers, tmp_path, kind):
     np.testing.assert_array_equal(twice[np.array([9, 1])], 2 * numbers[[9, 1]])
 
 
+@every_source
+def test_a_source_is_read_by_row_numbers_and_by_numpy_as_an_array_is(numbers, tmp_path, kind):
+    source = as_source(SOURCES[kind](numbers, tmp_path))
+    for row in (0, 60, -1, -61, np.int64(7)):
+        assert source[row].shape == (4,)
+        np.testing.assert_array_equal(source[row], numbers[row])
+    for row in (61, -62):
+        with pytest.raises(IndexError):
+            source[row]
+    np.testing.assert_array_equal(np.asarray(source), numbers)
+    assert np.asarray(source, dtype=np.float32).dtype == np.float32
+    np.testing.assert_array_equal(list(source), numbers)
+
+
+class Chunks:
+    """An array in chunks, as h5py's, zarr's and dask's are, that notes which chunks are read."""
+
+    def __init__(self, X, chunks):
+        self.X, self.chunks, self.shape, self.dtype = X, chunks, X.shape, X.dtype
+        sizes = chunks[0] if isinstance(chunks[0], tuple) else [chunks[0]] * -(-len(X) // chunks[0])
+        self.ends, self.read, self.n_numbers = np.cumsum(sizes), [], 0
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        self.n_numbers = max(self.n_numbers, self.X[rows].size)
+        self.read += np.unique(np.searchsorted(self.ends, np.arange(rows.start, rows.stop), side="right")).tolist()
+        return self.X[rows]
+
+
+@pytest.mark.parametrize("chunks", [(10, 2), ((10,) * 6 + (1,), (2, 2)), ((1, 30, 30), (4,))])
+def test_rows_from_all_over_a_chunked_array_take_one_look_at_each_chunk(numbers, chunks):
+    X = Chunks(numbers, chunks)
+    rows = np.random.default_rng(0).permutation(61)[:40]
+    np.testing.assert_array_equal(as_source(X)[rows], numbers[rows])
+    assert sorted(X.read) == np.unique(np.searchsorted(X.ends, rows, side="right")).tolist()
+
+
+def test_a_large_chunk_is_read_in_parts(numbers, monkeypatch):
+    monkeypatch.setattr(sources, "LARGEST_PIECE", 40)
+    X = Chunks(numbers, (61, 4))
+    rows = np.arange(0, 61, 3)
+    np.testing.assert_array_equal(as_source(X)[rows], numbers[rows])
+    assert X.n_numbers <= 40
+
+
+@pytest.mark.usefixtures("streamed")
+@pytest.mark.parametrize("estimator", [VAETransformer, VAEAnomalyDetector])
+def test_training_reads_a_chunk_once_for_all_blocks_that_are_shuffled_together(estimator, monkeypatch):
+    """Chunks of 80 rows, ten blocks of 8; an epoch's 3 blocks at a time lie in 3 chunks at most."""
+    table = np.random.default_rng(0).normal(size=(800, 4))
+    X = Chunks(table, (80, 2))
+    counts = []
+    for epochs in (1, 3):
+        X.read.clear()
+        estimator(2, max_iter=epochs, early_stopping=False, batch_size=24, random_state=0).fit(X)
+        counts.append(len(X.read))
+    n_groups = -(-100 // 3)
+    assert counts[1] - counts[0] <= 2 * 3 * n_groups
+    assert counts[0] <= 3 * n_groups + 12 * 10  # an epoch, and a pass through the table each time it is looked at
+
+
 @pytest.mark.parametrize("X", [np.zeros((3, 2)), [[1.0, 2.0]], np.zeros((3, 2), dtype=object)])
 def test_what_lies_in_memory_is_no_source(X):
     assert as_source(X) is None
@@ -193,7 +254,8 @@ def test_counts_and_categories_of_a_source_are_the_arrays(numbers, tmp_path, kin
     np.testing.assert_array_equal(vae.sample(9, random_state=0), plain.sample(9, random_state=0))
 
 
-def test_an_unseen_category_of_a_source_is_named_with_its_row(numbers, tmp_path):
+def test_an_unseen_category_of_a_source_is_named_with_its_row(numbers, tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "BLOCK_NUMBERS", 40)  # several blocks
     vae = make(likelihood="categorical").fit(numbers)
     wrong = numbers.copy()
     wrong[55, 2] = 99
