@@ -19,7 +19,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from ._tables.moments import Array, reduce_blocks
 
-__all__ = ["Covariance", "LinearGaussian", "LinearMaps", "factor_analysis", "probabilistic_pca"]
+__all__ = ["Covariance", "LinearGaussian", "LinearMaps", "PartCovariance", "factor_analysis", "probabilistic_pca"]
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
@@ -55,7 +55,7 @@ class Covariance:
 
     def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int, noise: float | Array = 0.0):
         self.blocks, self.n_rows, self.n_columns, self.noise = blocks, n_rows, n_columns, noise
-        self.exact = n_columns <= EXACT_COLUMNS
+        self.exact = self.by_pairs = n_columns <= EXACT_COLUMNS
 
     @classmethod
     def of(cls, x: np.ndarray, present: np.ndarray | None = None, weight: np.ndarray | None = None) -> Covariance:
@@ -82,7 +82,7 @@ class Covariance:
         Of every pair of columns, (D, D), where there are few; of many, each column's with itself, (D,). The weight is
         one number where no cell is missing.
         """
-        pairs: Any = (lambda a: a.T @ a) if self.exact else (lambda a: (a**2).sum(axis=0))
+        pairs: Any = (lambda a: a.T @ a) if self.by_pairs else (lambda a: (a**2).sum(axis=0))
 
         def partial(block: tuple[Array, Array | None, float]) -> tuple[Array, Array | float, np.bool_]:
             x, present, total = block
@@ -126,6 +126,27 @@ class Covariance:
             _, singular, vt = randomized_svd(rows / np.sqrt(self._sums[1]) / scale, k, random_state=0)
             values, vectors = singular**2 + ((vt / scale) ** 2 * self.noise).sum(axis=1), vt.T
         return np.maximum(values, 0.0), _fix_signs(vectors)
+
+
+class PartCovariance(Covariance):
+    """The same where only some columns, `kept`, vary together: the others take time in proportion to their number."""
+
+    def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, noise: Array, kept: np.ndarray):
+        super().__init__(blocks, n_rows, len(noise), noise)
+
+        def some() -> Iterator[Block]:
+            for x, present, weight in blocks():
+                yield x[:, kept], None if present is None else present[:, kept], weight
+
+        self.kept, self.among = kept, Covariance(some, n_rows, len(kept), noise[kept])
+        self.exact, self.by_pairs = self.among.exact, False
+
+    def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
+        found, vectors = self.among.leading(min(k, len(self.kept)), scale[self.kept])
+        values, all_vectors = np.zeros(k), np.zeros((self.n_columns, k))
+        values[: len(found)] = found
+        all_vectors[self.kept, : len(found)] = vectors
+        return values, all_vectors
 
 
 def _without_negative(matrix: Array) -> Array:

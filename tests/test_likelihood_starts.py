@@ -11,8 +11,8 @@ import torch
 from members import KINDS, MEMBERS, SIZES, columns_of, density_of, oracle, table, unit_of
 from scipy import special, stats
 
-from skvae import Categorical, NegativeBinomial
-from skvae._linear import Covariance
+from skvae import Categorical, Mixed, NegativeBinomial, VAETransformer, _linear
+from skvae._linear import Covariance, PartCovariance
 from skvae.likelihoods import (
     baseline,
     baseline_samples,
@@ -320,3 +320,52 @@ def test_baseline_is_the_mean_over_its_rows(name, weighted):
     assert baseline(density, rows, cov, 1) == pytest.approx(np.average(each, weights=weight), rel=1e-6)
     alone = baseline_samples(density, rows.take(torch.tensor([3])), cov, 1)
     np.testing.assert_allclose(alone, each[3:4], rtol=1e-9)
+
+
+# Columns of very many categories
+
+
+def with_many_categories(n_rows=1500, n_categories=400, seed=0):
+    """One column of categories, the first ones the most frequent, and two of numbers that differ between them."""
+    rng = np.random.default_rng(seed)
+    share = 1 / np.arange(1.0, n_categories + 1)
+    codes = np.r_[np.arange(n_categories), rng.choice(n_categories, n_rows - n_categories, p=share / share.sum())]
+    return np.column_stack([codes, rng.normal(size=(n_categories, 2))[codes] + 0.3 * rng.normal(size=(n_rows, 2))])
+
+
+MANY = Mixed([(Categorical(400), [0]), ("gaussian", [1, 2])])
+
+
+def test_no_eigenproblem_grows_with_a_columns_categories(monkeypatch):
+    sizes, eigh = [], _linear.linalg.eigh
+    monkeypatch.setattr(_linear.linalg, "eigh", lambda a, **kw: (sizes.append(len(a)), eigh(a, **kw))[1])
+    X = with_many_categories()
+    vae = VAETransformer(3, likelihood=MANY, max_iter=1, random_state=0).fit(X)
+    gapped = np.where(np.random.default_rng(1).random(X.shape) < 0.1, np.nan, X)
+    VAETransformer(3, likelihood=MANY, max_iter=1, random_state=0).fit(gapped)
+    VAETransformer(300, likelihood=MANY, max_iter=1, hidden_layer_sizes=(), random_state=0).fit(X)
+    assert max(sizes) == 256 + 2
+    assert np.isfinite(vae.score(X))
+
+
+def test_the_most_frequent_categories_begin_with_loadings():
+    X = with_many_categories()
+    vae = VAETransformer(2, likelihood=MANY, max_iter=1, learning_rate_init=1e-30, random_state=0).fit(X)
+    loadings = vae._weights["decoder.linear.weight"][:400]
+    counts = np.bincount(X[:, 0].astype(int))
+    frequent = np.argsort(-counts, kind="stable")[:256]
+    assert (np.abs(loadings[frequent]).max(axis=1) > 0).all()
+    assert not np.delete(loadings, frequent, axis=0).any()
+
+
+def test_a_covariance_of_a_part_is_that_of_the_columns_kept():
+    X = np.random.default_rng(0).normal(size=(50, 6)) @ np.random.default_rng(1).normal(size=(6, 6))
+    kept, rest = np.array([0, 2, 3]), np.array([1, 4, 5])
+    part = PartCovariance(lambda: iter([(X, None, None)]), 50, np.full(6, 0.1), kept)
+    values, vectors = part.leading(4, np.full(6, 2.0))
+    among = Covariance(lambda: iter([(X[:, kept], None, None)]), 50, 3, np.full(3, 0.1))
+    expected = among.leading(3, np.full(3, 2.0))
+    np.testing.assert_allclose(values, [*expected[0], 0.0])
+    np.testing.assert_allclose(vectors[kept, :3], expected[1])
+    assert not vectors[rest].any()
+    np.testing.assert_allclose(part.diagonal, (X**2).mean(axis=0) + 0.1)

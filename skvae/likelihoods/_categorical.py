@@ -20,6 +20,9 @@ __all__ = ["Categorical"]
 # The part of a category's probability that is its share of the training rows, whatever its logit. Without it a held-out
 # row with a category that no training row has would become impossible in the course of training, and end it early.
 FLOOR = 1e-4
+# So many categories of a column, its most frequent ones, have a part in the linear start. The time of an eigenproblem
+# grows with the cube of their number, and of rarer ones a covariance knows little.
+MOST_AT_START = 256
 # Exponentials of logits up to this size can be summed in float32 as they are.
 LARGEST_EXPONENT = 80.0
 # Sums over a column's categories are a product with zeros and ones while that matrix is no larger than this: small
@@ -91,10 +94,20 @@ class _OneHot(Centred):
     def __init__(self, sizes: Tensor):
         column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
         super().__init__(len(sizes), len(column), pseudo_mean=1 / sizes[column].double(), pseudo_count=1.0)
+        self.sizes = sizes.tolist()
         self.register_buffer("column", column, persistent=False)
         first = torch.cumsum(sizes, 0) - sizes
         self.register_buffer("code", torch.arange(len(column), device="cpu") - first[column], persistent=False)
         self.register_buffer("first", first, persistent=False)
+
+    def apart(self) -> np.ndarray:
+        """The rarer categories of columns that have very many."""
+        rarer = np.zeros(self.n_inputs, dtype=bool)
+        for first, size in zip(self.first.tolist(), self.sizes, strict=True):
+            if size > MOST_AT_START:
+                order = np.argsort(-self.share[first : first + size], kind="stable")
+                rarer[first + order[MOST_AT_START:]] = True
+        return rarer
 
     def features(self, x: Tensor) -> Tensor:
         return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,10 @@ class Encoding(nn.Module, ABC):
     def per_input(self, cells: Tensor) -> Tensor:
         """What belongs to each cell of x, (..., D), once for every number the encoder sees of it: (..., n_inputs)."""
         return cells
+
+    def apart(self) -> np.ndarray:
+        """Which of the numbers the encoder sees begin without a latent, (n_inputs,): those of too few rows, of many."""
+        return np.zeros(self.n_inputs, dtype=bool)
 
     def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
         """log |d seen / dx|, (N, D), as a function of what the encoder sees, an array of `xp`, numpy or torch.

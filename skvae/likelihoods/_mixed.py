@@ -153,6 +153,9 @@ class _SideBySide(Encoding):
         parts = zip(self.each, self.columns(x), self.columns(noise), strict=True)
         return self.in_place([one.add_noise(p, n) if one.n_noisy else p for one, p, n in parts])
 
+    def apart(self) -> np.ndarray:
+        return np.concatenate([one.apart() for one in self.each])
+
     def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
         slopes = [one.log_slope(xp) for one in self.each]
         if not any(slopes):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from .._linear import Block, Covariance, LinearGaussian, LinearMaps, factor_analysis
+from .._linear import Block, Covariance, LinearGaussian, LinearMaps, PartCovariance, factor_analysis
 from .._tables.batches import Batch, Table
 from .._tables.moments import Array
 from ._base import LikelihoodModule, LinearStart
@@ -37,7 +37,10 @@ def covariance(module: LikelihoodModule, rows: Table, noise: float = 0.0) -> Cov
                 None if block.weight is None else block.weight.numpy(),
             )
 
-    return Covariance(blocks, len(rows), encoding.n_inputs, noise * encoding.takes_noise.double().numpy())
+    added, apart = noise * encoding.takes_noise.double().numpy(), encoding.apart()
+    if apart.any():
+        return PartCovariance(blocks, len(rows), added, np.flatnonzero(~apart))
+    return Covariance(blocks, len(rows), encoding.n_inputs, added)
 
 
 def max_latents(n_components: int, cov: Covariance, shared_noise: bool = False) -> int:
