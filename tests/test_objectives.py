@@ -180,6 +180,15 @@ def test_monitor_of_the_iwae_is_its_bound():
     assert torch.equal(IWAE(7).monitor(model, rows, seeded()), -loss)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_bound_of_the_iwae_is_the_logarithm_of_the_mean_weight(missing):
+    """Burda et al. 2016, eq. 8: a sum in place of the mean would be log S higher, and no bound."""
+    model, rows = model_and_rows(missing)
+    eps = torch.randn(7, N, J, generator=seeded(), dtype=torch.float64)
+    expected = model.log_weights(rows.x, eps, rows.mask).total.exp().mean(0).log()
+    torch.testing.assert_close(IWAE(7).bound(model, rows, seeded()), expected, rtol=1e-10, atol=1e-10)
+
+
 def test_more_draws_average_the_reconstruction():
     model, rows = model_and_rows()
     with torch.no_grad():

@@ -1,0 +1,104 @@
+"""Faults in the anomaly detector: codes, thresholds, calibration, explanations, streams."""
+
+from __future__ import annotations
+
+from ._mutant import Mutant
+
+__all__ = ["DETECTOR"]
+
+ANOMALY, NORMALITY, CODES = "anomaly.py", "_normality.py", "priors/_aggregated.py"
+EXPLAIN, CRITERIA, RESERVOIR = "_inference/explain.py", "_inference/criteria.py", "_reservoir.py"
+
+DETECTOR = [
+    Mutant(
+        "a training row is judged beside its own code",
+        CODES,
+        "terms[rows, index] = -math.inf",
+        "terms[rows, index] += 0.0",
+        "test_criteria.py::test_a_known_row_is_judged_by_the_others_codes",
+    ),
+    Mutant(
+        "weights are ignored in the codes",
+        NORMALITY,
+        "np.log(weight / weight.sum())",
+        "np.log(np.ones_like(weight) / len(weight))",
+        "test_common.py::test_a_weight_is_a_copy test_anomaly_thresholds.py test_anomaly_streams.py",
+    ),
+    Mutant(
+        "a new threshold keeps the calibration",
+        ANOMALY,
+        'self.__dict__.pop("calibration_scores_", None)',
+        'self.__dict__.pop("calibration_scores", None)',
+        "test_anomaly_thresholds.py",
+    ),
+    Mutant(
+        "p-values lack the row itself",
+        ANOMALY,
+        "(1 + lower) / (len(self.calibration_scores_) + 1)",
+        "lower / len(self.calibration_scores_)",
+        "test_anomaly_thresholds.py::test_p_values_count_calibration_rows_that_score_no_higher",
+    ),
+    Mutant(
+        "a calibrated threshold is off by one",
+        ANOMALY,
+        "float(scores[place - 1])",
+        "float(scores[min(place, len(scores) - 1)])",
+        "test_anomaly_thresholds.py::test_the_calibrated_threshold_is_the_conformal_one",
+    ),
+    Mutant(
+        "the rate of false alarms forgets the row to come",
+        ANOMALY,
+        "rate * (len(scores) + 1)",
+        "rate * len(scores)",
+        "test_anomaly_thresholds.py::test_the_calibrated_threshold_is_the_conformal_one",
+    ),
+    Mutant(
+        "a stream keeps its first rows",
+        RESERVOIR,
+        'kept = np.argsort(self.key, kind="stable")[:size]',
+        "kept = np.arange(len(self.key))[:size]",
+        "test_anomaly_streams.py::test_a_stream_keeps_a_bounded_sample_of_all_its_rows",
+    ),
+    Mutant(
+        "the latents' part is not shared out",
+        EXPLAIN,
+        "shared += float(weight) * slope * way",
+        "shared += 0 * slope * way",
+        "test_criteria.py::test_what_is_shared_out_is_the_integral_of_the_gradient",
+    ),
+    Mutant(
+        "a row is most similar to itself",
+        EXPLAIN,
+        "distance[known, own[known] // every] = torch.inf",
+        "distance[known, own[known] // every] += 0.0",
+        "test_criteria.py::test_a_known_rows_nearest_is_another",
+    ),
+    Mutant(
+        "a missing cell counts as it was completed",
+        EXPLAIN,
+        "if typical is not None:",
+        "if typical is None:",
+        "test_criteria.py::test_a_row_with_gaps_is_the_mean_of_its_completions_and_typical_where_they_are",
+    ),
+    Mutant(
+        "the aggregated criterion forgets q",
+        CRITERIA,
+        "prior - log_normal(torch.zeros_like(mu), log_var).sum(-1)",
+        "prior",
+        "test_criteria.py::test_a_criterion_is_its_formula",
+    ),
+    Mutant(
+        "codes are as wide as the posteriors",
+        CODES,
+        "var=self.var * max(WIDTHS, key=others_find_likely)",
+        "var=self.var * min(WIDTHS, key=others_find_likely)",
+        "test_priors.py::test_widened_takes_the_factor_of_the_best_leave_one_out_likelihood",
+    ),
+    Mutant(
+        "a table with anomalies is trained on whole",
+        NORMALITY,
+        "kept, used = nearer, closer",
+        "kept = nearer",
+        "test_anomaly_thresholds.py",
+    ),
+]

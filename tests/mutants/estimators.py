@@ -1,0 +1,152 @@
+"""Faults in the estimators: what a fit leaves, what a search chooses, what is saved."""
+
+from __future__ import annotations
+
+from ._mutant import Mutant
+
+__all__ = ["ESTIMATORS"]
+
+FIT, BASE, TRANSFORMER, RACE = "_fit.py", "_base.py", "transformer.py", "_race.py"
+
+ESTIMATORS = [
+    Mutant(
+        "latents are not sorted",
+        FIT,
+        'before.get("_order", np.argsort(-information, kind="stable"))',
+        "np.arange(len(information))",
+        "test_transformer.py::test_latents_are_ordered_by_the_information_they_carry",
+    ),
+    Mutant(
+        "latents are sorted on the way out and not on the way back",
+        TRANSFORMER,
+        "decoded(Z[:, np.argsort(model.order)]",
+        "decoded(Z[:, model.order]",
+        "test_transformer.py::test_reconstruct_is_there_and_back test_transformer.py",
+    ),
+    Mutant(
+        "active latents are those of much information",
+        FIT,
+        "spread.numpy() > ACTIVE_VARIANCE",
+        "information > ACTIVE_VARIANCE",
+        "test_transformer.py test_scores.py",
+    ),
+    Mutant(
+        "the noise variance is in the model's units",
+        FIT,
+        "rows.mean(variance).double().numpy() * scale.scale**2",
+        "rows.mean(variance).double().numpy() * scale.scale**0",
+        "test_transformer.py::test_noise_variance_is_in_data_units_squared",
+    ),
+    Mutant(
+        "a start that nothing beats does not know the held-out rows",
+        FIT,
+        "if result.best == 0 and begun.linear and prepared.held_out is not None:",
+        "if result.best < 0:",
+        "test_closed_form.py::test_a_start_that_nothing_beats_knows_the_held_out_rows_too",
+    ),
+    Mutant(
+        "the start has seen the rows that judge it",
+        FIT,
+        "cov = covariance(density, training, settings.objective.input_noise)",
+        "cov = covariance(density, rows, settings.objective.input_noise)",
+        "test_base.py test_closed_form.py test_training.py",
+    ),
+    Mutant(
+        "every chunk of a stream has a scale of its own",
+        FIT,
+        'mean, scale = earlier["mean_"], before.scale',
+        "mean, scale = table.sums.moments.mean, reader.likelihood.scale(table.sums.moments)",
+        "test_base.py::test_partial_fit_keeps_the_scale_of_the_first_chunk",
+    ),
+    Mutant(
+        "a model that ends below the linear one says nothing",
+        FIT,
+        "if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):",
+        "if reached < linear - 1e9:",
+        "test_base.py::test_ending_below_the_linear_model_is_a_warning",
+    ),
+    Mutant(
+        "the former model is forgotten before the new one is there",
+        BASE,
+        "settings = settings.seeded(self.random_state)\n",
+        "settings = settings.seeded(self.random_state)\n        become(self, {})\n",
+        "test_base.py::test_divergence_in_the_first_epoch_is_an_error_and_keeps_the_previous_model",
+    ),
+    Mutant(
+        "a saved state is not checked",
+        BASE,
+        'if "_weights" in state and (fault := self._fault(state)):',
+        'if "_weights" not in state and (fault := self._fault(state)):',
+        "test_state.py::test_a_damaged_state_is_an_error_and_takes_no_memory",
+    ),
+    Mutant(
+        "gaps are filled with the columns' means",
+        TRANSFORMER,
+        "inference.scale.to_data(filling)",
+        "inference.scale.to_data(0 * filling)",
+        "test_transformer.py::test_impute_beats_the_mean_and_leaves_present_cells_alone",
+    ),
+    Mutant(
+        "imputation writes into the table it is given",
+        TRANSFORMER,
+        "filled = np.array(reader.read(X)[:])",
+        "filled = np.asarray(reader.read(X)[:])",
+        "test_transformer.py::test_impute_returns_a_new_array",
+    ),
+    Mutant(
+        "the imputer ignores weights",
+        "imputer.py",
+        "model.fit(X, sample_weight=sample_weight)",
+        "model.fit(X)",
+        "test_imputer.py::test_weights_reach_the_model",
+    ),
+    Mutant(
+        "the imputer's draws are means",
+        "imputer.py",
+        "if self.sample_posterior:",
+        "if self.sample_posterior and self.estimator_ is None:",
+        "test_imputer.py::test_sampling_the_posterior_gives_draws_of_its_random_state",
+    ),
+    Mutant(
+        "a search ignores weights in its scores",
+        RACE,
+        "np.average(inference.log_likelihood(table.X), weights=table.weight)",
+        "np.average(inference.log_likelihood(table.X))",
+        "test_model_selection.py::test_weights_count_in_training_and_in_scores",
+    ),
+    Mutant(
+        "a race drops the best",
+        RACE,
+        "return clearly | failed",
+        "return ~(clearly | failed)",
+        "test_race.py::test_equals_are_kept",
+    ),
+    Mutant(
+        "a race's rule takes folds for fresh tables",
+        RACE,
+        "np.sqrt(1 / n_folds + test_ratio)",
+        "np.sqrt(1 / n_folds)",
+        "test_race.py::test_a_candidate_is_dropped_where_its_lag_exceeds_nadeau_and_bengios_interval",
+    ),
+    Mutant(
+        "a race's rule does not count its comparisons",
+        RACE,
+        "1 - ERROR / (n_looks * max(1, n_candidates - 1))",
+        "1 - ERROR",
+        "test_race.py::test_a_candidate_is_dropped_where_its_lag_exceeds_nadeau_and_bengios_interval",
+    ),
+    Mutant(
+        "nobody is dropped from a race",
+        RACE,
+        "self.alive = [i for i in self.alive if i not in dropped]",
+        "self.alive = [i for i in self.alive if i >= 0]",
+        "test_race.py::test_those_behind_are_dropped_and_the_others_do_not_notice",
+    ),
+    Mutant(
+        "the smallest good model is the best one",
+        "model_selection.py",
+        "near = left[means[left] >= means[best] - error]",
+        "near = left[means[left] >= means[best]]",
+        "test_selection.py::test_the_smallest_model_within_one_standard_error_is_chosen",
+    ),
+]

@@ -1,0 +1,181 @@
+"""Faults in p(x|z): densities, their gradients, means and draws."""
+
+from __future__ import annotations
+
+from ._mutant import Mutant
+
+__all__ = ["LIKELIHOODS"]
+
+NOISE, ROBUST, WARPED = "likelihoods/_location_scale.py", "likelihoods/_robust.py", "likelihoods/_warped.py"
+BERNOULLI, COUNTS, CATEGORICAL = "likelihoods/_bernoulli.py", "likelihoods/_counts.py", "likelihoods/_categorical.py"
+MIXED = "likelihoods/_mixed.py"
+DENSITY = "test_likelihoods.py::test_log_prob_equals_scipy_in_data_units"
+DRAWS = "test_likelihoods.py::test_samples_have_the_moments_and_the_quantiles_of_the_distribution"
+MEAN = "test_likelihoods.py::test_mean_is_the_distributions_in_data_units"
+GRADIENT = "test_likelihoods.py::test_the_stated_gradient_is_the_default_by_autograd"
+
+LIKELIHOODS = [
+    Mutant(
+        "the scale is forgotten in the log density",
+        NOISE,
+        "return -self.log_scale if slope is None else slope(seen) - self.log_scale",
+        "return 0 * self.log_scale if slope is None else slope(seen)",
+        DENSITY,
+    ),
+    Mutant(
+        "the Jacobian of a warp is missing from the log density",
+        NOISE,
+        "return -self.log_scale if slope is None else slope(seen) - self.log_scale",
+        "return (-self.log_scale).expand_as(seen)",
+        DENSITY,
+    ),
+    Mutant(
+        "a noise variance is not learnt",
+        NOISE,
+        "grad[...] = by_log_var.sum() if shared else by_log_var.reshape(grad.shape)",
+        "grad[...] = 0.0",
+        GRADIENT,
+    ),
+    Mutant(
+        "a noise variance goes the wrong way",
+        NOISE,
+        "by_log_var = 0.5 * (cells.total - work)",
+        "by_log_var = 0.5 * (work - cells.total)",
+        GRADIENT,
+    ),
+    Mutant(
+        "a decoder's noise goes the wrong way",
+        NOISE,
+        "by_log_var = 0.5 * (cells.mass - work)",
+        "by_log_var = 0.5 * (work - cells.mass)",
+        GRADIENT,
+    ),
+    Mutant(
+        "a normal mean goes the wrong way",
+        NOISE,
+        "return slope, residual * slope, None",
+        "return -slope, residual * slope, None",
+        GRADIENT,
+    ),
+    Mutant(
+        "the noise has no floor",
+        NOISE,
+        "return self.unit * outputs, at_least(self.log_noise, self.bound())",
+        "return self.unit * outputs, self.log_noise",
+        "test_likelihoods.py::test_noise_below_the_floor_counts_as_the_floor",
+    ),
+    Mutant(
+        "noise below its floor never comes back",
+        "likelihoods/_bounds.py",
+        "return (value < low) & (slope > 0)",
+        "return value < low",
+        "test_likelihoods.py::test_noise_below_the_floor_moves_only_upwards",
+    ),
+    Mutant(
+        "draws of x lack their noise",
+        NOISE,
+        "mean + torch.exp(0.5 * log_var) * self.shape.draw(mean, rng)",
+        "mean",
+        DRAWS,
+    ),
+    Mutant(
+        "draws of Student's t have another variance",
+        ROBUST,
+        "torch.sqrt(0.5 * (self.df - 2) / half_chi2)",
+        "torch.sqrt(0.5 * self.df / half_chi2)",
+        DRAWS,
+    ),
+    Mutant(
+        "Student's t has another slope",
+        ROBUST,
+        "(self.df + 1) * u / (self.df - 2 + u * u)",
+        "(self.df + 1) * u / (self.df + u * u)",
+        GRADIENT,
+    ),
+    Mutant(
+        "a Laplace mean goes the wrong way",
+        ROBUST,
+        "return math.sqrt(2) * namespace(u).sign(u)",
+        "return -math.sqrt(2) * namespace(u).sign(u)",
+        GRADIENT,
+    ),
+    Mutant(
+        "the mean of a Johnson SU is its median",
+        WARPED,
+        "return torch.exp(0.5 * s.square()) * self.decode(y)",
+        "return self.decode(y)",
+        MEAN,
+    ),
+    Mutant(
+        "the mean of a log-normal is its median",
+        WARPED,
+        "return torch.exp(0.5 * log_var.exp() * self.spread.square()) * self.decode(y)",
+        "return self.decode(y)",
+        MEAN,
+    ),
+    Mutant("a logit goes the wrong way", BERNOULLI, "slope -= lean", "slope += lean", GRADIENT),
+    Mutant("a Poisson rate goes the wrong way", COUNTS, "rate -= x", "rate += x", GRADIENT),
+    Mutant(
+        "a negative binomial's mean goes the wrong way",
+        COUNTS,
+        "slope = cells.mass * (total * growth - x)",
+        "slope = cells.mass * (x - total * growth)",
+        GRADIENT,
+    ),
+    Mutant(
+        "a negative binomial's dispersion is not learnt",
+        COUNTS,
+        "grad[...] = r * (cells.mass * rising_slope).sum(-2) + slope.sum(-2)",
+        "grad[...] = 0.0",
+        GRADIENT,
+    ),
+    Mutant(
+        "a Poisson lacks the logarithm of x!",
+        COUNTS,
+        "return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).to(outputs.dtype)",
+        "return (x * log_rate - log_rate.exp()).to(outputs.dtype)",
+        DENSITY,
+    ),
+    Mutant(
+        "logits of categories go the wrong way",
+        CATEGORICAL,
+        "(found - own) * spread(mass)",
+        "(own - found) * spread(mass)",
+        GRADIENT,
+    ),
+    Mutant(
+        "the least likely category is taken",
+        CATEGORICAL,
+        "return self.padded(expected).argmax(-1).to(expected.dtype)",
+        "return self.padded(expected, torch.inf).argmin(-1).to(expected.dtype)",
+        DRAWS,
+    ),
+    Mutant(
+        "a category that no row has is impossible",
+        CATEGORICAL,
+        "return (1 - FLOOR) * self.softmax(outputs) + FLOOR * self.encoding.column_mean",
+        "return self.softmax(outputs)",
+        "test_likelihoods.py::test_a_category_that_no_row_has_keeps_its_share_of_a_floor",
+    ),
+    Mutant(
+        "the columns of a mixed table are in the order of their members",
+        MIXED,
+        "return torch.cat(parts, dim=-1).index_select(-1, self.place)",
+        "return torch.cat(parts, dim=-1)",
+        DENSITY,
+    ),
+    Mutant(
+        "weights are ignored in what a likelihood learns of its columns",
+        "likelihoods/_encoding.py",
+        "None if block.weight is None else block.weight.double().numpy()",
+        "None",
+        "test_likelihoods.py::test_weights_count_as_repeated_rows_in_what_a_density_learns_of_its_table",
+    ),
+    Mutant(
+        "missing cells count in what a likelihood learns of its columns",
+        "likelihoods/_encoding.py",
+        "x = x if block.mask is None else x.masked_fill(block.mask == 0, torch.nan)",
+        "x = x + 0",
+        "test_likelihoods.py::test_a_gap_takes_no_part_in_what_a_density_learns_of_its_table",
+    ),
+]
