@@ -26,6 +26,22 @@ settings.load_profile("skvae")
 SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_RJEM_MALLOC_CONF"}
 
 
+def pytest_addoption(parser):
+    parser.addoption("--seeds", default="0", help="of the tests that hold for any seed: one number, or 0-19")
+
+
+def pytest_configure(config):
+    # pytest-randomly shuffles the tests. It would also seed the global generators, which no test is to depend on.
+    config.option.randomly_reset_seed = False
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `any_seed` draws what it looks at, and holds for every seed."""
+    if "any_seed" in metafunc.fixturenames:
+        first, _, last = metafunc.config.getoption("seeds").partition("-")
+        metafunc.parametrize("any_seed", range(int(first), int(last or first) + 1))
+
+
 def _global_state():
     """Everything a library could change behind its user's back."""
     kind, keys, *rest = np.random.get_state()
