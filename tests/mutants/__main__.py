@@ -24,7 +24,7 @@ from . import MUTANTS, Mutant
 from ._mutant import PACKAGE, TESTS
 from ._run import ENVIRONMENT, tested
 
-FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?(?:\[.*?\](?= - |$))?)(?: - .*)?$", re.MULTILINE)
 
 
 class Outcome(NamedTuple):

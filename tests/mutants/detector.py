@@ -27,8 +27,8 @@ DETECTOR = [
     Mutant(
         "a new threshold keeps the calibration",
         ANOMALY,
-        'self.__dict__.pop("calibration_scores_", None)',
-        'self.__dict__.pop("calibration_scores", None)',
+        'amend(self, "calibration_scores_", offset_=',
+        "amend(self, offset_=",
         "test_anomaly_thresholds.py",
     ),
     Mutant(

@@ -61,9 +61,9 @@ TABLES = [
     Mutant(
         "categories are permuted between a table and its codes",
         "_tables/schema.py",
-        "enumerate(self.categories[column])",
-        "enumerate(self.categories[column][::-1])",
-        "test_schema.py::test_a_whole_frame_comes_back_as_it_was test_schema.py",
+        "return codes[inverse]",
+        "return (len(known) - 1 - codes)[inverse]",
+        "test_schema.py",
     ),
     Mutant(
         "weights are ignored in the start's covariance",
