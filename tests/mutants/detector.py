@@ -13,15 +13,15 @@ DETECTOR = [
     Mutant(
         "a training row is judged beside its own code",
         CODES,
-        "terms[rows, index] = -math.inf",
+        "terms[rows, index] += torch.log1p(-taken / weight)",
         "terms[rows, index] += 0.0",
         "test_criteria.py::test_a_known_row_is_judged_by_the_others_codes",
     ),
     Mutant(
         "weights are ignored in the codes",
         NORMALITY,
-        "np.log(weight / weight.sum())",
-        "np.log(np.ones_like(weight) / len(weight))",
+        "AggregatedPosterior.of(mean, std.square(), torch.tensor(weight))",
+        "AggregatedPosterior.of(mean, std.square(), torch.ones(len(weight), dtype=torch.float64))",
         "test_common.py::test_a_weight_is_a_copy test_anomaly_thresholds.py test_anomaly_streams.py",
     ),
     Mutant(

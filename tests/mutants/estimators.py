@@ -33,8 +33,8 @@ ESTIMATORS = [
     Mutant(
         "the noise variance is in the model's units",
         FIT,
-        "rows.mean(variance).double().numpy() * scale.scale**2",
-        "rows.mean(variance).double().numpy() * scale.scale**0",
+        "np.minimum(noise * scale.scale**2,",
+        "np.minimum(noise * scale.scale**0,",
         "test_transformer.py::test_noise_variance_is_in_data_units_squared",
     ),
     Mutant(
@@ -53,9 +53,9 @@ ESTIMATORS = [
     ),
     Mutant(
         "every chunk of a stream has a scale of its own",
-        FIT,
-        'mean, scale = earlier["mean_"], before.scale',
-        "mean, scale = table.sums.moments.mean, reader.likelihood.scale(table.sums.moments)",
+        "_chunk.py",
+        "in_model_units(table, before.scale, settings)",
+        "in_model_units(table, reader.likelihood.scale(table.sums.moments), settings)",
         "test_base.py::test_partial_fit_keeps_the_scale_of_the_first_chunk",
     ),
     Mutant(

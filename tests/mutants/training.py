@@ -75,8 +75,8 @@ TRAINING = [
     Mutant(
         "held-out rows are judged without their weights",
         "_training/held_out.py",
-        "weight = torch.ones_like(values) if block.weight is None else block.weight.cpu().double()",
-        "weight = torch.ones_like(values)",
+        "weight = None if rows.weight is None else rows.weight.cpu().double().numpy()",
+        "weight = None",
         "test_training.py::test_held_out_mean_is_weighted_and_the_same_at_every_call",
     ),
     Mutant(
