@@ -331,6 +331,15 @@ def test_means_of_whole_numbers_are_no_whole_numbers_even_where_all_happen_to_be
     assert vae.sample(3, random_state=0).n.tolist() == [3, 3, 3]
 
 
+def test_declared_categories_that_are_numbers_to_the_likelihood_are_drawn_as_numbers():
+    grades = pd.Categorical(np.random.default_rng(0).integers(1, 4, N), categories=[3, 2, 1])
+    X = pd.DataFrame({"grade": grades, "x": np.arange(N) * 0.1})
+    vae = make(likelihood="gaussian").fit(X)
+    assert vae.sample(5, random_state=0).grade.dtype == np.float64
+    assert vae.impute(X).grade.tolist() == X.grade.tolist()
+    assert vae.sample(300, random_state=0).grade.nunique() == 300
+
+
 # Objects
 
 
@@ -518,6 +527,31 @@ def test_complex_numbers_are_refused_by_name(likelihood):
     X = pd.DataFrame({"n": np.arange(N), "z": np.arange(N) * 1j})
     with pytest.raises(ValueError, match="^Complex data not supported: column 'z' holds complex numbers; give their"):
         make(likelihood=likelihood).fit(X)
+
+
+NO_NUMBERS = {
+    "a tuple": ((1, 2), TypeError, r"holds \(1, 2\), but float\(\) argument must be"),
+    "a dict": ({"a": 1}, TypeError, "holds {'a': 1}, but float\\(\\) argument must be"),
+    "text": ("old", ValueError, "holds 'old'. Set likelihood='auto'"),
+    "an integer beyond float64": (10**400, ValueError, "too large for a number in float64"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_a_cell_that_is_no_number_is_named_with_its_column(kind):
+    value, error, words = NO_NUMBERS[kind]
+    vae = make(likelihood="gaussian").fit(np.random.default_rng(0).normal(size=(N, 2)))
+    for label, X in every_container(value).items():
+        with pytest.raises(error, match=f"{label.strip()} {words}|{label.strip()} holds 1000.*{words}"):
+            make(likelihood="gaussian").fit(X)
+        if not hasattr(X, "columns"):
+            with pytest.raises(error, match=words):
+                vae.transform(X)
+
+
+def test_a_number_too_large_is_no_category():
+    with pytest.raises(ValueError, match="column 'when' holds 1000.* too large for a number in float64"):
+        make().fit(every_container(10**400)["column 'when'"])
 
 
 @pytest.mark.parametrize("likelihood", ["auto", "categorical"])

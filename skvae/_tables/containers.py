@@ -17,7 +17,7 @@ from .frames import column_values, frame_library, label_of, series_of, with_colu
 from .sources import as_source
 from .types import is_missing
 
-__all__ = ["dense", "framed", "numbers_of", "output_container", "refuse_container", "unpack_container"]
+__all__ = ["dense", "floats_of", "framed", "numbers_of", "output_container", "refuse_container", "unpack_container"]
 
 # How the names of types begin whose cells are dates, or lists, in pandas, pyarrow and polars.
 DATES = ("date", "duration", "period", "time")
@@ -140,7 +140,7 @@ def numbers_of(X: Any) -> Any:
     if frame_library(X) is not None:
         cells = {column: column_values(X, column) for column in range(X.shape[1])}
         objects = {column: values for column, values in cells.items() if values.dtype.kind == "O"}
-        return with_columns(X, {column: _floats(values, label_of(X, column)) for column, values in objects.items()})
+        return with_columns(X, {column: floats_of(values, label_of(X, column)) for column, values in objects.items()})
     if getattr(getattr(X, "dtype", None), "kind", "O") in "biufc":
         return None
     try:
@@ -149,14 +149,19 @@ def numbers_of(X: Any) -> Any:
         return None
     if table.ndim != 2 or not table.size:
         return None
-    return np.column_stack([_floats(values, f"column {column}") for column, values in enumerate(table.T)])
+    return np.column_stack([floats_of(values, f"column {column}") for column, values in enumerate(table.T)])
 
 
-def _floats(cells: np.ndarray, label: str) -> np.ndarray:
+def floats_of(cells: np.ndarray, label: str) -> np.ndarray:
+    """Cells as floats, NaN where one is missing; the error that names one that is no number."""
     try:
-        return np.array([np.nan if is_missing(value) else value for value in cells], dtype=np.float64)
+        found = np.array([np.nan if is_missing(value) else value for value in cells], dtype=np.float64)
+        if found.ndim == 1:  # and not of tuples
+            return found
     except (TypeError, ValueError, OverflowError):
-        raise next(error for value in cells if (error := _fault(value, label)) is not None) from None
+        pass
+    faults = (error for value in cells if (error := _fault(value, label)) is not None)
+    raise next(faults, ValueError(f"{label} holds cells that are no numbers."))
 
 
 def _fault(value: Any, label: str) -> Exception | None:

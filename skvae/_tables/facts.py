@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .frames import column_values, is_category_type, type_of
+from .containers import floats_of
+from .frames import column_values, is_category_type, label_of, type_of
 from .moments import ColumnSums, reduce_blocks, row_blocks
 from .sources import RowSource
 from .types import is_missing
@@ -55,7 +56,7 @@ def column_facts(X: Any) -> list[ColumnFacts]:
             facts.append(ColumnFacts(is_category=True))
         else:
             if values.dtype.kind == "O":
-                values = np.array([np.nan if is_missing(v) else v for v in values], dtype=np.float64)
+                values = floats_of(values, label_of(X, column))
             facts += _facts_of_numbers(values.astype(np.float64)[:, None])
     return facts
 

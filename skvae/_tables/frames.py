@@ -83,6 +83,8 @@ def column_values(X: Any, column: int) -> np.ndarray:
             return series.to_numpy(dtype=f"{kind}8")
         if kind in "biuf":
             return series.to_numpy(dtype=np.float64, na_value=np.nan)
+        if isinstance(series.dtype, np.dtype):
+            return _cells(series.to_numpy())
         return _cells(series.astype(object).where(series.notna(), None).to_numpy())
     if series.dtype.is_integer() and not series.null_count() and number_type(str(series.dtype)).bits <= 64:
         return series.to_numpy()
@@ -163,10 +165,13 @@ def column_of(library: str | None, cells: np.ndarray, name: str, known: list | N
     if cells.dtype.kind == "f":
         cells = in_type(cells, name)
     if library == "pandas":
-        pandas = _library("pandas")
-        return pandas.Series(cells, index=index, dtype=_pandas_type(name, known))
-    series = _library("polars").Series(cells.tolist() if cells.dtype.kind == "O" else cells)
-    return series.cast(_polars_type(name, known))
+        listed = name.startswith("arrow dictionary")  # which are not made of arrays
+        dtype = _pandas_type(name, known)
+        return _library("pandas").Series(cells.tolist() if listed else cells, index=index, dtype=dtype)
+    polars = _library("polars")
+    if name == "Object":
+        return polars.Series(cells.tolist(), dtype=polars.Object)
+    return polars.Series(cells.tolist() if cells.dtype.kind == "O" else cells).cast(_polars_type(name, known))
 
 
 def _pandas_type(name: str, known: list | None) -> Any:
@@ -195,6 +200,8 @@ def _arrow_type(name: str) -> Any:
     if found := re.match(r"dictionary<values=(\w+), indices=(\w+), ordered=(\d)>$", name):
         values, indices = map(pyarrow.type_for_alias, found.groups()[:2])
         return pyarrow.dictionary(indices, values, found[3] == "1")
+    if found := re.match(r"fixed_size_binary\[(\d+)\]$", name):
+        return pyarrow.binary(int(found[1]))
     return pyarrow.type_for_alias(name)
 
 
@@ -267,13 +274,15 @@ def column_filled(
 
 def _converted(series: Any, dtype: Any) -> Any:
     """A column in another type; None where that would change a cell."""
-    change, errors = "astype", [TypeError, ValueError, OverflowError, NotImplementedError]
-    if not hasattr(series, "iloc"):
-        change, errors = "cast", [*errors, _library("polars").exceptions.PolarsError]
+    errors = [TypeError, ValueError, OverflowError, NotImplementedError]
     try:
-        with np.errstate(all="ignore"):
-            found = getattr(series, change)(dtype)
-            back = getattr(found, change)(series.dtype)
+        if hasattr(series, "iloc"):
+            found = series.astype(dtype)
+            same = found.astype(object).tolist() == series.astype(object).tolist()
+        else:
+            errors.append(_library("polars").exceptions.PolarsError)
+            found = series.cast(dtype)
+            same = found.to_list() == series.to_list()
     except tuple(errors):
         return None
-    return found if back.equals(series) else None
+    return found if same else None

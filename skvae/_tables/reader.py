@@ -222,7 +222,7 @@ def _numbers(known: Any, X: Any, reset: bool) -> Array:
     X = dense(X)
     try:
         return check(X)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = numbers_of(X)
         if numbers is None:
             raise

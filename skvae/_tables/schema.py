@@ -165,7 +165,9 @@ class Schema:
         cells = [_looked_up(known[c], values) if c in known else values for c, values in enumerate(X.T)]
         if self.library is None and not any(values.dtype.kind == "O" for values in cells):
             return np.column_stack(cells).astype(X.dtype) if known else X
-        names = [name if typed or c in known else mean_type(self.library, name) for c, name in enumerate(self.dtypes)]
+        own = [c in known or (typed and bool(number_type(name).kind)) for c, name in enumerate(self.dtypes)]
+        pairs = zip(self.dtypes, own, strict=True)
+        names = [name if kept else mean_type(self.library, name) for name, kept in pairs]
         if self.library is None:
             cells = [in_type(v, name) if v.dtype.kind == "f" else v for v, name in zip(cells, names, strict=True)]
             return np.column_stack([values.astype(object) for values in cells])

@@ -99,8 +99,9 @@ def plain(value: Any) -> Any:
     """A value of Python's own types, where it has one."""
     if isinstance(value, np.generic):
         return value.item()
-    # Fractions, decimals and others of their kind.
-    return float(value) if is_number(type(value)) and not isinstance(value, (bool, int, float)) else value
+    if not is_number(type(value)) or isinstance(value, (bool, int, float)):
+        return value
+    return float("nan") if is_missing(value) else float(value)  # fractions, decimals and others of their kind
 
 
 def in_type(values: Array, name: str) -> np.ndarray:
