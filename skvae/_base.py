@@ -21,7 +21,8 @@ from ._chunk import check_same_specs
 from ._fit import Fit, FitSettings, Task, read
 from ._inference.blocks import Inference
 from ._params import Count, named
-from ._state import FittedModel, become, damaged, fault_of_model, model_of, remember, stamp, unstamp
+from ._saved import Rule, checked, fault_of_groups, fault_of_values, stamp
+from ._state import DETAILS, MODEL, TRAINING, FittedModel, become, fault_of_model, model_of, remember
 from ._tables.containers import refuse_container
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import resolve_device
@@ -60,6 +61,10 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         "verbose": ["verbose"],
         "device": [str],
     }
+
+    # What a fit may leave, and what must be; and of these, those that are there together or not at all.
+    _leaves: ClassVar[dict[str, Rule | None]] = {**MODEL, **TRAINING, **DETAILS}
+    _groups: ClassVar[tuple[frozenset[str], ...]] = (frozenset(TRAINING),)
 
     likelihood: Any
     device: str
@@ -103,6 +108,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         The first call sets the columns' means and scales, the number of latents and the linear start from its rows, and
         later ones keep them: give it a chunk that represents the table. No rows are held out. A chunk is refused where
         a column is a thousand times as large as the first chunk's scale, or ten times where that held one value.
+        `history_` grows with every call; it may be shortened in between.
 
         Parameters
         ----------
@@ -177,18 +183,23 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.__sklearn_is_fitted__():
+            self._validate_params()  # or work would be lost when it is loaded
         return stamp(super().__getstate__())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        name = type(self).__name__
-        state = unstamp(state, name)
-        if "_weights" in state and (fault := self._fault(state)):
-            raise damaged(name, fault)
-        super().__setstate__(state)
+        super().__setstate__(checked(self, state, self._leaves, self._fault))
 
     def _fault(self, state: dict[str, Any]) -> str | None:
-        """What is wrong with a saved state, in words; None if nothing is."""
-        return fault_of_model(state)
+        """What is wrong with the saved state of a fitted estimator, in words; None if nothing is."""
+        if lacking := sorted(MODEL.keys() - state.keys()):
+            return f"{lacking[0]} is missing"
+        sizes = state["n_features_in_"], state["n_components_"]
+        return (
+            fault_of_groups(state, self._groups)
+            or fault_of_values(state, self._leaves, *sizes)
+            or fault_of_model(state)
+        )
 
     @property
     def module_(self) -> VAE:

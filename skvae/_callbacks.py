@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ._saved import RUNNING
 from ._state import unfitted
 from ._training.loop import Epoch
 
 __all__ = ["EpochLog", "FitTask", "clean_after", "fit_task"]
 
 Attributes = dict[str, Any]
-# What scikit-learn adds to an estimator while it is fitted.
-RUNNING = ("_callback_fit_ctx", "_parent_callback_ctx", "_skl_callbacks_to_teardown")
 
 
 class FitTask:
@@ -35,7 +34,8 @@ class FitTask:
 
         scikit-learn copies the estimator, which holds its previous model until the fit has ended, and sets these.
         """
-        kept = {name: value for name, value in unfitted(self.hooks["estimator"]).items() if name not in RUNNING}
+        dropped = (*RUNNING, "_parent_callback_ctx")
+        kept = {name: value for name, value in unfitted(self.hooks["estimator"]).items() if name not in dropped}
         return {"__dict__": kept | attributes}
 
 
@@ -59,7 +59,7 @@ def clean_after(estimator: Any) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for name in RUNNING[::2]:
+        for name in RUNNING:
             vars(estimator).pop(name, None)
         raise
 

@@ -15,8 +15,9 @@ from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explai
 from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
 from ._linear import Covariance
+from ._params import is_users_function
 from ._reservoir import Reservoir
-from ._state import is_finite_array
+from ._saved import is_finite_array
 from ._tables.batches import to_rows
 from ._tables.moments import Array, has_gaps, row_blocks
 from ._tables.reader import TableReader, TrainingRows
@@ -24,7 +25,7 @@ from ._torch import single_blas, thread_limit, torch_scope
 from .likelihoods import baseline_samples, max_latents
 from .priors import AggregatedPosterior
 
-__all__ = ["Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "supported"]
+__all__ = ["ATTRIBUTES", "Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "supported"]
 
 # n_components="auto": as many latents as columns, at most this many.
 AUTO_MOST = 64
@@ -334,10 +335,11 @@ def fault(state: dict[str, Any]) -> str | None:
 
     A copy that callbacks see in the middle of a fit has learnt nothing yet.
     """
-    if not state.keys() & set(ATTRIBUTES.values()) - {"_criterion"}:
+    if not state.keys() & set(ATTRIBUTES.values()):
         return None
-    if not callable(state.get("_criterion")) and state.get("_criterion") not in list(CRITERIA):
-        return f"_criterion is {state.get('_criterion')!r}"
+    criterion = state["_criterion"]
+    if criterion not in list(CRITERIA) if isinstance(criterion, str) else not is_users_function(criterion):
+        return "_criterion is no criterion"
     n_features = state["n_features_in_"]
     for name in ("_typical", "_typical_explanation"):
         value: Any = state.get(name)
@@ -366,7 +368,7 @@ def _fault_of_codes(codes: Any, n_components: int) -> str | None:
     fields = AggregatedPosterior._fields
     if not isinstance(codes, dict) or codes.keys() != set(fields):
         return f"_codes are not {sorted(fields)}"
-    if not all(is_finite_array(values) for values in codes.values()):
+    if not all(is_finite_array(values, "f") for values in codes.values()):
         return "_codes hold something that is not a finite number"
     mean, var, log_weight, own_share = (codes[name] for name in fields)
     n_codes = log_weight.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,19 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import nn
 
-__all__ = ["Activation", "Count", "NetworkLike", "RandomState", "Share", "Spec", "named"]
+from ._saved import damaged, fault_of_names
+
+__all__ = [
+    "Activation",
+    "Count",
+    "NetworkLike",
+    "RandomState",
+    "Share",
+    "Spec",
+    "is_users_function",
+    "may_make_modules",
+    "named",
+]
 
 # What users pass. Tables are of Any type: arrays, data frames, tensors, lists of rows, files of arrays.
 Activation = str | Callable[[], nn.Module]
@@ -45,7 +58,30 @@ class Spec(BaseEstimator):
 
     _parameter_constraints: ClassVar[dict] = {}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kind = type(self)
+        fault = fault_of_names(state, kind, {}) if isinstance(state, dict) else "it is no dict"
+        if fault:
+            raise damaged(kind.__name__, fault)
+        super().__setstate__(state)
+
 
 def named(value: Any, family: dict[str, Any]) -> Any:
     """The member of a family that a parameter names, or the value itself; an unknown name is for fit to refuse."""
     return family[value]() if isinstance(value, str) and value in family else value
+
+
+def is_users_function(value: Any) -> bool:
+    """Whether a callable may be one of a user's, told without calling it: no class, nothing of numpy's or skvae's."""
+    while isinstance(value, partial):
+        value = value.func
+    owners = value, getattr(value, "__self__", None)
+    foreign = all(type(owner).__module__.split(".")[0] not in ("numpy", "scipy", "skvae") for owner in owners)
+    return callable(value) and foreign and not isinstance(value, type)
+
+
+def may_make_modules(value: Any) -> bool:
+    """Whether a callable may be one that makes an `nn.Module`."""
+    while isinstance(value, partial):
+        value = value.func
+    return issubclass(value, nn.Module) if isinstance(value, type) else is_users_function(value)

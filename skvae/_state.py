@@ -8,7 +8,6 @@ from them when first asked for, and kept outside that `__dict__`.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -16,18 +15,16 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import sklearn
 import torch
-from sklearn.exceptions import InconsistentVersionWarning
 from torch import nn
 
 from ._inference.blocks import Inference
 from ._params import Spec
+from ._saved import Rule, is_finite_array, is_whole
 from ._tables.moments import Scale
 from ._tables.reader import TableReader
 from ._tables.schema import Schema
 from ._torch import build_seeded, make_generator, resolve_device, torch_scope
-from ._version import __version__
 from .likelihoods import Likelihood, LikelihoodModule, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
 from .networks import Network
@@ -35,21 +32,19 @@ from .objectives import Objective
 from .priors import PriorSpec
 
 __all__ = [
+    "DETAILS",
+    "MODEL",
+    "TRAINING",
     "Blueprint",
     "FittedModel",
-    "SavedModelWarning",
     "amend",
     "at_once",
     "become",
-    "damaged",
     "fault_of_model",
-    "is_finite_array",
     "model_of",
     "pack",
     "remember",
-    "stamp",
     "unfitted",
-    "unstamp",
 ]
 
 FORMAT = 1
@@ -65,16 +60,6 @@ KINDS: dict[str, type[Spec]] = {
 _models: WeakKeyDictionary[Any, FittedModel] = WeakKeyDictionary()
 # Reentrant: a user's network may be built from another fitted model.
 _lock = threading.RLock()
-
-
-class SavedModelWarning(InconsistentVersionWarning):
-    """A model was saved by another version than the one that loads it."""
-
-    def __str__(self) -> str:
-        return (
-            f"This {self.estimator_name} was saved with {self.original_sklearn_version} and is loaded with "
-            f"{self.current_sklearn_version}. Its numbers may differ; refit it, or load it with what saved it."
-        )
 
 
 @dataclass(frozen=True)
@@ -279,42 +264,76 @@ def at_once(method: Method) -> Method:
     return looking  # type: ignore[return-value]
 
 
-# Saving and loading
+# What a saved state must be
 
 
-def _versions() -> dict[str, str]:
-    return {"skvae": __version__, "scikit-learn": sklearn.__version__, "torch": torch.__version__.split("+")[0]}
+def _is_floats(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(number, float) for number in value)
 
 
-def stamp(state: dict[str, Any]) -> dict[str, Any]:
-    """The state with the format's number and the versions that wrote it."""
-    return {**state, "_format": FORMAT, "_versions": _versions()}
+def _is_array(value: Any, kinds: str, *shape: int) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in kinds and value.dtype.isnative and value.shape == shape
 
 
-def unstamp(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """The state without its stamp; warn of other versions and refuse another format."""
-    state = dict(state)
-    found, written = state.pop("_format", FORMAT), state.pop("_versions", _versions())
-    if found != FORMAT:
-        raise ValueError(f"This {name} was saved in format {found!r}; this version of skvae reads format {FORMAT}.")
-    if not isinstance(written, dict):
-        raise ValueError(f"The versions saved with this {name} are not a dict: {type(written).__name__}.")
-    differing = [k for k, v in _versions().items() if k != "torch" and written.get(k) != v]
-    if differing:
-        warnings.warn(
-            SavedModelWarning(
-                estimator_name=name,
-                current_sklearn_version=", ".join(f"{k} {_versions()[k]}" for k in differing),
-                original_sklearn_version=", ".join(f"{k} {written.get(k)}" for k in differing),
-            ),
-            stacklevel=3,
-        )
-    return state
+def _is_columns(value: Any, n_features: int) -> bool:
+    return _is_array(value, "f", n_features) and bool(np.isfinite(value).all())
 
 
-def damaged(name: str, fault: str) -> ValueError:
-    """The error for a saved state that `fit` could not have written."""
-    return ValueError(f"The saved state of this {name} is damaged: {fault}. Load the file again or refit.")
+def _is_permutation(value: Any, length: int) -> bool:
+    return _is_array(value, "iu", length) and sorted(value.tolist()) == list(range(length))
+
+
+def _is_dict(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and holds(v) for k, v in value.items())
+
+
+def _is_state_of_solver(value: Any) -> bool:
+    kinds = bool | int | float | str | np.ndarray | np.generic | None
+    return isinstance(value, list) and all(_is_dict(one, lambda v: isinstance(v, kinds)) for one in value)
+
+
+_WHOLE = Rule("an integer from 0 on", lambda v, D, J: is_whole(v))
+_FLOATS = Rule("a list of floats", lambda v, D, J: _is_floats(v))
+_COLUMNS = Rule("finite numbers, one for each column", lambda v, D, J: _is_columns(v, D))
+# What the model is, what its training was, and what else may be known of it.
+MODEL = {
+    "n_features_in_": Rule("an integer from 1 on", lambda v, D, J: is_whole(v, 1)),
+    "n_components_": Rule("an integer from 1 on", lambda v, D, J: is_whole(v, 1)),
+    "mean_": _COLUMNS,
+    "_shift": _COLUMNS,
+    "scale_": Rule("positive numbers, one for each column", lambda v, D, J: _is_columns(v, D) and (v > 0).all()),
+    "_columns": Rule("what a table's columns are", lambda v, D, J: _is_dict(v, lambda part: True)),
+    "_order": Rule("a permutation of the latents", lambda v, D, J: _is_permutation(v, J)),
+    "_seed": _WHOLE,
+    "_specs": Rule("its parts", lambda v, D, J: isinstance(v, dict) and v.keys() == KINDS.keys()),
+    "_weights": Rule("arrays and their names", lambda v, D, J: _is_dict(v, lambda part: True)),
+}
+TRAINING = {
+    "n_iter_": _WHOLE,
+    "best_iter_": _WHOLE,
+    "history_": Rule("lists of floats", lambda v, D, J: _is_dict(v, _is_floats)),
+    "loss_curve_": _FLOATS,
+    "validation_curve_": _FLOATS,
+    "_solver_state": Rule("what solvers keep", lambda v, D, J: _is_state_of_solver(v)),
+    "_asked": Rule(
+        "the parts' names", lambda v, D, J: _is_dict(v, lambda t: isinstance(t, str)) and v.keys() == KINDS.keys()
+    ),
+}
+DETAILS = {
+    "_constant": Rule(
+        "None, or numbers and NaN, one for each column",
+        lambda v, D, J: v is None or (_is_array(v, "f", D) and not np.isinf(v).any()),
+    ),
+    "feature_names_in_": Rule(
+        "the columns' names", lambda v, D, J: v.shape == (D,) and all(isinstance(name, str) for name in v.tolist())
+    ),
+    "likelihood_": Rule("a likelihood", lambda v, D, J: isinstance(v, Likelihood)),
+    "latent_information_": Rule("a number for each latent", lambda v, D, J: _is_array(v, "f", J)),
+    "active_components_": Rule("true or false for each latent", lambda v, D, J: _is_array(v, "b", J)),
+    "noise_variance_": Rule(
+        "a number, or one for each column", lambda v, D, J: isinstance(v, float) or _is_array(v, "f", D)
+    ),
+}
 
 
 def fault_of_model(state: dict[str, Any]) -> str | None:
@@ -324,57 +343,28 @@ def fault_of_model(state: dict[str, Any]) -> str | None:
     holds no memory: a tampered file cannot make us allocate.
     """
     return (
-        _fault_of_sizes(state)
-        or _fault_of_columns(state, state["n_features_in_"])
-        or _fault_of_order(state, state["n_components_"])
-        or _fault_of_specs(state.get("_specs"))
+        _fault_of_specs(state["_specs"])
+        or _fault_of_columns(state["_columns"], state["n_features_in_"])
         or _fault_of_likelihood(state)
         or _fault_of_weights(state)
     )
 
 
-def _fault_of_sizes(state: dict[str, Any]) -> str | None:
-    for key in ("n_features_in_", "n_components_"):
-        value: Any = state.get(key)
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-            return f"{key} is {value!r}"
-    return None if isinstance(state.get("_seed"), int) else f"_seed is {state.get('_seed')!r}"
-
-
-def _fault_of_columns(state: dict[str, Any], n_features: int) -> str | None:
-    for key in ("mean_", "scale_", "_shift"):
-        value: Any = state.get(key)
-        if not is_finite_array(value) or value.shape != (n_features,):
-            return f"{key} is not {n_features} finite numbers"
-    if not (state["scale_"] > 0).all():
-        return "scale_ is not positive"
-    constant: Any = state.get("_constant")
-    if constant is not None and not _is_floats(constant, n_features):
-        return f"_constant is not {n_features} numbers"
-    columns = state.get("_columns")
-    if not isinstance(columns, dict) or columns.keys() != vars(Schema()).keys():
-        return "_columns are not what a table's columns are"
-    return Schema(**columns).fault(n_features)
-
-
-def _fault_of_order(state: dict[str, Any], n_components: int) -> str | None:
-    order = state.get("_order")
-    if not isinstance(order, np.ndarray) or order.shape != (n_components,) or order.dtype.kind not in "iu":
-        return f"_order is not an array of {n_components} integers"
-    return None if sorted(order.tolist()) == list(range(n_components)) else "_order is no permutation"
-
-
-def _fault_of_specs(specs: Any) -> str | None:
-    if not isinstance(specs, dict) or specs.keys() != KINDS.keys():
-        return f"_specs are not {sorted(KINDS)}"
+def _fault_of_specs(specs: dict[str, Any]) -> str | None:
     for key, kind in KINDS.items():
         if not isinstance(specs[key], kind):
             return f"the {key} is a {type(specs[key]).__name__}"
         try:
             specs[key]._validate_params()
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             return f"the {key}'s parameters break a rule ({error})"
     return None
+
+
+def _fault_of_columns(columns: dict[str, Any], n_features: int) -> str | None:
+    if columns.keys() != vars(Schema()).keys():
+        return "_columns are not what a table's columns are"
+    return Schema(**columns).fault(n_features)
 
 
 def _fault_of_likelihood(state: dict[str, Any]) -> str | None:
@@ -383,10 +373,7 @@ def _fault_of_likelihood(state: dict[str, Any]) -> str | None:
 
 
 def _fault_of_weights(state: dict[str, Any]) -> str | None:
-    weights = state["_weights"]
-    if not isinstance(weights, dict):
-        return "_weights is no dict"
-    networks = [state["_specs"]["encoder"], state["_specs"]["decoder"]]
+    weights, networks = state["_weights"], [state["_specs"]["encoder"], state["_specs"]["decoder"]]
     if not all(network.known for network in networks):
         return None  # a user's module may hold anything, and only pickle can have carried it
     for key, value in weights.items():
@@ -396,7 +383,7 @@ def _fault_of_weights(state: dict[str, Any]) -> str | None:
         return "its networks ask for more layers than it holds arrays"
     try:
         expected = _shapes(FittedModel.of(state).blueprint)
-    except (RuntimeError, OverflowError) as error:
+    except Exception as error:  # of whatever kind an activation of the file's raises
         return f"its networks cannot be built ({error})"
     found = {key: value.shape for key, value in weights.items()}
     if found != expected:
@@ -409,15 +396,3 @@ def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:
     with torch_scope(torch.device("cpu"), grad=False):
         model = blueprint.build(None)
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
-
-
-def _is_floats(value: Any, n: int) -> bool:
-    """Whether `value` is an array of n floats, NaN or finite."""
-    return (
-        isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.shape == (n,) and not np.isinf(value).any()
-    )
-
-
-def is_finite_array(value: Any) -> bool:
-    """Whether `value` is an array of finite numbers."""
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and bool(np.isfinite(value).all())

@@ -17,11 +17,12 @@ from ._base import BaseVAE, SetOutput
 from ._chunk import continue_fit
 from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
-from ._normality import ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, supported
+from ._normality import ATTRIBUTES, ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, supported
 from ._normality import fault as fault_of_normality
 from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
+from ._saved import Rule
 from ._state import amend, at_once
 from ._tables.containers import framed, output_container
 from ._tables.reader import TableReader, TrainingRows
@@ -190,6 +191,13 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         "contamination": [StrOptions({"auto"}), SHARE],
         "support_fraction": [None, Share(1)],
     }
+
+    _leaves: ClassVar[dict[str, Rule | None]] = {
+        **BaseVAE._leaves,
+        **dict.fromkeys([*ATTRIBUTES.values(), "_reservoir", "calibration_scores_"]),
+        "support_": Rule("true or false for each row", lambda v, D, J: v.dtype == bool and v.ndim == 1),
+    }
+    _groups = (*BaseVAE._groups, frozenset(ATTRIBUTES.values()))
 
     def __init__(
         self,

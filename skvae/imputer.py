@@ -9,7 +9,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._params import RandomState
-from ._state import become
+from ._saved import Rule, checked, fault_of_values, stamp
+from ._state import DETAILS, MODEL, become
 from .transformer import VAETransformer
 
 __all__ = ["VAEImputer"]
@@ -67,6 +68,15 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         "estimator": [None, VAETransformer],
         "sample_posterior": ["boolean"],
         "random_state": ["random_state"],
+    }
+
+    _leaves: ClassVar[dict[str, Rule | None]] = {
+        "estimator_": Rule(
+            "a fitted VAETransformer of as many columns",
+            lambda v, D, J: isinstance(v, VAETransformer) and v.__sklearn_is_fitted__() and v.n_features_in_ == D,
+        ),
+        "n_features_in_": MODEL["n_features_in_"],
+        "feature_names_in_": DETAILS["feature_names_in_"],
     }
 
     def __init__(
@@ -134,6 +144,21 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.sample_posterior:
             return self.estimator_.impute(X, n_draws=1, random_state=self.random_state)[0]
         return self.estimator_.impute(X)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if "estimator_" in vars(self):
+            self._validate_params()  # or work would be lost when it is loaded
+        return stamp(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(checked(self, state, self._leaves, self._fault))
+
+    def _fault(self, state: dict[str, Any]) -> str | None:
+        """What is wrong with the saved state of a fitted imputer, in words; None if nothing is."""
+        for name in ("estimator_", "n_features_in_"):
+            if name not in state:
+                return f"{name} is missing"
+        return fault_of_values(state, self._leaves, state["n_features_in_"], 0)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

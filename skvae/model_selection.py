@@ -23,6 +23,7 @@ from ._callbacks import fit_task
 from ._fit import Fit, FitSettings, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race
+from ._saved import Rule, is_whole
 from ._tables.reader import TableReader, relative_weights
 from ._torch import draw_seed, resolve_device
 from .likelihoods import LIKELIHOODS, Likelihood, resolved
@@ -170,6 +171,17 @@ class VAETransformerCV(VAETransformer):
         "race": ["boolean"],
         "n_jobs": [None, Integral],
     }
+
+    _report: ClassVar[dict[str, Rule | None]] = {
+        "cv_results_": Rule("a dict", lambda v, D, J: isinstance(v, dict) and all(isinstance(k, str) for k in v)),
+        "scores_": Rule("scores of candidates on folds", lambda v, D, J: v.dtype.kind == "f" and v.ndim == 2),
+        "n_splits_": Rule("an integer from 1 on", lambda v, D, J: is_whole(v, 1)),
+        "best_index_": Rule("an integer from 0 on", lambda v, D, J: is_whole(v)),
+        "best_params_": Rule("a dict", lambda v, D, J: isinstance(v, dict) and all(isinstance(k, str) for k in v)),
+        "best_score_": Rule("a number", lambda v, D, J: isinstance(v, float)),
+    }
+    _leaves: ClassVar[dict[str, Rule | None]] = {**VAETransformer._leaves, **_report}
+    _groups = (*VAETransformer._groups, frozenset(_report))
 
     n_components: Any  # several, in place of one
 

@@ -7,6 +7,7 @@ import skops.io
 import torch
 
 from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
+from skvae._saved import stamp
 from skvae._tables.batches import to_rows
 from skvae._tables.moments import sum_columns
 from skvae.objectives import Objective
@@ -71,6 +72,13 @@ class Reconstruction(Objective):
 
     def __call__(self, model, batch, rng, epoch):
         return {"loss": (model.mean(model.encode(batch.x)[0]) - batch.x).square().sum(-1)}
+
+
+def load_state(kind, state):
+    """An estimator of a saved state with the right stamp: what is wrong with it is to be found in what it says."""
+    estimator = kind.__new__(kind)
+    estimator.__setstate__(stamp({name: value for name, value in state.items() if name not in stamp({})}))
+    return estimator
 
 
 # One small estimator of each kind.

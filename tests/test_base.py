@@ -257,6 +257,14 @@ def test_fit_forgets_what_partial_fit_did(wine):
     same_model(make().partial_fit(wine).fit(wine), make().fit(wine), wine)
 
 
+def test_partial_fit_goes_on_from_a_shortened_history(wine):
+    vae, twin = (make().partial_fit(wine).partial_fit(wine) for _ in range(2))
+    vae.history_ = {name: values[-1:] for name, values in vae.history_.items()}
+    same_model(vae.partial_fit(wine), twin.partial_fit(wine), wine)
+    assert (vae.n_iter_, len(vae.loss_curve_)) == (3, 2)
+    assert vae.history_ == {name: values[1:] for name, values in twin.history_.items()}
+
+
 def test_partial_fit_is_deterministic(wine):
     same_model(make().partial_fit(wine).partial_fit(wine), make().partial_fit(wine).partial_fit(wine), wine)
 

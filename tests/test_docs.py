@@ -14,7 +14,12 @@ import skvae
 
 ROOT = Path(skvae.__file__).parents[1]
 EXTEND = ROOT / "docs" / "extend.md"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / ".github" / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 PUBLIC = {"skvae", *(f"skvae.{family}" for family in ("likelihoods", "objectives", "priors", "networks"))}
 # What a user derives from to add a member, by the heading under which docs/extend.md does so.
 BASES = {

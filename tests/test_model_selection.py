@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
-from helpers import CountTasks
+from helpers import CountTasks, load_state
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
@@ -623,7 +623,7 @@ def test_a_damaged_search_is_an_error(fitted):
     state = fitted.__getstate__()
     state["mean_"] = state["mean_"][:5]
     with pytest.raises(ValueError, match="state of this VAETransformerCV is damaged"):
-        VAETransformerCV.__new__(VAETransformerCV).__setstate__(state)
+        load_state(VAETransformerCV, state)
 
 
 def test_there_is_no_partial_fit(fitted, table):

@@ -9,6 +9,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import skops.io as sio
+from helpers import load_state
 from polars.testing import assert_frame_equal as assert_polars_equal
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -545,4 +546,4 @@ def test_a_tampered_schema_is_refused(fitted, damage):
     state = pickle.loads(pickle.dumps(fitted["pandas"][0].__getstate__()))
     TAMPERED[damage](state)
     with pytest.raises(ValueError, match=r"^The saved state of this VAETransformer is damaged: .*Load the file again"):
-        VAETransformer().__setstate__(state)
+        load_state(VAETransformer, state)

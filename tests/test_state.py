@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import skops.io
 import torch
-from helpers import by_skops
+from helpers import by_skops, load_state
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skvae import Gaussian, VAEAnomalyDetector, VAETransformer
-from skvae._state import SavedModelWarning
+from skvae._saved import SavedModelWarning
 
 
 def make(**parameters):
@@ -255,10 +255,6 @@ def test_a_users_module_is_copied(wine):
 # Versions
 
 
-def loaded(state):
-    return VAETransformer.__new__(VAETransformer).__setstate__(state)
-
-
 @pytest.mark.parametrize("package", ["skvae", "scikit-learn"])
 def test_another_version_is_a_warning(fitted, wine, package):
     state = fitted.__getstate__()
@@ -273,13 +269,13 @@ def test_another_version_is_a_warning(fitted, wine, package):
 @pytest.mark.parametrize("number", [0, 2, 999, "1", None])
 def test_another_format_is_an_error(fitted, number):
     with pytest.raises(ValueError, match=r"saved in format .*; this version of skvae reads format 1"):
-        loaded({**fitted.__getstate__(), "_format": number})
+        VAETransformer.__new__(VAETransformer).__setstate__({**fitted.__getstate__(), "_format": number})
 
 
 @pytest.mark.parametrize("versions", [None, 3, "0.1", []])
 def test_versions_that_are_no_dict_are_an_error(fitted, versions):
     with pytest.raises(ValueError, match="The versions saved with this VAETransformer are not a dict"):
-        loaded({**fitted.__getstate__(), "_versions": versions})
+        VAETransformer.__new__(VAETransformer).__setstate__({**fitted.__getstate__(), "_versions": versions})
 
 
 # Damage. Each function makes one change to a good state.
@@ -359,7 +355,7 @@ def test_a_damaged_state_is_an_error_and_takes_no_memory(fitted, damage):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"state of this VAETransformer is damaged: .* Load the file again"):
-            loaded(state)
+            load_state(VAETransformer, state)
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:
         tracemalloc.stop()
@@ -408,7 +404,7 @@ def test_a_damaged_detector_is_an_error(detector, damage):
     state = copy.deepcopy(detector.__getstate__())
     DETECTOR_DAMAGE[damage](state)
     with pytest.raises(ValueError, match=r"state of this VAEAnomalyDetector is damaged: .* Load the file again"):
-        VAEAnomalyDetector.__new__(VAEAnomalyDetector).__setstate__(state)
+        load_state(VAEAnomalyDetector, state)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +422,7 @@ def test_a_damaged_stream_is_an_error(wine, damage):
     state = copy.deepcopy(make_detector().partial_fit(wine).__getstate__())
     damage[1](state)
     with pytest.raises(ValueError, match=r"state of this VAEAnomalyDetector is damaged: .* Load the file again"):
-        VAEAnomalyDetector.__new__(VAEAnomalyDetector).__setstate__(state)
+        load_state(VAEAnomalyDetector, state)
 
 
 def test_a_truncated_file_is_an_error(fitted):

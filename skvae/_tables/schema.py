@@ -216,18 +216,21 @@ class Schema:
 
     def fault(self, n_features: int) -> str | None:
         """What is wrong with a saved schema, in words; None if nothing is."""
-        if self.library not in (None, "pandas", "polars"):
-            return f"its table is of {self.library!r}"
+        if self.library is not None and not (isinstance(self.library, str) and self.library in ("pandas", "polars")):
+            return "its table is of an unknown library"
         for values in (self.names, self.dtypes):
             framed = self.library is not None or (values is self.dtypes and values is not None)
             if (not isinstance(values, list) or len(values) != n_features) if framed else values is not None:
                 return f"its columns are not {n_features} names and types"
+        if not all(isinstance(dtype, str) for dtype in self.dtypes or []):
+            return "a column's type is not told by its name"
         if not isinstance(self.axis, dict if self.library == "pandas" else type(None)):
             return "its labels are of no kind"
         if not isinstance(self.categories, dict) or not set(self.categories) <= set(range(n_features)):
             return "its categories are not those of columns"
-        if not all(isinstance(known, list) and known for known in self.categories.values()):
-            return "a column has no list of categories"
+        for known in self.categories.values():
+            if not isinstance(known, list) or not known or len(set(known)) < len(known):
+                return "a column has no list of categories, each once"
         return None
 
 

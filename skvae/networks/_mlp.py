@@ -10,7 +10,7 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from .._params import Activation, Count
+from .._params import Activation, Count, may_make_modules
 from ._base import LinearPath, Network
 
 __all__ = ["ACTIVATIONS", "MLP"]
@@ -70,6 +70,8 @@ class MLP(Network):
                     f"hidden_layer_sizes must hold integers of at least 1; it holds {size!r}. "
                     "Use (100,) for one layer of 100 units, () for none."
                 )
+        if not isinstance(self.activation, str) and not may_make_modules(self.activation):
+            raise ValueError(f"{self._wanted}; {self.activation!r} is none.")
 
     def count_layers(self) -> int:
         return int(np.size(self.hidden_layer_sizes))
@@ -81,14 +83,28 @@ class MLP(Network):
         return self._build(n_in, [int(size) for size in self.hidden_layer_sizes][::-1], n_out)
 
     def _build(self, n_in: int, hidden: list[int], n_out: int) -> LinearPath:
-        activation = self.activation if callable(self.activation) else ACTIVATIONS[self.activation]
         linear = _linear(n_in, n_out)
         if not hidden:
             return LinearPath(linear, None)
         layers: list[nn.Module] = []
         for size_in, size_out in zip([n_in, *hidden], hidden, strict=False):
-            layers += [_linear(size_in, size_out), activation()]
+            layers += [_linear(size_in, size_out), self._activation()]
         return LinearPath(linear, nn.Sequential(*layers, _linear(hidden[-1], n_out)))
+
+    def _activation(self) -> nn.Module:
+        if not callable(self.activation):
+            return ACTIVATIONS[self.activation]()
+        try:
+            made = self.activation()
+        except TypeError as error:
+            raise TypeError(f"{self._wanted}; calling {self.activation!r} failed: {error}") from error
+        if not isinstance(made, nn.Module):
+            raise TypeError(f"{self._wanted}; {self.activation!r} returned {type(made).__name__}.")
+        return made
+
+    @property
+    def _wanted(self) -> str:
+        return f"activation must be one of {sorted(ACTIVATIONS)}, or a callable without arguments that returns a Module"
 
 
 def _linear(n_in: int, n_out: int) -> nn.Linear:
