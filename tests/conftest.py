@@ -6,25 +6,21 @@ os.environ.setdefault(
     "SCIPY_ARRAY_API", "1"
 )  # read when scipy is imported: check_array_api_input is skipped without it
 
-import random
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import torch._dynamo  # torch imports it with the first optimiser; it adds warning filters and an environment variable
+import torch._dynamo  # noqa: F401 - torch imports it with the first optimiser; it adds filters and a variable
 from detectors import correlated
+from helpers import global_state
 from hypothesis import settings
 from sklearn.datasets import load_digits, load_iris, load_wine
 from threadpoolctl import threadpool_limits
 
 settings.register_profile("skvae", derandomize=True, deadline=None, max_examples=15, database=None)
+settings.register_profile(
+    "thorough", derandomize=False, deadline=None, max_examples=2500, database=None, print_blob=True
+)
 settings.load_profile("skvae")
-
-# By pytest for every test, by torch's compiler when first looked at, and by polars when it is imported.
-SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_RJEM_MALLOC_CONF"}
-
 
 def pytest_addoption(parser):
     parser.addoption("--seeds", default="0", help="of the tests that hold for any seed: one number, or 0-19")
@@ -42,24 +38,6 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("any_seed", range(int(first), int(last or first) + 1))
 
 
-def _global_state():
-    """Everything a library could change behind its user's back."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "torch generator": torch.get_rng_state().numpy().tobytes(),
-        "numpy generator": (kind, keys.tobytes(), *rest),
-        "python generator": random.getstate(),
-        "default dtype": torch.get_default_dtype(),
-        "default device": torch.get_default_device(),
-        "threads": torch.get_num_threads(),
-        "gradients": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "warning filters": list(warnings.filters),
-        "environment": {k: v for k, v in os.environ.items() if k not in SET_BY_OTHERS},
-    }
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Small products on a shared machine: a second thread would mostly wait."""
@@ -69,9 +47,9 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _leaves_global_state():
-    before = _global_state()
+    before = global_state()
     yield
-    after = _global_state()
+    after = global_state()
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, f"the test changed global state: {changed}"
 

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import pickle
+import random
+import warnings
+
+import cloudpickle
+import joblib
 import numpy as np
 import skops.io
 import torch
@@ -46,6 +54,81 @@ def by_skops(estimator):
     """Saved and loaded."""
     data = skops.io.dumps(estimator)
     return skops.io.loads(data, trusted=[name for name in skops.io.get_untrusted_types(data=data) if "skvae" in name])
+
+
+def by_joblib(estimator, path, mmap_mode=None):
+    """Saved in a folder and loaded."""
+    joblib.dump(estimator, path / "model.joblib")
+    return joblib.load(path / "model.joblib", mmap_mode=mmap_mode)
+
+
+# Ways to save an estimator, or to copy it: functions of it and of a folder.
+ROUTES = {
+    "pickle": lambda e, path: pickle.loads(pickle.dumps(e)),
+    "cloudpickle": lambda e, path: pickle.loads(cloudpickle.dumps(e)),
+    "deepcopy": lambda e, path: copy.deepcopy(e),
+    "joblib": by_joblib,
+    "joblib mmap": lambda e, path: by_joblib(e, path, "r"),
+    "skops": lambda e, path: by_skops(e),
+}
+
+# By pytest for every test, by torch's compiler when first looked at, and by polars when it is imported.
+SET_BY_OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "_RJEM_MALLOC_CONF"}
+
+
+def global_state():
+    """Everything a library could change behind its user's back."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch generator": torch.get_rng_state().numpy().tobytes(),
+        "numpy generator": (kind, keys.tobytes(), *rest),
+        "python generator": random.getstate(),
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warning filters": list(warnings.filters),
+        "environment": {k: v for k, v in os.environ.items() if k not in SET_BY_OTHERS},
+    }
+
+
+class Watcher:
+    """A callback that calls `act(epoch, estimator, fitted_estimator)` after every epoch."""
+
+    def __init__(self, act=lambda epoch, estimator, fitted: False):
+        self.act, self.began, self.ended = act, [], []
+
+    def setup(self, estimator, context):
+        self.began.append("setup")
+
+    def teardown(self, estimator, context):
+        self.ended.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.began.append(context.task_name)
+
+    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
+        self.ended.append(context.task_name)
+        if context.task_name == "epoch":
+            return self.act(context.task_id + 1, estimator, fitted_estimator)
+        return False
+
+
+class Breaks(torch.optim.Adam):
+    """Gradient steps whose weights turn into NaN after some of them."""
+
+    def __init__(self, parameters, after):
+        super().__init__(parameters, lr=1e-5)
+        self.left = after
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        self.left -= 1
+        if self.left < 0:
+            self.param_groups[0]["params"][0].fill_(torch.nan)
 
 
 class CountTasks:

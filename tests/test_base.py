@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import Reconstruction, make
+from helpers import Breaks, Reconstruction, make
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
@@ -158,24 +158,9 @@ def test_early_stopping_needs_something_to_watch(iris):
 # Divergence
 
 
-class _Breaks(torch.optim.Adam):
-    """Gradient steps whose weights turn into NaN after some of them."""
-
-    def __init__(self, parameters, after):
-        super().__init__(parameters, lr=1e-5)
-        self.left = after
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        super().step(closure)
-        self.left -= 1
-        if self.left < 0:
-            self.param_groups[0]["params"][0].fill_(torch.nan)
-
-
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_weights_that_diverge_later_are_rolled_back(iris, early_stopping):
-    vae = make(solver=lambda p: _Breaks(p, after=6), batch_size=150, max_iter=20, early_stopping=early_stopping)
+    vae = make(solver=lambda p: Breaks(p, after=6), batch_size=150, max_iter=20, early_stopping=early_stopping)
     with pytest.warns(ConvergenceWarning, match="the loss was not finite in epoch 7; the weights of epoch . are kept"):
         vae.fit(iris)
     assert vae.n_iter_ == 6
@@ -185,7 +170,7 @@ def test_weights_that_diverge_later_are_rolled_back(iris, early_stopping):
 
 def test_rolled_back_weights_are_those_of_the_last_finite_epoch(iris):
     with pytest.warns(ConvergenceWarning):
-        broken = make(solver=lambda p: _Breaks(p, after=3), batch_size=150, early_stopping=False).fit(iris)
+        broken = make(solver=lambda p: Breaks(p, after=3), batch_size=150, early_stopping=False).fit(iris)
     whole = make(solver=lambda p: torch.optim.Adam(p, lr=1e-5), batch_size=150, early_stopping=False, max_iter=3)
     same_model(broken, whole.fit(iris), iris)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import Watcher
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -26,28 +27,6 @@ def make(**parameters):
 
 def mean_score(estimator, X, y=None):
     return estimator.score(X)
-
-
-class Watcher:
-    """Calls `act(epoch, estimator, fitted_estimator)` after every epoch."""
-
-    def __init__(self, act=lambda epoch, estimator, fitted: False):
-        self.act, self.began, self.ended = act, [], []
-
-    def setup(self, estimator, context):
-        self.began.append("setup")
-
-    def teardown(self, estimator, context):
-        self.ended.append("teardown")
-
-    def on_fit_task_begin(self, estimator, context):
-        self.began.append(context.task_name)
-
-    def on_fit_task_end(self, estimator, context, *, X=None, y=None, fitted_estimator=None):
-        self.ended.append(context.task_name)
-        if context.task_name == "epoch":
-            return self.act(context.task_id + 1, estimator, fitted_estimator)
-        return False
 
 
 def leftovers(estimator):

@@ -7,13 +7,12 @@ import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
-import cloudpickle
 import joblib
 import numpy as np
 import pytest
 import skops.io
 import torch
-from helpers import by_skops, load_state
+from helpers import ROUTES, load_state
 from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -30,22 +29,6 @@ def make(**parameters):
     )
 
 
-def by_joblib(estimator, mmap_mode=None):
-    def there_and_back(tmp_path):
-        joblib.dump(estimator, tmp_path / "model.joblib")
-        return joblib.load(tmp_path / "model.joblib", mmap_mode=mmap_mode)
-
-    return there_and_back
-
-
-ROUTES = {
-    "pickle": lambda e, path: pickle.loads(pickle.dumps(e)),
-    "cloudpickle": lambda e, path: pickle.loads(cloudpickle.dumps(e)),
-    "deepcopy": lambda e, path: copy.deepcopy(e),
-    "joblib": lambda e, path: by_joblib(e)(path),
-    "joblib mmap": lambda e, path: by_joblib(e, "r")(path),
-    "skops": lambda e, path: by_skops(e),
-}
 route = pytest.mark.parametrize("route", ROUTES)
 
 
