@@ -307,7 +307,7 @@ FAULTS = [
     Fault(44, "global state", machine.global_state_stays),
     Fault(44, "an import", machine.imported, ["transformer"]),
     Fault(45, "eight threads that look", machine.threads_look),
-    Fault(45, "eight threads that fit", machine.threads_fit),
+    Fault(45, "eight threads that fit", machine.threads_fit, OTHERS),
     *[Fault(46, f"two processes or threads: {name}", machine.cross_validated(name)) for name in ("loky", "threading")],
     Fault(46, "a cached pipeline", machine.cached_pipeline),
     Fault(47, "a fork after fit", machine.forked),

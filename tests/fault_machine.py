@@ -283,7 +283,7 @@ def _joblib_loads(data: bytes) -> Any:
 FIRST = "encoder.linear.weight"
 DAMAGE = {
     "NaN weights": lambda state: state["_weights"].update({FIRST: np.full_like(state["_weights"][FIRST], np.nan)}),
-    "swapped shapes": lambda state: state["_weights"].update({FIRST: state["_weights"][FIRST].T}),
+    "a row of weights less": lambda state: state["_weights"].update({FIRST: state["_weights"][FIRST][1:]}),
     "an extra weight": lambda state: state["_weights"].update(more=np.ones(3)),
     "a layer of a billion": lambda state: state["_specs"]["encoder"].set_params(hidden_layer_sizes=(10**9,)),
     "another format": lambda state: state.update(_format=999),
