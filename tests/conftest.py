@@ -22,6 +22,7 @@ settings.register_profile(
 )
 settings.load_profile("skvae")
 
+
 def pytest_addoption(parser):
     parser.addoption("--seeds", default="0", help="of the tests that hold for any seed: one number, or 0-19")
 

@@ -145,8 +145,10 @@ def unit(criterion: str | Criterion, scale: Any) -> float:
     """What counts as a difference between scores at all: a nat per column, where they are nats."""
     if not isinstance(criterion, str):
         return 0.0
-    squares = {"reconstruction": len(scale), "reconstruction_data": float(np.square(scale).sum())}
-    return LEAST_SQUARE * squares[criterion] if criterion in squares else float(len(scale))
+    if criterion == "reconstruction_data":
+        with np.errstate(over="ignore"):  # of units whose squares no float holds
+            return LEAST_SQUARE * min(float(np.square(scale).sum()), np.finfo(float).max)
+    return LEAST_SQUARE * len(scale) if criterion == "reconstruction" else float(len(scale))
 
 
 # Those that average over draws of z.
