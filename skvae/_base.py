@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
 from torch import device as Device
 from torch import nn
@@ -214,8 +214,9 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         return model_of(self)
 
     def _inference(self) -> Inference:
-        """The ways to look at rows."""
-        model = self._fitted()
+        """The ways to look at rows. The parameters they read may have changed since fit checked them."""
+        model, read = self._fitted(), {name: getattr(self, name) for name in ("n_draws", "device")}
+        validate_parameter_constraints(self._parameter_constraints, read, type(self).__name__)
         return model.inference(model.device(self.device), self.n_draws)
 
     def _reader(self) -> TableReader:

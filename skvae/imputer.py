@@ -141,6 +141,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             If X breaks a rule, or a row with gaps lies so far outside the training data that its code is not finite.
         """
         check_is_fitted(self, "estimator_")
+        self._validate_params()  # they may have changed since fit
         if self.sample_posterior:
             return self.estimator_.impute(X, n_draws=1, random_state=self.random_state)[0]
         return self.estimator_.impute(X)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import Gaussian, VAETransformer
+from skvae import Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"
 
@@ -112,6 +113,24 @@ def test_parameters_changed_after_fit_do_not_break_the_fitted_model(iris):
     vae.set_params(n_components=3, hidden_layer_sizes=(3,), activation="tanh", random_state=9, init="random")
     np.testing.assert_array_equal(vae.transform(iris), codes)
     np.testing.assert_array_equal(vae.score_samples(iris), scores)
+
+
+@pytest.mark.parametrize(("name", "value"), [("n_draws", 0), ("n_draws", -1), ("n_draws", "x"), ("device", None)])
+@pytest.mark.parametrize("kind", [VAETransformer, VAEAnomalyDetector, VAETransformerCV])
+def test_a_parameter_that_is_read_after_fit_is_checked_there_as_in_fit(iris, kind, name, value):
+    sizes = [1, 2] if kind is VAETransformerCV else 2
+    estimator = kind(sizes, max_iter=2, random_state=0).fit(iris).set_params(**{name: value})
+    for look in (estimator.score_samples, estimator.fit):
+        with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of {kind.__name__} must be"):
+            look(iris)
+
+
+@pytest.mark.parametrize("changed", [{"sample_posterior": "yes"}, {"random_state": -1}, {"estimator": "vae"}], ids=str)
+def test_a_parameter_of_the_imputer_is_checked_after_fit(iris, changed):
+    imputer = VAEImputer(make(), random_state=0).fit(iris).set_params(**changed)
+    for look in (imputer.transform, imputer.fit):
+        with pytest.raises(InvalidParameterError, match=f"The '{next(iter(changed))}' parameter of VAEImputer must be"):
+            look(iris)
 
 
 # Processes, memory, threads
