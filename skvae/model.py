@@ -244,6 +244,12 @@ class VAE(nn.Module):
         """log p(x, z) = log p(x|z) + log p(z), over the present cells: (..., N) for latents (..., N, J)."""
         return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
+    def log_joint_everywhere(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """log p(x, z) of every row at every one of the latents z (C, J), which are decoded once: (C, N)."""
+        outputs = self.params(z)[:, None].expand(-1, len(x), -1)
+        terms = self.likelihood.log_prob(outputs, x)
+        return (terms if mask is None else terms * mask).sum(-1) + self.prior.log_prob(z)[:, None]
+
     def log_weight(self, z: Tensor, log_q: Tensor, x: Tensor, mask: Tensor | None = None) -> LogWeight:
         """log w(x, z) at points z (..., N, J), where log q(z|x) is `log_q`, (..., N)."""
         return LogWeight(self.log_prob(z, x, mask), self.prior.log_prob(z), log_q)
@@ -329,6 +335,9 @@ class AutoregressiveVAE(VAE):
     def log_prob(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         _refuse_gaps(mask)
         return super().log_prob(z, x)
+
+    def log_joint_everywhere(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.log_joint(z[:, None].expand(-1, len(x), -1), x, mask)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         if x is None:

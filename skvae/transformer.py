@@ -17,7 +17,7 @@ from ._chunk import continue_fit
 from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
-from ._inference.scores import completed, conditional_draws, conditional_mean
+from ._inference.scores import completed
 from ._params import Activation, Count, NetworkLike, RandomState
 from ._state import at_once
 from ._tables.batches import Batch
@@ -361,15 +361,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
                 raise ValueError(f"objective={objective!r} trains no density to draw from; use n_draws=None.")
             return inference.by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
         if n_draws is None:
-            rule, n_draws = inference.rule, self.n_draws
-            return inference.by_blocks(X, lambda model, rows: conditional_mean(model, rows, rule)[:, None], n_draws)
-        rng = _generator(random_state, inference)
-
-        def draws(model: VAE, rows: Batch) -> Tensor:
-            return conditional_draws(model, rows, self.n_draws, n_draws, rng).transpose(0, 1)
-
-        # One thread: draws come from a generator, in order.
-        return inference.by_blocks(X, draws, max(self.n_draws, n_draws), threads=False)
+            return inference.conditional_mean(X)[:, None]
+        return inference.conditional_draws(X, n_draws, _generator(random_state, inference))
 
     @available_if(offers("prior"))
     @at_once

@@ -224,6 +224,29 @@ def test_numpys_integers_are_numbers_of_draws(correlated):
     assert len(linear("feature", correlated).impute(correlated, n_draws=np.int64(2), random_state=0)) == 2
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("likelihood", ["gaussian", "student_t", "auto"])
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_a_row_too_far_out_is_refused_with_draws_as_with_means(likelihood, n_components):
+    X = np.random.default_rng(0).poisson(3.0, size=(60, 4)).astype(float)
+    vae = VAETransformer(n_components, likelihood=likelihood, max_iter=2, random_state=0).fit(X)
+    G = np.vstack([X[:1], X[:3] * 1e200 + 1e200])
+    G[:, 0] = np.nan
+    for parameters in ({}, {"n_draws": 2, "random_state": 0}):
+        with pytest.raises(ValueError, match="Row 1 of X is too far from the training data"):
+            vae.impute(G, **parameters)
+    imputer = VAEImputer(vae, sample_posterior=True, random_state=0)
+    with pytest.raises(ValueError, match="Row 1 of X is too far from the training data"):
+        imputer.fit(X).transform(G)
+
+
+def test_gaps_of_a_table_with_one_enormous_column_are_drawn():
+    X = np.random.default_rng(0).normal(size=(60, 4)) * [1, 1e200, 1, 1]
+    vae = VAETransformer(2, max_iter=2, random_state=0).fit(X)
+    G = np.where(np.random.default_rng(1).random(X.shape) < 0.2, np.nan, X)
+    assert all(np.isfinite(table).all() for table in vae.impute(G, n_draws=3, random_state=0))
+
+
 def test_multiple_imputation_covers_the_truth(correlated):
     """The truth lies within the draws' central 80 % about 80 % of the time: conditional means alone cannot say so."""
     gaps = np.random.default_rng(1).random(correlated.shape) < 0.2

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,10 +17,28 @@ from .._tables.batches import Batch, to_rows
 from .._tables.moments import Array, Scale, row_blocks
 from .._torch import thread_limit, torch_scope
 from ..model import VAE
+from .cells import Lattice, lattice_of
+from .draws import draws_around, draws_by_cells, draws_by_modes, starts_of
 from .quadrature import Rule, normal_rule
-from .scores import block_rows, log_likelihood
+from .scores import block_rows, conditional_mean, likelihood_by_cells, log_likelihood, mean_by_cells
 
 __all__ = ["Inference", "filled", "refuse_far_rows"]
+
+
+# Points, at least, around the posterior of rows for which the first ones did not do.
+MORE_POINTS = 256
+
+
+# Rows that are looked at cell by cell come in blocks as if for so many points: cells are taken in parts.
+CELL_POINTS = 16
+
+
+# Points per latent by which rows are judged before they are drawn: they reach as far as draws do.
+JUDGING_NODES = 8
+
+
+# Rows that are asked again, at most at a time.
+ASKED_AGAIN = 10_000
 
 
 @dataclass(frozen=True)
@@ -66,10 +84,60 @@ class Inference:
         size = block_rows(self.model, n_draws, widest, factors)
         return filled(len(X), size, of, dtype, self.device, threads)
 
+    @cached_property
+    def lattice(self) -> Lattice | None:
+        """The cells all rows share; None for more than two latents."""
+        return lattice_of(self.model, self.device)
+
     def log_likelihood(self, X: Array) -> np.ndarray:
         """log p(x) of the rows of X, in nats of data units: (N,)."""
-        rule = self.rule
-        return self.by_blocks(X, lambda model, rows: log_likelihood(model, rows, rule), self.n_draws)
+        return self._settled(X, log_likelihood, likelihood_by_cells)[:, 0].copy()
+
+    def conditional_mean(self, X: Array) -> np.ndarray:
+        """E[x | the present cells] of the rows of X, in model units: (N, D)."""
+        return self._settled(X, conditional_mean, mean_by_cells)
+
+    def _settled(self, X: Array, by_points: Callable[..., Tensor], by_cells: Callable[..., Tensor]) -> np.ndarray:
+        """What points around q(z|x) say of the rows of X, or more points around the decoder's posterior, or cells.
+
+        What comes later costs more, and is asked where what comes before is to be doubted: its last column says so.
+        """
+        rule, lattice = self.rule, self.lattice
+        found = self.by_blocks(X, lambda model, rows: by_points(model, rows, rule, lattice), self.n_draws)
+        more = replace(self, n_draws=max(self.n_draws, MORE_POINTS)).rule
+        for numbers in _some(found[:, -1] == 1):
+            found[numbers] = self.by_blocks(
+                X[numbers], lambda model, rows: by_points(model, rows, more, lattice, True), len(more.eps)
+            )
+        for numbers in _some(found[:, -1] > 0):
+            found[numbers, :-1] = self.by_blocks(
+                X[numbers], lambda model, rows: by_cells(model, rows, lattice), CELL_POINTS
+            )
+        return found[:, :-1]
+
+    def conditional_draws(self, X: Array, n_draws: int, rng: torch.Generator) -> np.ndarray:
+        """Draws of x given the present cells of the rows of X, in model units: (N, n_draws, D)."""
+        size, lattice = max(self.n_draws, n_draws), self.lattice
+
+        def drawn(X: Array, of: Callable[..., Tensor], *proposal: Any) -> np.ndarray:
+            def draws(model: VAE, rows: Batch) -> Tensor:
+                return of(model, rows, *proposal, size, n_draws, rng).transpose(0, 1)
+
+            # One thread: draws come from a generator, in order.
+            return self.by_blocks(X, draws, size, threads=False)
+
+        if lattice is None:
+            return drawn(X, draws_by_modes, starts_of(self.model, self.device))
+        n_nodes = JUDGING_NODES**self.model.prior.n_components
+        judging = replace(self, n_draws=n_nodes).rule
+        judged = self.by_blocks(X, lambda model, rows: log_likelihood(model, rows, judging, lattice), n_nodes)
+        doubtful = judged[:, 1] > 0
+        found = np.empty((len(X), n_draws, X.shape[1]))
+        if not doubtful.all():
+            found[~doubtful] = drawn(X[~doubtful], draws_around)
+        if doubtful.any():
+            found[doubtful] = drawn(X[doubtful], draws_by_cells, lattice)
+        return found
 
     def decoded(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in training order, in blocks, in data units."""
@@ -80,6 +148,13 @@ class Inference:
 
         # One thread: draws come from a generator, in order.
         return filled(len(Z), block_rows(self.model, 1), of, np.float64, self.device, threads=False)
+
+
+def _some(which: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of the rows where `which` holds, some at a time."""
+    numbers = np.flatnonzero(which)
+    for first in range(0, len(numbers), ASKED_AGAIN):
+        yield numbers[first : first + ASKED_AGAIN]
 
 
 def filled(

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .._tables.batches import Batch
 from ..model import VAE
+from ..networks import LinearPath
 
-__all__ = ["Posterior", "laplace", "mean_and_std", "posterior", "posterior_mean"]
+__all__ = ["Posterior", "laplace", "mean_and_std", "posterior", "posterior_mean", "rows_with_gaps"]
 
 
 # Newton's steps towards the mode of p(z | the present cells); one is enough where the decoder is linear.
@@ -19,6 +20,10 @@ NEWTON_STEPS, NEWTON_TOLERANCE = 8, 1e-9
 
 # The largest precision of a latent given a row.
 MOST_CURVATURE = 1e12
+
+
+# Numbers in the widest array of the pass that finds several columns of the curvature at once.
+CURVATURE_NUMBERS = 1_000_000
 
 
 class Posterior(NamedTuple):
@@ -51,7 +56,7 @@ def posterior(model: VAE, rows: Batch) -> Posterior:
     """
     mu, log_var = model.encode(rows.x, rows.mask)
     factor = torch.diag_embed(torch.zeros_like(mu) if log_var is None else torch.exp(0.5 * log_var))
-    gaps = _rows_with_gaps(rows)
+    gaps = rows_with_gaps(rows)
     if len(gaps) and model.is_density:
         mean, gap_factor = laplace(model, rows.take(gaps), mu[gaps])
         mu, factor = mu.index_copy(0, gaps, mean), factor.index_copy(0, gaps, gap_factor)
@@ -61,13 +66,13 @@ def posterior(model: VAE, rows: Batch) -> Posterior:
 def posterior_mean(model: VAE, rows: Batch) -> Tensor:
     """`posterior`'s mean alone: (N, J)."""
     mu = model.encode_mean(rows.x, rows.mask)
-    gaps = _rows_with_gaps(rows)
+    gaps = rows_with_gaps(rows)
     if not (len(gaps) and model.is_density):
         return mu
     return mu.index_copy(0, gaps, laplace(model, rows.take(gaps), mu[gaps]).mean)
 
 
-def _rows_with_gaps(rows: Batch) -> Tensor:
+def rows_with_gaps(rows: Batch) -> Tensor:
     """The numbers of the rows that lack a cell."""
     if rows.mask is None:
         return torch.empty(0, dtype=torch.long)
@@ -75,38 +80,86 @@ def _rows_with_gaps(rows: Batch) -> Tensor:
 
 
 def laplace(model: VAE, rows: Batch, z: Tensor) -> Posterior:
-    """The mode of p(z | the present cells), by Newton's method from `z`, and the curvature there."""
-    value, step, factor = _newton_step(model, rows, z)
-    length = torch.ones_like(value)
+    """The mode of p(z | the present cells), by Newton's method from `z`, and the curvature there.
+
+    The curvature costs more than all else, so it is found only where a row has come to, and a row that has arrived
+    takes no part in further steps.
+    """
+    z = z.clone()
+    value, slope = _height_and_slope(model, rows, z)
+    factor = _inverse_factor(model, _curvature(model, rows, z))
+    step, length = _newton_step(factor, slope), torch.ones_like(value)
+    moving = torch.arange(len(z), device=z.device)
     for _ in range(NEWTON_STEPS):
-        if float((length[:, None] * step).abs().max()) < NEWTON_TOLERANCE:
+        ahead = length[moving, None] * step[moving]
+        moving, ahead = (found[ahead.abs().amax(dim=1) >= NEWTON_TOLERANCE] for found in (moving, ahead))
+        if not len(moving):
             break
-        tried = z + length[:, None] * step
-        new_value, new_step, new_factor = _newton_step(model, rows, tried)
-        better = new_value > value
-        value = torch.where(better, new_value, value)
-        z, step = (torch.where(better[:, None], new, old) for new, old in ((tried, z), (new_step, step)))
-        factor = torch.where(better[:, None, None], new_factor, factor)
-        length = torch.where(better, 1.0, length / 4)
+        tried = z[moving] + ahead
+        new_value, new_slope = _height_and_slope(model, rows.take(moving), tried)
+        better = new_value > value[moving]
+        length[moving] = torch.where(better, 1.0, length[moving] / 4)
+        there = moving[better]
+        if len(there):
+            z[there], value[there] = tried[better], new_value[better]
+            factor[there] = _inverse_factor(model, _curvature(model, rows.take(there), z[there]))
+            step[there] = _newton_step(factor[there], new_slope[better])
     return Posterior(z, factor)
 
 
-def _newton_step(model: VAE, rows: Batch, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(x, z), Newton's step from z, and a factor of the inverse curvature: (N,), (N, J), (N, J, J)."""
+def _height_and_slope(model: VAE, rows: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
+    """log p(x, z) over the present cells, (N,), and its slope over z, (N, J)."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = model.log_joint(z, rows.x, rows.mask)
-        (slope,) = torch.autograd.grad(value.sum(), z, create_graph=True)
-        columns = [torch.autograd.grad(s.sum(), z, retain_graph=True)[0] for s in slope.unbind(dim=1)]
-    curvature = -torch.stack(columns, dim=1).nan_to_num().clamp(-1e150, 1e150)
-    # Less than the prior alone curves by is where the likelihood is not log-concave. The upper bound is for
-    # rows so far out that no number stands for them: they get a likelihood of -inf, not an error.
-    values, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
-    half = vectors / values.clamp(model.prior.least_curvature, MOST_CURVATURE).sqrt()[:, None]
-    step = (half @ (half.mT @ slope.detach().nan_to_num()[..., None]))[..., 0]
-    factor = torch.linalg.qr(half.mT).R.mT
-    signs = torch.where(factor.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
-    return value.detach(), step, factor * signs[:, None]
+        (slope,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), slope
+
+
+def _curvature(model: VAE, rows: Batch, z: Tensor) -> Tensor:
+    """Minus the second derivatives of log p(x, z): (N, J, J)."""
+    n_rows, n_components = z.shape
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(model.log_joint(z, rows.x, rows.mask).sum(), z, create_graph=True)
+        if isinstance(model.decoder, LinearPath):
+            size = max(1, CURVATURE_NUMBERS // (n_rows * max(model.cost.width, model.likelihood.n_params)))
+            units = torch.eye(n_components, dtype=z.dtype, device=z.device)[:, None].expand(-1, n_rows, -1)
+            columns = [
+                torch.autograd.grad(slope, z, some, retain_graph=True, is_grads_batched=True)[0]
+                for some in units.split(size)
+            ]
+        else:  # a module of a user's may hold what knows no batches of gradients
+            columns = [torch.autograd.grad(s.sum(), z, retain_graph=True)[0][None] for s in slope.unbind(dim=1)]
+    found = -torch.cat(columns).transpose(0, 1).nan_to_num().clamp(-1e150, 1e150)
+    return 0.5 * (found + found.mT)
+
+
+def _inverse_factor(model: VAE, curvature: Tensor) -> Tensor:
+    """The lower triangular factor of the inverse of curvatures (N, J, J), held between the prior's least and the most.
+
+    Less than the prior alone curves by is where the likelihood is not log-concave. The upper bound is for rows so far
+    out that no number stands for them: they get a likelihood of -inf, not an error.
+    """
+    least, identity = model.prior.least_curvature, torch.eye(curvature.shape[1]).to(curvature)
+    # Cholesky's factor of what exceeds the least exists where no bound is broken, and costs a tenth of eigenvalues.
+    short = torch.linalg.cholesky_ex(curvature - (1 - 1e-9) * least * identity).info > 0
+    out = short | (curvature.diagonal(dim1=1, dim2=2).sum(-1) > MOST_CURVATURE)
+    # Lower triangular factors of inverses come from upper triangular factors: those of the matrix turned about.
+    upper = torch.linalg.cholesky_ex(torch.where(out[:, None, None], identity, curvature).flip(1, 2)).L.flip(1, 2)
+    factor = torch.linalg.solve_triangular(upper.mT, identity.expand_as(upper), upper=False)
+    if bool(out.any()):
+        values, vectors = torch.linalg.eigh(curvature[out])
+        half = vectors / values.clamp(least, MOST_CURVATURE).sqrt()[:, None]
+        bounded = torch.linalg.qr(half.mT).R.mT
+        signs = torch.where(bounded.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0)
+        factor[out] = bounded * signs[:, None]
+    return factor
+
+
+def _newton_step(factor: Tensor, slope: Tensor) -> Tensor:
+    """The inverse curvature times the slope: (N, J)."""
+    return (factor @ (factor.mT @ slope.nan_to_num()[..., None]))[..., 0]
 
 
 def mean_and_std(model: VAE, rows: Batch) -> Tensor:

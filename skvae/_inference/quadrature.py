@@ -44,10 +44,13 @@ class Rule(NamedTuple):
     eps : Tensor of shape (S, 1 or N, J)
     log_weight : Tensor of shape (S, 1 or N)
         Logarithms of weights that sum to 1.
+    edge : Tensor of shape (S, 1)
+        1 for the outermost nodes of a quadrature, 0 for others and for draws.
     """
 
     eps: Tensor
     log_weight: Tensor
+    edge: Tensor
 
     @property
     def weight(self) -> Tensor:
@@ -56,7 +59,7 @@ class Rule(NamedTuple):
 
     def to(self, device: torch.device) -> Rule:
         """The same rule on `device`."""
-        return Rule(self.eps.to(device), self.log_weight.to(device))
+        return Rule(*(values.to(device) for values in self))
 
 
 def normal_rule(n_draws: int, n_components: int, seed: int) -> Rule:
@@ -69,13 +72,15 @@ def normal_rule(n_draws: int, n_components: int, seed: int) -> Rule:
     if n_components > 2 or nodes < FEWEST_NODES:
         eps = quasi_normal(n_draws, n_components, seed)
         log_weight = torch.full((n_draws,), -math.log(n_draws), dtype=torch.float64, device="cpu")
+        edge = torch.zeros_like(log_weight)
     else:
         points, weights = roots_hermitenorm(nodes)
         with np.errstate(divide="ignore"):
             logs = np.log(weights / weights.sum())
         eps = torch.tensor(_grid(points, n_components), dtype=torch.float64, device="cpu")
         log_weight = torch.tensor(_grid(logs, n_components).sum(axis=1), dtype=torch.float64, device="cpu")
-    return Rule(eps[:, None], log_weight[:, None])
+        edge = (eps.abs().amax(dim=1) >= 0.999 * points[-1]).to(eps)
+    return Rule(eps[:, None], log_weight[:, None], edge[:, None])
 
 
 def _grid(values: np.ndarray, n_axes: int) -> np.ndarray:

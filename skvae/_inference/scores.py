@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -10,10 +11,20 @@ from torch import Tensor
 from .._math import log_normal
 from .._tables.batches import Batch
 from ..model import VAE
-from .posterior import posterior
+from .cells import Lattice, cells, lies_elsewhere
+from .posterior import Posterior, laplace, posterior, rows_with_gaps
 from .quadrature import Rule
 
-__all__ = ["block_rows", "completed", "conditional_draws", "conditional_mean", "latent_information", "log_likelihood"]
+__all__ = [
+    "block_rows",
+    "completed",
+    "conditional_mean",
+    "latent_information",
+    "likelihood_by_cells",
+    "log_likelihood",
+    "mean_by_cells",
+    "weighed",
+]
 
 
 # Numbers that a block may hold in its widest array: 2 MB in float64, so that a block stays in the processor's cache.
@@ -24,48 +35,115 @@ BLOCK_NUMBERS = 250_000
 FILLING_STEPS, FILLING_TOLERANCE = 30, 1e-4
 
 
-def _weighted_points(model: VAE, rows: Batch, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Points z (S, N, J) of q(z|x), and log (rule's weight * w(x, z)), (S, N)."""
-    mean, factor = posterior(model, rows)
-    if rule.eps.shape[1] == 1:  # the same points for all rows
-        z = mean + torch.einsum("njk,sk->snj", factor, rule.eps[:, 0])
+# Points of q are doubted where the outermost nodes hold more than this, and so many times what they hold where q is the
+# posterior; or where fewer per latent are effective than this, or than this share of those that are where q is the
+# posterior.
+MOST_AT_EDGE, LEAST_POINTS = (1e-3, 10.0), (7.0, 0.8)
+
+
+def weighed(model: VAE, rows: Batch, q: Posterior, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """Points z = mean + factor eps of q(z|x), (S, N, J), for eps (S, 1 or N, J), and log w(x, z), (S, N)."""
+    if eps.shape[1] == 1:  # the same points for all rows
+        z = q.mean + torch.einsum("njk,sk->snj", q.factor, eps[:, 0])
     else:
-        z = mean + torch.einsum("njk,snk->snj", factor, rule.eps)
-    log_q = log_normal(rule.eps).sum(-1) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-    return z, model.log_weight(z, log_q, rows.x, rows.mask).total + rule.log_weight
+        z = q.mean + torch.einsum("njk,snk->snj", q.factor, eps)
+    log_q = log_normal(eps).sum(-1) - q.factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+    return z, model.log_weight(z, log_q, rows.x, rows.mask).total
 
 
-def log_likelihood(model: VAE, rows: Batch, rule: Rule) -> Tensor:
-    """log p(x) = log E_q[w(x, z)], the expectation by `rule`, in nats of data units: (N,).
+class _Weighing:
+    """Points of q(z|x) for every row by `rule`, their weights' sums, and how far these are to be trusted.
+
+    Parameters
+    ----------
+    model : VAE
+    rows : Batch
+    rule : Rule
+    lattice : Lattice or None
+        What there is to do better with.
+    ask_decoder : bool, default=False
+        Whether q is Laplace's approximation for all rows, not only for those with gaps.
+    """
+
+    def __init__(self, model: VAE, rows: Batch, rule: Rule, lattice: Lattice | None, ask_decoder: bool = False):
+        self.model, self.rows, self.rule, self.lattice = model, rows, rule, lattice
+        self.q = laplace(model, rows, model.encode_mean(rows.x, rows.mask)) if ask_decoder else posterior(model, rows)
+        self.total = self.square = self.edge = self.q.mean.new_full((len(rows),), -math.inf)
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points z (S, N, J) and log w(x, z) with the rule's weight, (S, N), as many at a time as a block may hold."""
+        size = max(1, BLOCK_NUMBERS // (len(self.rows) * _widest(self.model)))
+        for eps, log_share, edge in zip(*(values.split(size) for values in self.rule), strict=True):
+            z, log_w = weighed(self.model, self.rows, self.q, eps)
+            log_weight = log_w + log_share
+            self.total = torch.logaddexp(self.total, torch.logsumexp(log_weight, dim=0))
+            self.square = torch.logaddexp(self.square, torch.logsumexp(2 * log_weight, dim=0))
+            self.edge = torch.logaddexp(self.edge, torch.logsumexp(log_weight + edge.log(), dim=0))
+            yield z, log_weight
+
+    def doubt(self) -> Tensor:
+        """0, 1 where q is not where p(z | x) is, or 2 where q does not know of a part of it: (N,).
+
+        Nodes of a quadrature reach far: a posterior that is wider than q, or beside it, weighs on the outermost, one
+        that is narrower on a few. 0 for all where there is nothing to do better with.
+        """
+        if self.lattice is None or not bool(self.rule.edge.any()):
+            return torch.zeros_like(self.total)
+        share, n_axes = self.rule.log_weight.exp(), self.q.mean.shape[1]
+        most = MOST_AT_EDGE[0] + MOST_AT_EDGE[1] * float((share * self.rule.edge).sum())
+        least = min(LEAST_POINTS[0], LEAST_POINTS[1] * float(share.square().sum()) ** (-1 / n_axes))
+        effective = torch.exp(2 * self.total - self.square)
+        found = ((torch.exp(self.edge - self.total) > most) | (effective < least**n_axes)).to(self.total)
+        gaps = rows_with_gaps(self.rows)
+        if len(gaps):
+            some = Posterior(self.q.mean[gaps], self.q.factor[gaps])
+            found[gaps[lies_elsewhere(self.model, self.rows.take(gaps), some, self.lattice)]] = 2.0
+        return found
+
+
+def log_likelihood(
+    model: VAE, rows: Batch, rule: Rule, lattice: Lattice | None = None, ask_decoder: bool = False
+) -> Tensor:
+    """log p(x) = log E_q[w(x, z)], the expectation by `rule`, in nats of data units, and its doubt: (N, 2).
 
     With independent draws it is a lower bound in expectation (Burda et al. 2016, eq. 8). A row so far out that its
     weights are not numbers gets -inf: nothing is less likely.
     """
-    _, log_weight = _weighted_points(model, rows, rule)
-    return torch.logsumexp(log_weight, dim=0).nan_to_num(nan=-math.inf, neginf=-math.inf)
+    weighing = _Weighing(model, rows, rule, lattice, ask_decoder)
+    for _ in weighing.parts():
+        pass
+    value = weighing.total.nan_to_num(nan=-math.inf, neginf=-math.inf)
+    return torch.stack([value, weighing.doubt()], dim=1)
 
 
-def conditional_mean(model: VAE, rows: Batch, rule: Rule) -> Tensor:
-    """E[x | the present cells], in model units: (N, D). Points are weighted by w(x, z) (Mattei & Frellsen 2019).
+def conditional_mean(
+    model: VAE, rows: Batch, rule: Rule, lattice: Lattice | None = None, ask_decoder: bool = False
+) -> Tensor:
+    """E[x | the present cells], in model units, and its doubt: (N, D + 1).
 
-    The most likely category where x is one.
+    Points are weighted by w(x, z) (Mattei & Frellsen 2019). The most likely category where x is one.
     """
-    z, log_weight = _weighted_points(model, rows, rule)
-    expected = model.likelihood.expected(model.params(z))
-    return model.likelihood.collapse(torch.einsum("sn,snd->nd", torch.softmax(log_weight, dim=0), expected))
+    weighing = _Weighing(model, rows, rule, lattice, ask_decoder)
+    before, mean = weighing.total, torch.zeros(())
+    for z, log_weight in weighing.parts():
+        expected = model.likelihood.expected(model.params(z))
+        part = torch.einsum("sn,snd->nd", torch.exp(log_weight - weighing.total), expected)
+        mean = part + mean * torch.exp(before - weighing.total)[:, None]
+        before = weighing.total
+    return torch.cat([model.likelihood.collapse(mean), weighing.doubt()[:, None]], dim=1)
 
 
-def conditional_draws(model: VAE, rows: Batch, n_points: int, n_draws: int, rng: torch.Generator) -> Tensor:
-    """Draws of x given the present cells, in model units: (n_draws, N, D).
+def likelihood_by_cells(model: VAE, rows: Batch, lattice: Lattice) -> Tensor:
+    """`log_likelihood` by cells: (N, 1)."""
+    return torch.logsumexp(cells(model, rows, lattice).log_mass, dim=0)[:, None]
 
-    Points z from q, of which each draw keeps one in proportion to w(x, z) (sampling importance resampling, Rubin 1987).
-    """
-    shape = (max(n_points, n_draws), len(rows), model.prior.n_components)
-    eps = torch.randn(shape, generator=rng, dtype=torch.float64, device=rng.device)
-    z, log_weight = _weighted_points(model, rows, Rule(eps, torch.zeros_like(eps[..., 0])))
-    chosen = torch.multinomial(torch.softmax(log_weight, dim=0).T, n_draws, replacement=True, generator=rng).T
-    kept = z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1]))
-    return model.sample(kept, rng)
+
+def mean_by_cells(model: VAE, rows: Batch, lattice: Lattice) -> Tensor:
+    """`conditional_mean` by cells: (N, D)."""
+    found = cells(model, rows, lattice)
+    share = torch.softmax(found.log_mass, dim=0)
+    expected = (model.likelihood.expected(model.params(z)) for z in found.z)
+    return model.likelihood.collapse(sum(part[:, None] * values for part, values in zip(share, expected, strict=True)))
 
 
 def completed(model: VAE, rows: Batch) -> Tensor:
@@ -108,5 +186,10 @@ def block_rows(model: VAE, n_draws: int, widest: int = 1, factors: bool = True) 
 
     `factors` says whether posteriors are asked for, whose factor is a matrix per row.
     """
-    widest = max(widest, model.likelihood.n_params, model.cost.width)
-    return max(1, BLOCK_NUMBERS // max(widest * n_draws, model.prior.n_components**2 if factors else 1))
+    per_row = max(widest, _widest(model)) * n_draws
+    return max(1, BLOCK_NUMBERS // max(per_row, model.prior.n_components**2 if factors else 1))
+
+
+def _widest(model: VAE) -> int:
+    """Numbers in the widest array that a row and one latent take."""
+    return max(model.likelihood.n_params, model.cost.width)
