@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from datetime import date, time, timedelta
+from itertools import chain
 from numbers import Complex, Real
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from .frames import column_values, frame_library, label_of, series_of, with_columns
 from .sources import as_source
-from .types import is_missing
+from .types import is_missing, kinds_of
 
 __all__ = ["dense", "floats_of", "framed", "numbers_of", "output_container", "refuse_container", "unpack_container"]
 
@@ -37,13 +38,14 @@ def unpack_container(X: Any) -> Any:
     if isinstance(X, np.ma.MaskedArray):
         return np.ma.filled(X.astype(np.float64), np.nan)
     if frame_library(X) is None:
-        _refuse_type(getattr(X, "dtype", None), "X")
-        _refuse_cells_of_objects(X)
+        _refuse_cells(X)
     else:
         for column, dtype in enumerate(X.dtypes):
-            _refuse_type(dtype, label_of(X, column))
+            refused = _refused_type(dtype)
             if str(dtype).lower() == "object":
-                _refuse_cells(series_of(X, column).to_list(), label_of(X, column))
+                refused = _refused_kind(series_of(X, column).to_list())
+            if refused is not None:
+                raise refused(label_of(X, column))
     source = as_source(X)
     return X if source is None else source
 
@@ -69,38 +71,46 @@ def _refuse_what_is_no_table(X: Any) -> None:
         )
 
 
-def _refuse_type(dtype: Any, label: str) -> None:
-    """Raise where the cells of such a type are no cells of a table."""
-    name, kind = str(dtype).lower(), getattr(dtype, "kind", "-")
-    if kind in "Mm" or name.startswith(DATES):
-        raise _holds_dates(label)
-    if kind == "c" and label != "X":  # scikit-learn refuses an array of complex numbers
-        raise _holds_complex(label)
-    if name.startswith(LISTS):
-        raise _holds_lists(label)
+# What makes an error of a column's label.
+Refusal = Callable[[str], Exception]
 
 
-def _refuse_cells(cells: Iterable, label: str) -> None:
-    """Raise where a column of objects holds dates, complex numbers or lists."""
-    for kind in set(map(type, cells)):
-        if _is_date(kind):
-            raise _holds_dates(label)
-        if issubclass(kind, Complex) and not issubclass(kind, Real):
-            raise _holds_complex(label)
-        if issubclass(kind, (list, np.ndarray)):
-            raise _holds_lists(label)
-
-
-def _refuse_cells_of_objects(X: Any) -> None:
-    """The same for the columns of an array, or a list of rows."""
+def _refuse_cells(X: Any) -> None:
+    """Raise where an array, or a list of rows, holds what are no cells of a table."""
+    if isinstance(X, np.ndarray) and X.dtype.kind in "Mm":
+        raise _holds_dates("X")
     if isinstance(X, np.ndarray) and X.dtype.kind == "O" and X.ndim == 2:
-        columns: Iterable = X.T.tolist()
+        rows: list = X.tolist()
     elif isinstance(X, (list, tuple)) and all(isinstance(row, (list, tuple)) for row in X):
-        columns = zip(*X, strict=False)
+        rows = list(X)
     else:
         return
-    for column, cells in enumerate(columns):
-        _refuse_cells(cells, f"column {column}")
+    if _refused_kind(chain.from_iterable(rows)) is not None:
+        for column, cells in enumerate(zip(*rows, strict=False)):
+            if (refused := _refused_kind(cells)) is not None:
+                raise refused(f"column {column}")
+
+
+def _refused_type(dtype: Any) -> Refusal | None:
+    """The error for a column of such a type; None where its cells are cells of a table."""
+    name, kind = str(dtype).lower(), getattr(dtype, "kind", "-")
+    if kind in "Mm" or name.startswith(DATES):
+        return _holds_dates
+    if kind == "c":
+        return _holds_complex
+    return _holds_lists if name.startswith(LISTS) else None
+
+
+def _refused_kind(cells: Iterable) -> Refusal | None:
+    """The same for a column of Python's objects."""
+    for kind in kinds_of(cells):
+        if _is_date(kind):
+            return _holds_dates
+        if issubclass(kind, Complex) and not issubclass(kind, Real):
+            return _holds_complex
+        if issubclass(kind, (list, np.ndarray)):
+            return _holds_lists
+    return None
 
 
 def _is_date(kind: type) -> bool:
@@ -154,12 +164,14 @@ def numbers_of(X: Any) -> Any:
 
 def floats_of(cells: np.ndarray, label: str) -> np.ndarray:
     """Cells as floats, NaN where one is missing; the error that names one that is no number."""
-    try:
-        found = np.array([np.nan if is_missing(value) else value for value in cells], dtype=np.float64)
-        if found.ndim == 1:  # and not of tuples
-            return found
-    except (TypeError, ValueError, OverflowError):
-        pass
+    # numpy takes None for NaN, which saves looking at each cell, and not pandas' NA.
+    for values in (lambda: cells, lambda: [np.nan if is_missing(value) else value for value in cells]):
+        try:
+            found = np.array(values(), dtype=np.float64)
+            if found.ndim == 1:  # and not of tuples
+                return found
+        except (TypeError, ValueError, OverflowError):
+            pass
     faults = (error for value in cells if (error := _fault(value, label)) is not None)
     raise next(faults, ValueError(f"{label} holds cells that are no numbers."))
 

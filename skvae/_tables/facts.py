@@ -12,7 +12,7 @@ from .containers import floats_of
 from .frames import column_values, is_category_type, label_of, type_of
 from .moments import ColumnSums, reduce_blocks, row_blocks
 from .sources import RowSource
-from .types import is_missing
+from .types import is_missing, kinds_of
 
 __all__ = ["ColumnFacts", "column_facts"]
 
@@ -51,7 +51,7 @@ def column_facts(X: Any) -> list[ColumnFacts]:
     facts = []
     for column in range(X.shape[1]):
         values = column_values(X, column)
-        numbers_only = values.dtype.kind != "O" or all(is_missing(v) or isinstance(v, Real) for v in values)
+        numbers_only = values.dtype.kind != "O" or _are_numbers(values)
         if is_category_type(type_of(X, column)) or not numbers_only:
             facts.append(ColumnFacts(is_category=True))
         else:
@@ -59,6 +59,13 @@ def column_facts(X: Any) -> list[ColumnFacts]:
                 values = floats_of(values, label_of(X, column))
             facts += _facts_of_numbers(values.astype(np.float64)[:, None])
     return facts
+
+
+def _are_numbers(cells: np.ndarray) -> bool:
+    """Whether all cells that are not missing are numbers, or True and False."""
+    if all(issubclass(kind, (Real, type(None))) for kind in kinds_of(cells)):
+        return True
+    return all(is_missing(value) or isinstance(value, Real) for value in cells)
 
 
 def _facts_of_numbers(X: Any) -> list[ColumnFacts]:

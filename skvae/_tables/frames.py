@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .types import in_type, is_number, number_type, object_type, objects, plain
+from .types import in_type, is_number, kinds_of, number_type, object_type, objects, plain
 
 __all__ = [
     "axis_of",
@@ -18,6 +18,7 @@ __all__ = [
     "frame_library",
     "frame_of",
     "is_category_type",
+    "is_number_type",
     "label_of",
     "mean_type",
     "new_series",
@@ -27,6 +28,10 @@ __all__ = [
     "type_of",
     "with_columns",
 ]
+
+
+# Types that pandas has from numpy.
+NUMPY = {"bool", *(f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64))} - {"float8"}
 
 
 def frame_library(X: Any) -> str | None:
@@ -62,6 +67,13 @@ def type_of(X: Any, column: int) -> Any:
     return None if frame_library(X) is None else series_of(X, column).dtype
 
 
+def is_number_type(dtype: Any) -> bool:
+    """Whether a column's type says that it holds numbers, or True and False."""
+    if hasattr(dtype, "is_numeric"):  # polars'
+        return dtype.is_numeric() or str(dtype) == "Boolean"
+    return getattr(dtype, "kind", "O") in "biuf"
+
+
 def is_category_type(dtype: Any) -> bool:
     """Whether a column's type is one of categories, whatever these are."""
     return hasattr(dtype, "categories") or str(dtype) == "Categorical"
@@ -88,14 +100,16 @@ def column_values(X: Any, column: int) -> np.ndarray:
         return _cells(series.astype(object).where(series.notna(), None).to_numpy())
     if series.dtype.is_integer() and not series.null_count() and number_type(str(series.dtype)).bits <= 64:
         return series.to_numpy()
-    if series.dtype.is_numeric() or str(series.dtype) == "Boolean":
+    if is_number_type(series.dtype):
         return series.cast(_library("polars").Float64).to_numpy()
     return _cells(series.to_list())
 
 
 def _cells(values: Any) -> np.ndarray:
     """A column of objects as an array of objects of Python's types."""
-    return objects(values if all(map(_is_plain, set(map(type, values)))) else [plain(value) for value in values])
+    if not all(map(_is_plain, kinds_of(values))):
+        values = [plain(value) for value in values]
+    return values if isinstance(values, np.ndarray) else objects(values)
 
 
 def _is_plain(kind: type) -> bool:
@@ -104,7 +118,7 @@ def _is_plain(kind: type) -> bool:
 
 def label_of(X: Any, column: int) -> str:
     """How an error names a column of a table."""
-    return f"column {column if frame_library(X) is None else list(X.columns)[column]!r}"
+    return f"column {column if frame_library(X) is None else plain(X.columns[column])!r}"
 
 
 def with_columns(X: Any, columns: dict[int, np.ndarray]) -> Any:
@@ -157,17 +171,18 @@ def mean_type(library: str | None, name: str) -> str:
     return "Float64" if kind.whole and name.startswith(("Int", "UInt", "boolean")) else "float64"
 
 
-def column_of(library: str | None, cells: np.ndarray, name: str, known: list | None = None, index: Any = None) -> Any:
+def column_of(library: str | None, cells: np.ndarray, name: str, known: list | None = None) -> Any:
     """A column of this type; `known` are the categories that its cells are of, None if they are numbers.
 
-    `index` labels pandas' rows.
+    Of pandas an array that a frame takes for a column.
     """
     if cells.dtype.kind == "f":
         cells = in_type(cells, name)
     if library == "pandas":
-        listed = name.startswith("arrow dictionary")  # which are not made of arrays
         dtype = _pandas_type(name, known)
-        return _library("pandas").Series(cells.tolist() if listed else cells, index=index, dtype=dtype)
+        if isinstance(dtype, np.dtype):
+            return cells.astype(dtype, copy=False)
+        return _library("pandas").array(cells.tolist() if name.startswith("arrow dictionary") else cells, dtype=dtype)
     polars = _library("polars")
     if name == "Object":
         return polars.Series(cells.tolist(), dtype=polars.Object)
@@ -176,6 +191,8 @@ def column_of(library: str | None, cells: np.ndarray, name: str, known: list | N
 
 def _pandas_type(name: str, known: list | None) -> Any:
     """A type by the name that `type_names` gave it."""
+    if name in NUMPY:
+        return np.dtype(name)
     pandas = _library("pandas")
     if name.endswith("category"):
         return pandas.CategoricalDtype(known, ordered=name.startswith("ordered"))
@@ -213,11 +230,18 @@ def _polars_type(name: str, known: list | None) -> Any:
     return polars.Decimal(kind.precision, kind.digits) if kind.kind == "decimal" else getattr(polars, name)
 
 
-def frame_of(columns: list, names: list, axis: dict[str, Any] | None) -> Any:
-    """A frame of columns that `column_of` made, or of another frame's; polars' labels have no `axis`."""
+def frame_of(columns: list, names: list, axis: dict[str, Any] | None, like: Any = None) -> Any:
+    """A frame of columns that `column_of` made, with the rows' labels of `like`; polars' labels have no `axis`."""
     if axis is None:
         return _library("polars").DataFrame([series.alias(name) for series, name in zip(columns, names, strict=True)])
-    frame = _library("pandas").DataFrame(dict(enumerate(columns)), index=columns[0].index)
+    pandas, index = _library("pandas"), like.index if frame_library(like) == "pandas" else None
+
+    def as_they_are(cells: Any) -> Any:
+        # A frame would make a column of text of an array of objects.
+        objects = isinstance(cells, np.ndarray) and cells.dtype.kind == "O"
+        return pandas.Series(cells, index, dtype=object) if objects else cells
+
+    frame = pandas.DataFrame({i: as_they_are(cells) for i, cells in enumerate(columns)}, index=index)
     frame.columns = _labels_of(names, axis)
     return frame
 
@@ -261,15 +285,20 @@ def column_filled(
     library: str | None, column: Any, cells: np.ndarray, gaps: np.ndarray, name: str, known: list | None
 ) -> Any:
     """`column` with these cells in its gaps, of the type of this name; of its own where that would change a cell."""
+    pandas = library == "pandas"
     made = column_of(library, cells, name, known)
-    present = column.loc[~gaps] if library == "pandas" else column.filter(_library("polars").Series(~gaps))
+    if isinstance(made, np.ndarray) and made.dtype == column.dtype:
+        found = column.to_numpy(copy=True)
+        found[gaps] = made
+        return found
+    present = column.loc[~gaps] if pandas else column.filter(_library("polars").Series(~gaps))
     kept = present if present.dtype == made.dtype else _converted(present, made.dtype)
     if kept is None:
         kept, made = present, column_of(library, cells, type_name(column), known)
     place = np.argsort(np.r_[np.flatnonzero(~gaps), np.flatnonzero(gaps)])
-    if library == "polars":
+    if not pandas:
         return _library("polars").concat([kept.alias(""), made.alias("")]).gather(place)
-    return _library("pandas").concat([kept, made], ignore_index=True).iloc[place].set_axis(column.index)
+    return _library("pandas").concat([kept, _library("pandas").Series(made)], ignore_index=True).array[place]
 
 
 def _converted(series: Any, dtype: Any) -> Any:

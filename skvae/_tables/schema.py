@@ -19,6 +19,7 @@ from .frames import (
     column_values,
     frame_library,
     frame_of,
+    is_number_type,
     label_of,
     mean_type,
     new_series,
@@ -30,7 +31,7 @@ from .frames import (
 )
 from .moments import Array, reduce_blocks, row_blocks
 from .sources import Recoded, RowSource
-from .types import in_type, is_missing, number_type, objects, plain
+from .types import in_type, is_missing, kinds_of, number_type, objects, plain
 
 __all__ = ["Schema", "cells_of", "infinity_in"]
 
@@ -171,10 +172,9 @@ class Schema:
         if self.library is None:
             cells = [in_type(v, name) if v.dtype.kind == "f" else v for v, name in zip(cells, names, strict=True)]
             return np.column_stack([values.astype(object) for values in cells])
-        index = like.index if self.library == frame_library(like) == "pandas" else None
         parts = zip(cells, names, strict=True)
-        columns = [column_of(self.library, v, name, known.get(c), index) for c, (v, name) in enumerate(parts)]
-        return frame_of(columns, self.names, self.axis)
+        columns = [column_of(self.library, v, name, known.get(c)) for c, (v, name) in enumerate(parts)]
+        return frame_of(columns, self.names, self.axis, like)
 
     def filled(self, X: Any, values: Array, gaps: np.ndarray, drawn: bool) -> Any:
         """A table with its gaps filled, as the kind of table that `fit` saw; present cells are the table's own.
@@ -197,7 +197,7 @@ class Schema:
                 found[~gaps] = _objects_of(X)[~gaps]
             return found
         columns = [self._filled(X, column, values[:, column], gaps[:, column], drawn) for column in range(len(gaps.T))]
-        return frame_of(columns, self.names, self.axis)
+        return frame_of(columns, self.names, self.axis, X)
 
     def _filled(self, X: Any, column: int, values: Array, gaps: np.ndarray, drawn: bool) -> Any:
         """A column of X with its gaps filled: categories in the type that `fit` saw, numbers in that of a frame X."""
@@ -205,6 +205,8 @@ class Schema:
         library, name, known = self.library, self.dtypes[column], self.categories.get(column)
         own = frame_library(X) == library
         given = series_of(X, column) if own else new_series(library, _given(X, column, values))
+        if own and known is None and not gaps.any() and is_number_type(given.dtype):
+            return given.copy() if library == "pandas" else given
         if known is not None:
             return column_filled(library, given, _looked_up(known, values[gaps]), gaps, name, known)
         cells = in_type(values[gaps], name) if drawn else values[gaps]
@@ -260,9 +262,9 @@ def _distinct(values: np.ndarray, label: str) -> tuple[list, np.ndarray]:
         return distinct.tolist(), inverse
     places: dict[Any, int] = {}
     try:
-        keys: Any = values
-        if not set(map(type, values)) <= {str, type(None)}:
-            keys = [None if is_missing(value) else _kept_apart(value) for value in values]
+        keys = values.tolist()
+        if not kinds_of(keys) <= {str, type(None)}:
+            keys = [None if is_missing(value) else _kept_apart(value) for value in keys]
         inverse = np.array([places.setdefault(key, len(places)) for key in keys], dtype=int)
     except TypeError:
         odd = next(value for value in values if not isinstance(value, Hashable))

@@ -12,7 +12,17 @@ import numpy as np
 
 from .moments import Array
 
-__all__ = ["NumberType", "in_type", "is_missing", "is_number", "number_type", "object_type", "objects", "plain"]
+__all__ = [
+    "NumberType",
+    "in_type",
+    "is_missing",
+    "is_number",
+    "kinds_of",
+    "number_type",
+    "object_type",
+    "objects",
+    "plain",
+]
 
 # How names begin that say "of this, kept otherwise": pyarrow's types, pandas' sparse ones, cells that are objects.
 KEPT_OTHERWISE = re.compile(r"^(arrow |object of |sparse\[)")
@@ -65,7 +75,7 @@ def number_type(name: str) -> NumberType:
 def object_type(cells: Any) -> str:
     """A name for what all cells of a column of objects are: of one kind of number, or of anything."""
     kept = [value for value in cells if not is_missing(value)]
-    kinds = set(map(type, kept))
+    kinds = kinds_of(kept)
     if not kinds or not all(is_number(kind) for kind in kinds):
         return "object"
     if all(issubclass(kind, (bool, np.bool_)) for kind in kinds):
@@ -83,6 +93,11 @@ def object_type(cells: Any) -> str:
 def is_number(kind: type) -> bool:
     """Whether the values of a Python type are numbers, or True and False."""
     return issubclass(kind, (Real, Decimal, np.bool_))
+
+
+def kinds_of(cells: Any) -> set[type]:
+    """The Python types of some cells."""
+    return set(map(type, cells.tolist() if isinstance(cells, np.ndarray) else cells))  # a list is walked through faster
 
 
 def is_missing(value: Any) -> bool:
