@@ -242,7 +242,7 @@ class VAETransformerCV(VAETransformer):
         self.race = race
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Choose among the candidates by cross-validation, then fit the best to X.
 
         Parameters
@@ -254,6 +254,8 @@ class VAETransformerCV(VAETransformer):
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, in training and in scores, relative to each other: those of less than 1e-12 of the
             largest one count as 0.
+        groups : array-like of shape (n_samples,), default=None
+            The group of every row, for a splitter that keeps groups together, such as `GroupKFold`.
 
         Returns
         -------
@@ -265,20 +267,20 @@ class VAETransformerCV(VAETransformer):
         ValueError
             If a parameter or X breaks a rule.
         """
-        return self._become(self._fit_to, X, y, sample_weight)
+        return self._become(self._fit_to, X, y, sample_weight, groups)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
+    def _fit_to(self, X: Any, y: Any, sample_weight: Any, groups: Any = None) -> Fit:
         candidates = self._candidates()
         reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
         reader.check(rows)
-        rows, y = indexable(rows, y)
+        rows, y, groups = indexable(rows, y, groups)
         if sample_weight is not None:
             sample_weight = relative_weights(sample_weight, rows)
         table = Labelled(rows, y, sample_weight)
         base = self._base(draw_seed(self.random_state))
         entrants = [self._entrant(base, candidate, reader, table, X) for candidate in candidates]
-        folds, near = self._folds(table), self.selection == "one_standard_error"
+        folds, near = self._folds(table, groups), self.selection == "one_standard_error"
         race = Race(entrants, folds, self.n_jobs, near, partial(self._log, candidates))
         # Callbacks and the log are this process'.
         watched = bool(getattr(self, "_skl_callbacks", [])) or self.verbose
@@ -334,16 +336,32 @@ class VAETransformerCV(VAETransformer):
             )
         return list(ParameterGrid({"n_components": sizes, **others}))
 
-    def _folds(self, rows: Labelled) -> list[Fold]:
+    def _folds(self, rows: Labelled, groups: Any) -> list[Fold]:
         """Training and test rows of every fold."""
         weight = rows.weight
-        folds = [Fold(*fold) for fold in check_cv(self.cv, rows.y).split(rows.X, rows.y)]
+        try:
+            folds = [Fold(*fold) for fold in check_cv(self.cv, rows.y).split(rows.X, rows.y, groups)]
+        except (TypeError, ValueError) as error:
+            raise self._without(rows.y, groups, error) from error
         if not folds:
-            raise ValueError("cv gives no folds; pass a number of folds, a splitter, or an iterable of splits.")
+            raise ValueError(
+                "cv gives no folds; pass a number of folds, a splitter, or a list of splits. A generator gives its "
+                "splits to one fit only: pass list(...) of it."
+            )
         for k, (_, test) in enumerate(folds):
             if weight is not None and not weight[test].any():
                 raise ValueError(f"The test rows of fold {k} all have sample_weight 0, so they have no mean score.")
         return folds
+
+    def _without(self, y: Any, groups: Any, error: Exception) -> Exception:
+        """The error of a splitter, with what it lacks where that was not given."""
+        given = {"y": y, "groups": groups}
+        asked = {"y": "Stratified" in type(self.cv).__name__, "groups": "Group" in type(self.cv).__name__}
+        lacking = [name for name, value in given.items() if value is None and asked[name]]
+        if not lacking:
+            return error
+        call = ", ".join(f"{name}=..." for name in lacking)
+        return ValueError(f"cv={self.cv!r} splits by {' and '.join(lacking)}; call fit(X, {call}).")
 
     def _refuse_without_density(self, estimator: VAETransformer) -> None:
         if not hasattr(estimator, "score"):
