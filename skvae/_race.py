@@ -15,6 +15,7 @@ What no number of folds can tell is who learns late: a candidate that is behind 
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +27,6 @@ import numpy as np
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import _safe_indexing
 
 from ._fit import Fit, FitSettings, Paused, fit_model
@@ -103,9 +103,8 @@ def advance(candidate: Candidate, fold: Fold, until: int, n_draws: int, paused: 
     """
     score, now, table = np.nan, None, candidate.table
     began = fitted = time.perf_counter()
-    with warnings.catch_warnings(), suppress(DivergedError):
-        # The score says how good a candidate is.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # A fit in parts warns of nothing: the score says how good a candidate is.
+    with suppress(DivergedError):
         rows = candidate.rows(table.at(fold.train))
         fit = fit_model(candidate.reader, rows, candidate.settings, until=until, paused=paused)
         now, fitted = fit.paused, time.perf_counter()
@@ -115,6 +114,9 @@ def advance(candidate: Candidate, fold: Fold, until: int, n_draws: int, paused: 
 
 def fit_all(candidate: Candidate) -> tuple[Fit, list[warnings.WarningMessage]]:
     """The candidate fitted to all rows, and the warnings, which would be lost in another process."""
+    if threading.current_thread() is not threading.main_thread():
+        # Here they are not lost, and filters are all threads': one that puts back what it found undoes another's.
+        return fit_model(candidate.reader, candidate.rows(candidate.table), candidate.settings), []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         return fit_model(candidate.reader, candidate.rows(candidate.table), candidate.settings), caught

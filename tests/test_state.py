@@ -193,13 +193,6 @@ def test_eight_threads_share_one_model(fitted, wine, fresh):
         np.testing.assert_array_equal(score, expected[1])
 
 
-def test_eight_threads_fit_eight_models(wine):
-    serial = [make(random_state=seed).fit(wine).transform(wine) for seed in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        parallel = list(pool.map(lambda seed: make(random_state=seed).fit(wine).transform(wine), range(8)))
-    np.testing.assert_array_equal(parallel, serial)
-
-
 class Encoder(nn.Module):
     """A user's network, with a layer that must be in evaluation mode after fit."""
 

@@ -1,0 +1,172 @@
+"""Threads, processes and signals: the same numbers as alone, no hang, and an interrupt costs nothing."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import FOUR, SMALL, answers, same_answers, with_gaps
+from joblib import parallel_config
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+
+from skvae import VAEImputer, VAETransformer, VAETransformerCV
+
+TESTS = Path(__file__).parent
+X = with_gaps(load_iris().data, 0.05)
+each = pytest.mark.parametrize("name", FOUR)
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@each
+def test_eight_threads_share_one_model(name):
+    model = FOUR[name]().fit(X)
+    alone = answers(model, X)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: answers(model, X), range(8)):
+            same_answers(found, alone)
+
+
+@each
+def test_eight_threads_fit_eight_models(name):
+    alone = answers(FOUR[name]().fit(X), X)
+    with ThreadPoolExecutor(8) as pool:
+        for model in list(pool.map(lambda _: FOUR[name]().fit(X), range(8))):
+            same_answers(answers(model, X), alone)
+
+
+def fill_error(imputer, X, y=None):
+    """How far an imputer's means are from the cells of complete columns; a score that every process computes alike."""
+    return -float(np.nanmean(np.square(imputer.transform(X) - np.nanmean(X, axis=0))))
+
+
+def mean_score(detector, X, y=None):
+    return float(np.mean(detector.score_samples(X)))
+
+
+SEARCHES = {
+    "transformer": lambda: GridSearchCV(FOUR["transformer"](), {"n_components": [1, 2]}, cv=2),
+    "detector": lambda: GridSearchCV(FOUR["detector"](), {"n_components": [1, 2]}, cv=2, scoring=mean_score),
+    "search": lambda: GridSearchCV(VAETransformerCV((1, 2), cv=2, **SMALL), {"max_iter": [2, 3]}, cv=2),
+    "imputer": lambda: GridSearchCV(
+        VAEImputer(VAETransformer(**SMALL)), {"estimator__n_components": [1, 2]}, cv=2, scoring=fill_error
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_a_grid_search_in_parallel_finds_what_one_after_the_other_does(backend):
+    for search in SEARCHES.values():
+        alone = search().fit(X)
+        # scikit-learn's own threads change the warning filters, which are all threads'.
+        with warnings.catch_warnings(), parallel_config(backend=backend, n_jobs=2):
+            found = search().fit(X)
+        np.testing.assert_allclose(
+            found.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-6
+        )
+        assert found.best_params_ == alone.best_params_
+        same_answers(answers(found.best_estimator_, X), answers(alone.best_estimator_, X))
+
+
+def test_a_search_of_its_own_in_two_processes_is_that_of_one():
+    alone, found = (VAETransformerCV((1, 2), cv=2, n_jobs=n_jobs, **SMALL).fit(X) for n_jobs in (None, 2))
+    same_answers(answers(found, X), answers(alone, X))
+    np.testing.assert_array_equal(found.scores_, alone.scores_)
+
+
+def test_searches_in_threads_leave_the_warning_filters_alone():
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda seed: FOUR["search"]().set_params(random_state=seed).fit(X), range(8)))
+        assert list(warnings.filters) == before
+
+
+def run(script, folder, *arguments, timeout=300):
+    """A script in a fresh process of one thread: torch hangs in a forked child where its parent has used several."""
+    file = folder / "script.py"
+    file.write_text(textwrap.dedent(script))
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-W", "ignore", str(file), *arguments]
+    return subprocess.run(command, timeout=timeout, env=env, capture_output=True, text=True, check=False)
+
+
+POOL = """
+    import multiprocessing, sys
+    import numpy as np
+    from sklearn.datasets import load_iris
+    from helpers import FOUR, answers, same_answers
+
+    X = load_iris().data
+
+    def look(model):
+        return answers(model, X)
+
+    def fit(name):
+        return FOUR[name]().fit(X)
+
+    if __name__ == "__main__":
+        models = {name: fit(name) for name in FOUR}
+        with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
+            for name, model in models.items():
+                same_answers(pool.apply(look, (model,)), look(model))
+                same_answers(look(pool.apply(fit, (name,))), look(model))
+                print(name, "is the same")
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+def test_another_process_gives_the_same_bits(method, tmp_path):
+    if not hasattr(os, "fork") and method != "spawn":
+        pytest.skip("needs fork")
+    done = run(POOL, tmp_path, method)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{name} is the same" for name in FOUR]
+
+
+INTERRUPTED = """
+    import os, signal, sys, threading
+    from sklearn.datasets import load_iris, load_wine
+    from helpers import FOUR, answers, same_answers
+
+    estimator = FOUR[sys.argv[1]]().fit(load_iris().data)
+    before = answers(estimator, load_iris().data)
+    model = getattr(estimator, "estimator", estimator)
+    model.set_params(max_iter=10**6, n_iter_no_change=10**6)
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        estimator.fit(load_wine().data)
+    except KeyboardInterrupt:
+        same_answers(answers(estimator, load_iris().data), before)
+        print("as before")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or os.name != "posix", reason="needs signals")
+@each
+def test_ctrl_c_ends_a_fit_and_keeps_the_model(name, tmp_path):
+    done = run(INTERRUPTED, tmp_path, name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "as before\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+def test_nothing_grows_over_many_fits_epochs_and_chunks(capsys):
+    """A short form of the benchmark."""
+    endurance = runpy.run_path(str(TESTS.parent / "benchmarks" / "endurance.py"))
+    grown = endurance["main"](["--fits", "20", "--epochs", "100", "--chunks", "40"])
+    assert grown.keys() == {"fits", "epochs", "chunks"}
+    for memory, threads, files in grown.values():
+        assert memory < 8
+        assert (threads, files) == (0, 0)
