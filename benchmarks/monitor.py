@@ -109,7 +109,7 @@ def record(X: Array, test: Array, seed: int) -> Recorded:
     """Train on X for all epochs."""
     vae = VAETransformer(random_state=seed)
     vae._validate_params()
-    settings = FitSettings.of(vae)
+    settings = FitSettings.of(vae, torch.device("cpu"))
     reader, rows = read(settings, X, None, None)
     settings = settings.seeded(seed)
     values, weights = [], []

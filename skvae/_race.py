@@ -1,8 +1,8 @@
 """A race among candidates: all are trained a part of the way, and those that lag clearly behind go no further.
 
 After each of `SHARES` of its epochs a candidate's test scores are compared with those of the leader, the candidate of
-the best mean, fold by fold: d_k = leader's score - candidate's score on fold k. The first time, three folds are looked
-at before the others are begun. A candidate is dropped if
+the best mean, fold by fold: d_k = leader's score - candidate's score on fold k, see `comparable`. The first time, three
+folds are looked at before the others are begun. A candidate is dropped if
 
     mean(d) > t * sd(d) * sqrt(1 / K + n_test / n_train),
 
@@ -31,6 +31,7 @@ from sklearn.utils import _safe_indexing
 
 from ._fit import Fit, FitSettings, Paused, fit_model
 from ._tables.reader import TableReader, TrainingRows
+from ._training.held_out import defined, differences, winsorised
 from ._training.loop import DivergedError
 
 __all__ = ["Candidate", "Fold", "Labelled", "Race", "behind"]
@@ -74,10 +75,9 @@ class Candidate:
         """A table's rows to train on."""
         return self.reader.first_rows(*table, self.settings.objective)
 
-    def score(self, fit: Fit, table: Labelled, n_draws: int) -> float:
-        """Mean log-likelihood of a table's rows, in nats per row."""
-        inference = fit.model.inference(self.settings.device, n_draws)
-        return float(np.average(inference.log_likelihood(table.X), weights=table.weight))
+    def score(self, fit: Fit, table: Labelled, n_draws: int) -> NDArray:
+        """Log-likelihoods of a table's rows, in nats."""
+        return fit.model.inference(self.settings.device, n_draws).log_likelihood(table.X)
 
 
 class Fold(NamedTuple):
@@ -88,10 +88,10 @@ class Fold(NamedTuple):
 
 
 class Leg(NamedTuple):
-    """What one part of the way brought: where to go on, the test score now, and seconds."""
+    """What one part of the way brought: where to go on, the test rows' scores now, if there are any, and seconds."""
 
     paused: Paused | None
-    score: float
+    scores: NDArray | None
     fit_time: float
     score_time: float
 
@@ -99,17 +99,17 @@ class Leg(NamedTuple):
 def advance(candidate: Candidate, fold: Fold, until: int, n_draws: int, paused: Paused | None) -> Leg:
     """Train a candidate on a fold's training rows up to epoch `until`; score the best weights so far on its test rows.
 
-    The score, in nats per row, is NaN for a model whose training diverged at once; it has nowhere to go on.
+    A model whose training diverged at once has no scores, and nowhere to go on.
     """
-    score, now, table = np.nan, None, candidate.table
+    scores, now, table = None, None, candidate.table
     began = fitted = time.perf_counter()
     # A fit in parts warns of nothing: the score says how good a candidate is.
     with suppress(DivergedError):
         rows = candidate.rows(table.at(fold.train))
         fit = fit_model(candidate.reader, rows, candidate.settings, until=until, paused=paused)
         now, fitted = fit.paused, time.perf_counter()
-        score = candidate.score(fit, table.at(fold.test), n_draws)
-    return Leg(now, score, fitted - began, time.perf_counter() - fitted)
+        scores = candidate.score(fit, table.at(fold.test), n_draws)
+    return Leg(now, scores, fitted - began, time.perf_counter() - fitted)
 
 
 def fit_all(candidate: Candidate) -> tuple[Fit, list[warnings.WarningMessage]]:
@@ -120,6 +120,45 @@ def fit_all(candidate: Candidate) -> tuple[Fit, list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         return fit_model(candidate.reader, candidate.rows(candidate.table), candidate.settings), caught
+
+
+def comparable(scores: list[list[Any]], weights: list[NDArray]) -> NDArray:
+    """Scores of candidates of which no single test row decides: (n_candidates, n_folds), NaN where there is none.
+
+    On every fold stands a candidate's mean difference from the candidates' median, row by row. Of its differences on
+    all folds the outermost are moved to the nearest of the others: a row thousands of nats off would hide them.
+
+    Parameters
+    ----------
+    scores : list of lists of ndarray
+        By candidate and fold, the test rows' log-likelihoods; None where there are none.
+    weights : list of ndarray
+        By fold, what the test rows weigh.
+    """
+    found = np.full((len(scores), len(weights)), np.nan)
+    there = [[k for k, rows in enumerate(mine) if rows is not None] for mine in scores]
+    middle: list[Any] = [None] * len(weights)
+    for k in set().union(*there):
+        with np.errstate(invalid="ignore"):
+            middle[k] = defined(np.median([defined(mine[k]) for mine in scores if mine[k] is not None], axis=0))
+    some = [k for k, rows in enumerate(middle) if rows is not None]
+    level = np.full(len(weights), np.nan)
+    # Rows that hardly any candidate can score say nothing of the fold.
+    level[some] = _means([middle[k] for k in some], [weights[k] * np.isfinite(middle[k]) for k in some])
+    for mine, folds, row in zip(scores, there, found, strict=True):
+        gains = [differences(mine[k], middle[k]) for k in folds]
+        row[folds] = level[folds] + _means(gains, [weights[k] for k in folds])
+    return found
+
+
+def _means(values: list[NDArray], weights: list[NDArray]) -> NDArray:
+    """Each fold's mean over the rows that weigh anything, the outermost of all rows moved to the nearest others."""
+    kept = [weight > 0 for weight in weights]
+    values, weights = ([part[k] for part, k in zip(parts, kept, strict=True)] for parts in (values, weights))
+    if not values:
+        return np.empty(0)
+    moved = np.split(winsorised(np.concatenate(values), np.concatenate(weights)), np.cumsum([*map(len, values)])[:-1])
+    return np.array([np.average(p, weights=w) if len(p) else -np.inf for p, w in zip(moved, weights, strict=True)])
 
 
 def behind(scores: NDArray, n_candidates: int, test_ratio: float, near: bool = False) -> NDArray[np.bool_]:
@@ -167,6 +206,8 @@ class Race:
     scores : masked array of shape (n_candidates, n_folds)
         Mean test scores in nats per row, those of a dropped candidate from when it was dropped. Folds that were not
         begun by then are masked.
+    compared : array of shape (n_candidates, n_folds)
+        What candidates are compared by, see `comparable`: NaN where there is no score.
     fit_time, score_time : ndarrays of shape (n_candidates, n_folds)
         Seconds.
     dropped_after : ndarray of int of shape (n_candidates,)
@@ -189,6 +230,9 @@ class Race:
         self.scores, self.fit_time, self.score_time = np.ma.masked_all(shape), np.zeros(shape), np.zeros(shape)
         self.dropped_after = np.zeros(len(candidates), dtype=int)
         self.alive = list(range(len(candidates)))
+        self.compared = np.full(shape, np.nan)
+        # The test rows' scores.
+        self.of_rows: dict[tuple[int, ...], NDArray] = {}
         # Where to go on.
         self.paused: dict[tuple[int, ...], Paused | None] = dict.fromkeys(np.ndindex(*shape))
 
@@ -235,16 +279,31 @@ class Race:
             calls.append(delayed(advance)(candidate, self.folds[k], until, n_draws, self.paused[i, k]))
         found = parallel([*others, *calls])
         for (i, k), leg in zip(keys, found[len(others) :], strict=True):
-            self.scores[i, k] = leg.score
+            self.scores[i, k] = np.nan
+            if leg.scores is not None:
+                self.of_rows[i, k] = leg.scores
+                weight = self._weight(k)
+                self.scores[i, k] = np.average(leg.scores[weight > 0], weights=weight[weight > 0])
             self.fit_time[i, k] += leg.fit_time
             self.score_time[i, k] += leg.score_time
             self.paused[i, k] = leg.paused
             if leg.paused is None or share == 1:
                 del self.paused[i, k]
+        self._compare(n_folds)
         return found[: len(others)]
 
+    def _weight(self, fold: int) -> NDArray:
+        """What a fold's test rows weigh."""
+        test, weight = self.folds[fold].test, self.candidates[0].table.weight
+        return np.ones(len(test)) if weight is None else weight[test]
+
+    def _compare(self, n_folds: int) -> None:
+        """Bring what candidates are compared by up to their scores of now, on so many folds."""
+        scores = [[self.of_rows.get((i, k)) for k in range(n_folds)] for i in self.alive]
+        self.compared[self.alive, :n_folds] = comparable(scores, [self._weight(k) for k in range(n_folds)])
+
     def _drop(self, share: float, n_folds: int) -> None:
-        scores = self.scores.filled(np.nan)[:, :n_folds]
+        scores = self.compared[:, :n_folds]
         ratio = float(np.mean([len(fold.test) / len(fold.train) for fold in self.folds]))
         found = behind(scores[self.alive], len(self.candidates), ratio, self.near)
         # A candidate of few epochs in all has not learnt enough to be judged yet, unless it has diverged.

@@ -143,7 +143,9 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
     loss_curve_ : list of float
         Training loss of every epoch, in nats per row.
     validation_curve_ : list of float
-        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out.
+        Held-out bound before training and after every epoch, in nats per row; empty where no rows are held out. Every
+        value is the best epoch's before it and what the rows gain since, the 2 % that gain most and least counting as
+        the nearest of the others: one row does not decide.
     history_ : dict of str to list of float
         Every term of the loss, one value per epoch.
     mean_ : ndarray of shape (n_features_in_,)

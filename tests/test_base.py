@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import Breaks, Reconstruction, make
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
@@ -665,3 +666,11 @@ def test_every_solver_works_at_its_defaults(iris, solver, noise):
     vae = VAETransformer(2, solver=solver, likelihood=Gaussian(noise), max_iter=5, random_state=0).fit(iris)
     assert max(vae.validation_curve_) < 10
     assert np.isfinite(vae.loss_curve_).all()
+
+
+def test_a_cell_unlike_all_others_does_not_end_training():
+    """In this fold a pixel that is 0 in the rows trained on is not in one that is held out."""
+    X = np.delete(load_digits().data, np.s_[:360], axis=0)
+    vae = VAETransformer("auto", max_iter=15, random_state=0).fit(X)
+    assert vae.best_iter_ > 10
+    assert vae.best_iter_ == np.argmax(vae.validation_curve_)

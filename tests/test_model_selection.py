@@ -124,7 +124,7 @@ def test_results_are_in_grid_searchs_words(table):
     vae = make((2, 1), param_grid=grid).fit(table)
     search = grid_search({"n_components": [2, 1], **grid}).set_params(refit=False).fit(table)
     own, theirs = vae.cv_results_, search.cv_results_
-    assert own.keys() == theirs.keys() | {"dropped_after"}
+    assert own.keys() == theirs.keys() | {"dropped_after", "mean_compared_score"}
     assert repr(own["params"]) == repr(theirs["params"])
     for name, values in theirs.items():
         assert len(own[name]) == len(values) == 4
@@ -159,7 +159,7 @@ def test_results_agree_with_each_other(table, cv):
 
 def test_equal_scores_share_a_rank(table):
     vae = make((1, 2, 1, 2, 3)).fit(table)
-    means, ranks = vae.cv_results_["mean_test_score"], vae.cv_results_["rank_test_score"]
+    means, ranks = vae.cv_results_["mean_compared_score"], vae.cv_results_["rank_test_score"]
     assert means[0] == means[2]
     assert means[1] == means[3]
     np.testing.assert_array_equal(ranks, [1 + (means > mean).sum() for mean in means])

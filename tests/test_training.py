@@ -16,7 +16,7 @@ from skvae import ELBO, IWAE, MLP, Gaussian
 from skvae._state import Blueprint
 from skvae._tables.batches import Batch, to_rows
 from skvae._training import parameters as trained
-from skvae._training.held_out import held_out_mean
+from skvae._training.held_out import Judge, held_out_mean, winsorised_mean
 from skvae._training.loop import DivergedError, Training, TrainingSettings, average_weight, train
 from skvae._training.parameters import Player, make_players
 from skvae._training.solvers import SOLVERS
@@ -319,6 +319,64 @@ def test_on_epoch_stops_training_by_returning_true():
     )
     assert numbers == [1, 2, 3]
     assert report.n_iter == 3
+
+
+def judged(*epochs, weight=None):
+    """The levels of epochs of which each has one value for every row, and the epoch that is kept."""
+    left, levels, best = [np.array(values, dtype=float) for values in epochs], [], 0
+    judge = Judge(lambda: left.pop(0), weight)
+    for epoch in range(len(epochs)):
+        levels.append(judge.level(levels[best] if levels else None))
+        if epoch and levels[epoch] > levels[best]:
+            best = epoch
+            judge.keep()
+    return levels, best
+
+
+@pytest.mark.parametrize("lost", [1.0, 1e3, 1e300, np.inf, np.nan])
+@pytest.mark.parametrize("n_rows", [3, 20, 143])
+def test_one_held_out_row_does_not_decide(n_rows, lost):
+    start = np.random.default_rng(0).normal(size=n_rows)
+    later = start + 1
+    later[1] -= lost
+    levels, best = judged(start, later)
+    assert best == 1
+    assert levels[1] == pytest.approx(start.mean() + 1)
+    assert judged(later, start)[1] == 0
+
+
+def test_a_group_of_held_out_rows_does_decide():
+    start = np.zeros(100)
+    later = np.where(np.arange(100) < 5, -100.0, 1.0)
+    assert judged(start, later)[1] == 0
+
+
+def test_a_held_out_row_without_a_value_from_the_start_has_no_say():
+    start = np.r_[-np.inf, np.zeros(40)]
+    levels, best = judged(start, start + 1, start + 0.5)
+    assert best == 1
+    assert np.isfinite(levels).all()
+
+
+def test_held_out_rows_that_agree_are_judged_by_their_mean():
+    start = np.random.default_rng(0).normal(size=60)
+    levels, best = judged(start, start + 0.3, start - 0.1, start + 0.5)
+    np.testing.assert_allclose(levels, start.mean() + np.array([0, 0.3, -0.1, 0.5]))
+    assert best == 3
+
+
+def test_a_winsorised_mean_moves_the_outermost_values_to_the_nearest_of_the_others():
+    values = np.random.default_rng(0).permutation(np.r_[-1e9, -5.0, np.linspace(-1, 1, 97), 7.0])
+    assert winsorised_mean(values) == pytest.approx(np.clip(values, -1, np.linspace(-1, 1, 97)[-2]).mean(), abs=1e-12)
+    assert winsorised_mean(values[:2]) == values[:2].mean()
+    assert winsorised_mean(np.array([1.0, 2.0, 90.0])) == 2
+
+
+def test_a_row_of_weight_two_is_judged_like_two_rows():
+    rng = np.random.default_rng(0)
+    values, copies = rng.standard_cauchy(80), rng.integers(1, 4, 80)
+    weighted = winsorised_mean(values, copies.astype(float))
+    assert weighted == pytest.approx(winsorised_mean(np.repeat(values, copies)))
 
 
 def test_held_out_mean_is_weighted_and_the_same_at_every_call():

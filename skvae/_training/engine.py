@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from .._tables.batches import Batch, Table
-from .._tables.moments import reduce_blocks
+from .._tables.moments import Array, Units, reduce_blocks
 from .._torch import make_generator, namespace, repays_a_thread
 from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient, autograd_gradient
 from ..model import LOG_VAR_RANGE, VAE, Emitted
 from ..objectives import Objective, OnePass, Slopes
 from ..priors import Prior
-from .held_out import HELD_OUT_ROWS, finite_or_worst, held_out_mean, repeated
+from .held_out import HELD_OUT_ROWS, held_out_values, repeated
 from .mlp import NUMPY, TORCH, AutogradNetwork, Backend, GraphFreeMLP, Values, is_graph_free
 
 __all__ = ["DenseStep", "understands"]
@@ -205,7 +205,7 @@ class DenseStep:
 
     def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Any = None) -> None:
         """Set `grad`."""
-        views, eps = self._draw(batch, rng)
+        views, eps = self._draw(batch, self.units, rng)
         volume = self.mean_volume if views[1].x is batch.x else None
         self.gradient(views, eps, epoch, rng, volume)
 
@@ -341,45 +341,50 @@ class DenseStep:
             else:
                 work.sums[name] = share + 0.0  # a copy
 
-    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
-        """A function that returns the objective's monitored mean over `rows`, at the weights of the moment.
+    def held_out_values(self, rows: Batch, seed: int) -> Callable[[], Array]:
+        """A function that returns what the objective's monitor says of each row, at the weights of the moment.
 
         The draws are the same at every call, those that `objective.monitor` would take from a generator of this seed.
         """
         if not self.judges:
-            return partial(held_out_mean, self.model, self.objective, rows, seed)
-        rows = self._formed(repeated(rows)).whole()
-        mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())
+            return partial(held_out_values, self.model, self.objective, rows, seed)
+        n_rows, rows = len(rows), repeated(rows)
         kept = list(self._drawn(rows, seed)) if rows.x.numel() <= HELD_OUT_NUMBERS else None
 
-        def mean() -> float:
+        def values() -> Array:
             with torch.inference_mode(), np.errstate(all="ignore"):
-                blocks = self._drawn(rows, seed) if kept is None else kept
-                total = sum(len(views[1]) * self._bound(views, eps) for views, eps in blocks)
-                return finite_or_worst(total / mass)
+                found = [self._values(*block) for block in (self._drawn(rows, seed) if kept is None else kept)]
+                return torch.cat(found).double().cpu().reshape(-1, n_rows).mean(dim=0).numpy()
 
-        return mean
+        return values
 
-    def _drawn(self, rows: Batch, seed: int) -> Iterator[tuple[tuple[Batch, Batch], Tensor | None]]:
-        """Blocks of rows, and draws of the latents' noise for each."""
+    def _drawn(self, rows: Batch, seed: int) -> Iterator[tuple[Batch, Batch, Tensor | None]]:
+        """Blocks of rows as the objective shows them: what the encoder sees, what outputs are compared with, and draws.
+
+        Unlike a batch in training, they are in the model's units, and put in the step's form for the encoder alone.
+        """
         rng = make_generator(seed, rows.device)
         for block in rows.blocks(HELD_OUT_ROWS):
-            yield self._draw(block, rng)
+            (seen, compared), eps = self._draw(block, self.model.units, rng)
+            yield self._formed(seen).whole(), compared, eps
 
-    def _draw(self, batch: Batch, rng: torch.Generator) -> tuple[tuple[Batch, Batch], Tensor | None]:
+    def _draw(self, batch: Batch, units: Units, rng: torch.Generator) -> tuple[tuple[Batch, Batch], Tensor | None]:
         """The batch as the objective shows it, and eps (S B, J), which a code lacks."""
-        views = self.objective.views(self.units, batch, rng)
+        views = self.objective.views(units, batch, rng)
         if not self.model.has_posterior:
             return views, None
         x = views[0].x
         shape = (self.n_draws * x.shape[0], self.n_components)
         return views, torch.randn(shape, generator=rng, dtype=x.dtype, device=x.device)
 
-    def _bound(self, views: tuple[Batch, Batch], eps: Tensor | None) -> float:
-        """The mean over the batch's rows, weighted where they are, of what `objective.monitor` says of each."""
-        slopes, _ = self._slopes(*self._emit(views[0], eps), views, math.inf, None)
-        totals = {name: torch.as_tensor(share).double().sum() for name, share in slopes.shares.items()}
-        return -float(self.objective.summed(totals, math.inf)["loss"])
+    def _values(self, seen: Batch, compared: Batch, eps: Tensor | None) -> Tensor:
+        """What `objective.monitor` says of each row."""
+        work, emitted = self._emit(seen, eps)
+        tensors: list[Any] = [None if value is None else work.tensor(value) for value in emitted[:5]]
+        terms = self.objective.terms(
+            Emitted(*tensors), compared, self.model, make_generator(0, compared.device), math.inf
+        )
+        return (-terms["loss"]).expand(len(compared))
 
     def _backend(self, n_rows: int) -> Backend:
         """numpy, or torch where its threads, its device or autograd are wanted."""

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from .._tables.batches import ArrayTable, Batch
+from .._tables.moments import Array
 from ..model import VAE
 from ..objectives import Objective
+from .held_out import Judge
 from .parameters import make_players
 from .solvers import Adam, Solver
 from .steps import make_step
@@ -144,6 +146,8 @@ class Progress:
         Vectors and buffers of the best epoch so far.
     result : TrainingResult
         What is known so far.
+    judged : array of shape (N,) or None
+        What the held-out rows said of the best epoch so far.
     over : bool
         Whether training has ended.
     """
@@ -157,13 +161,14 @@ class Progress:
     solvers: list[dict[str, Any]]
     kept: tuple[list[Tensor], list[Tensor]]
     result: TrainingResult
+    judged: Array | None
     over: bool
 
 
 class Training:
     """The training of one model: it can stop after any epoch and go on from what `progress` returned.
 
-    With `held_out` rows the best epoch is the one with the highest monitored mean, the start (epoch 0) included;
+    With `held_out` rows the best epoch is the one that their `Judge` puts highest, the start (epoch 0) included;
     without them it is the last. `model` is trained in place; only after `finish` does it hold the best weights.
     """
 
@@ -190,9 +195,14 @@ class Training:
             self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
             self.seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
             self.kept = self._snapshot()
-        self.held_out_mean = None if held_out is None else self.step.held_out_mean(held_out, self.seed)
-        if self.held_out_mean is not None and not self.result.held_out:
-            self.result.held_out.append(self.held_out_mean())
+        self.judge = None if held_out is None else self._judge(held_out, progress)
+        if self.judge is not None and not self.result.held_out:
+            self.result.held_out.append(self.judge.level(None))
+
+    def _judge(self, held_out: Batch, progress: Progress | None) -> Judge:
+        weight = None if held_out.weight is None else held_out.weight.cpu().double().numpy()
+        look = self.step.held_out_values(held_out, self.seed)
+        return Judge(look, weight, None if progress is None else progress.judged)
 
     def run(self, until: float = math.inf, on_epoch: Callable[[Epoch], bool] = lambda epoch: False) -> None:
         """Train to the end of epoch `until`, or to the end of training.
@@ -212,11 +222,13 @@ class Training:
                     return
                 result.log(terms)
                 better = not settings.keep_start
-                if self.held_out_mean is not None:
-                    result.held_out.append(self.held_out_mean())
+                if self.judge is not None:
+                    result.held_out.append(self.judge.level(result.held_out[result.best]))
                     better = result.held_out[-1] > result.held_out[result.best]
                 if better:
                     result.best, self.kept = self.epoch, self._snapshot()
+                    if self.judge is not None:
+                        self.judge.keep()
                 watched = result.held_out[-1] if result.held_out else None
                 stop = on_epoch(Epoch(self.epoch, terms, watched, result.best))
             since = self.epoch - max(result.best, self.objective.ramp)
@@ -259,6 +271,7 @@ class Training:
             [_copied(player.solver.state_dict()) for player in self.players],
             _copied(self.kept),
             deepcopy(self.result),
+            None if self.judge is None else self.judge.best,
             self.over,
         )
 

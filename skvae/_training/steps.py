@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .._tables.batches import Batch, Table
+from .._tables.moments import Array
 from ..model import VAE
 from ..objectives import Objective
 from . import engine
-from .held_out import held_out_mean
+from .held_out import held_out_values
 from .parameters import Player
 
 __all__ = ["AutogradStep", "make_step"]
@@ -35,8 +36,10 @@ class Step(Protocol):
         """The terms' means over the rows of all steps since the last call."""
         ...
 
-    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
-        """A function that returns the monitored mean over `rows`, at the weights of the moment, by the same draws."""
+    def held_out_values(self, rows: Batch, seed: int) -> Callable[[], Array]:
+        """A function that returns what the monitor says of each of `rows`, at the weights of the moment, by the same
+        draws.
+        """
         ...
 
 
@@ -61,8 +64,8 @@ class AutogradStep:
             total, n_rows = self.sums.get(name, (0.0, 0))
             self.sums[name] = total + len(batch) * term.detach(), n_rows + len(batch)
 
-    def held_out_mean(self, rows: Batch, seed: int) -> Callable[[], float]:
-        return partial(held_out_mean, self.model, self.objective, rows, seed)
+    def held_out_values(self, rows: Batch, seed: int) -> Callable[[], Array]:
+        return partial(held_out_values, self.model, self.objective, rows, seed)
 
     def take_means(self) -> dict[str, Tensor]:
         means = {name: torch.as_tensor(total) / n_rows for name, (total, n_rows) in self.sums.items()}
