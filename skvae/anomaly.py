@@ -430,8 +430,8 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         """
         normality, rows = self._normality(), self._reader().read(X)
         values = normality.beside_typical(self._inference(), rows)
-        names = list(_check_feature_names_in(self))
-        return framed(self, X, values, [*names, "latent" if "latent" not in names else "latent (model)"])
+        names, schema = list(_check_feature_names_in(self)), self._reader().schema
+        return framed(self, X, values, schema.labels_and(output_container(self), names, "latent"))
 
     @at_once
     def similar(self, X: Any) -> Any:

@@ -706,6 +706,20 @@ def test_the_most_similar_row_can_be_taken_from_a_frame_with_labels_of_any_kind(
     np.testing.assert_allclose(off.to_numpy(), table - detector.set_output(transform="default").similar(X))
 
 
+@pytest.mark.parametrize("kind", labelled())
+def test_parts_of_a_score_and_what_is_off_by_how_much_stand_side_by_side(table, kind):
+    labels = labelled()[kind]
+    X = pd.DataFrame(table, columns=labels)
+    detector = VAEAnomalyDetector(max_iter=2, random_state=0).set_output(transform="pandas").fit(X)
+    parts = detector.explain(X).iloc[0]
+    both = pd.concat({"part": parts, "off by": (X - detector.similar(X)).iloc[0]}, axis=1)
+    assert len(both) == 5
+    assert both.isna().sum().tolist() == [0, 1]
+    assert list(parts.index)[:4] == list(labels)
+    assert parts.index[4] == "latent" or parts.index[4][0] == "latent"
+    assert detector.explain(X).columns.names == list(labels.names)
+
+
 def test_a_model_of_many_levels_is_saved_in_plain_words(table):
     X = pd.DataFrame(table, columns=labelled()["levels"])
     vae = VAETransformer(1, max_iter=2, random_state=0).fit(X)

@@ -20,6 +20,7 @@ __all__ = [
     "is_category_type",
     "is_number_type",
     "label_of",
+    "labels_and",
     "mean_type",
     "new_series",
     "series_of",
@@ -276,6 +277,13 @@ def _labels_of(names: list, axis: dict[str, Any]) -> Any:
     dtype = _pandas_type(axis["type"], axis.get("categories"))
     index = pandas.Index(names, dtype=dtype, name=name, tupleize_cols=False)
     return type(index)(index, freq=axis["freq"]) if "freq" in axis else index
+
+
+def labels_and(names: list, axis: dict[str, Any], last: str) -> Any:
+    """These labels and one more, at the first of several levels."""
+    labels = _labels_of(names, axis)
+    more = (last, *[""] * (labels.nlevels - 1)) if labels.nlevels > 1 else last
+    return labels.astype(object).insert(len(names), more) if labels.nlevels == 1 else labels.insert(len(names), more)
 
 
 # Gaps filled

@@ -21,6 +21,7 @@ from .frames import (
     frame_of,
     is_number_type,
     label_of,
+    labels_and,
     mean_type,
     new_series,
     series_of,
@@ -215,6 +216,12 @@ class Schema:
         elif not number_type(name).kind:
             name = mean_type(library, name)
         return column_filled(library, given, cells.astype(np.float64), gaps, name, None)
+
+    def labels_and(self, container: str, names: list[str], last: str) -> Any:
+        """Labels for a frame of the columns and one more: their own, where `fit` saw such a frame, else `names`."""
+        own = self.library == container == "pandas"
+        last = f"{last} (model)" if last in (self.names if own else names) else last
+        return labels_and(self.names, self.axis, last) if own else [*names, last]
 
     def fault(self, n_features: int) -> str | None:
         """What is wrong with a saved schema, in words; None if nothing is."""
