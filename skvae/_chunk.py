@@ -11,7 +11,7 @@ import torch
 from ._fit import Fit, FitSettings, in_model_units, prepare, products, publish, start
 from ._state import FittedModel
 from ._tables.batches import ArrayTable, Batch
-from ._tables.moments import Scale
+from ._tables.moments import Scale, within_rounding
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import make_generator, torch_scope
 from ._training.loop import train
@@ -57,6 +57,7 @@ def _checked(
     column_of = density.encoding.per_input(torch.arange(density.n_features)).numpy()
     constant = np.full(density.n_features, np.nan) if scale.constant is None else scale.constant
     varies = (table.sums.low < constant) | (table.sums.high > constant)
+    varies &= ~within_rounding(table.sums.moments, constant)
     # Of flags and counts a first value sets no unit.
     guessed = varies[column_of] & (density.encoding.takes_noise.numpy() > 0)
     size = np.hypot(mean, std)

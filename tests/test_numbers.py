@@ -285,3 +285,11 @@ def test_flags_and_counts_of_one_value_may_begin_to_vary():
         for _ in range(100):
             vae.partial_fit(later)
     assert vae.reconstruct(later)[:, 1].mean() == pytest.approx(1000, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [1.0, -1e15, 1e-300])
+def test_a_column_that_is_constant_but_for_rounding_may_come_again(related, value):
+    X = np.column_stack([related, value * (1 + 2e-16 * np.sign(related[:, 0]))])
+    assert np.ptp(X[:, -1]) > 0
+    vae = VAETransformer(1, max_iter=1, random_state=0).fit(X)
+    assert np.isfinite(vae.partial_fit(X).partial_fit(X[::-1]).score_samples(X)).all()

@@ -26,6 +26,7 @@ __all__ = [
     "reduce_blocks",
     "row_blocks",
     "sum_columns",
+    "within_rounding",
 ]
 
 # Numbers that a block of rows holds where a whole table is walked through.
@@ -45,6 +46,13 @@ class Moments(NamedTuple):
     mean: Array
     std: Array
     constant: NDArray[np.bool_]
+
+
+def within_rounding(moments: Moments, value: Array) -> NDArray[np.bool_]:
+    """Whether columns lie around these values as closely as one that is constant lies around its mean."""
+    with np.errstate(over="ignore"):
+        away = np.hypot(moments.mean - value, moments.std)
+    return away <= ROUNDINGS * np.finfo(float).eps * np.abs(value)
 
 
 class Scale(NamedTuple):
