@@ -25,6 +25,7 @@ from ._tables.moments import Scale
 from ._tables.reader import TableReader
 from ._tables.schema import Schema
 from ._torch import build_seeded, make_generator, resolve_device, torch_scope
+from ._training.solvers import SOLVERS
 from .likelihoods import Likelihood, LikelihoodModule, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
 from .networks import Network
@@ -288,8 +289,24 @@ def _is_dict(value: Any, holds: Callable[[Any], bool]) -> bool:
 
 
 def _is_state_of_solver(value: Any) -> bool:
-    kinds = bool | int | float | str | np.ndarray | np.generic | None
-    return isinstance(value, list) and all(_is_dict(one, lambda v: isinstance(v, kinds)) for one in value)
+    """A list of what a solver keeps for each player; what solvers of users keep is theirs."""
+    return isinstance(value, list) and all(map(_is_state_of_one, value))
+
+
+def _is_state_of_one(kept: Any) -> bool:
+    if not isinstance(kept, dict) or not isinstance(kept.get("solver", ""), str):
+        return False
+    if kept.get("solver") not in {kind.__name__ for kind in SOLVERS.values()}:
+        return True
+    parts = [part for name, part in kept.items() if name != "solver" and part is not None]
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    numbers = [part for part in parts if not isinstance(part, np.ndarray)]
+    lengths = {part.shape for part in arrays if part.ndim}
+    return (
+        all(isinstance(number, bool | int | float) for number in numbers)
+        and all(_is_array(part, "f", *part.shape) for part in arrays)
+        and len(lengths) < 2
+    )
 
 
 _WHOLE = Rule("an integer from 0 on", lambda v, D, J: is_whole(v))

@@ -18,8 +18,10 @@ from pathlib import Path
 import cloudpickle
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
+import torch
 from helpers import FOUR, answers, by_skops, load_state, same_answers
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris
@@ -225,6 +227,31 @@ def finite_answers(estimator, attribute, odd):
             assert not np.isnan(values).any(), (method, attribute, odd)
 
 
+LABELS = {
+    "words": ["a", "b", "c", "d"],
+    "numbers": range(4),
+    "dates": pd.date_range("2026-01-01", periods=4),
+    "two levels": pd.MultiIndex.from_product([["a", "b"], [0, 1]], names=["letter", "number"]),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_what_a_frames_columns_are_is_checked_or_does_no_harm(labels):
+    frame = pd.DataFrame(X, columns=LABELS[labels])
+    good = unstamp(VAETransformer(2, max_iter=1, random_state=0).fit(frame).__getstate__(), "it")
+    axis = good["_columns"]["axis"]
+    for part in axis:
+        for odd in ODD:
+            columns = {**good["_columns"], "axis": {**axis, part: odd}}
+            state = {**good, "_columns": columns}
+            found, error, memory = peak(lambda state=state: load_state(VAETransformer, state))
+            assert memory < 5e6
+            if error is None and part not in ("type", "freq", "categories"):
+                assert found.reconstruct(frame).shape == frame.shape
+            elif error is not None:
+                assert "damaged" in str(error), (part, odd, error)
+
+
 @each
 def test_an_attribute_that_is_missing_is_missed(name):
     kind, good = type(fitted(name)), unstamp(fitted(name).__getstate__(), name)
@@ -290,6 +317,11 @@ MADE_UP = {
     "modes without end": lambda s: s["_specs"].update(prior=skvae.priors.Mixture(10**9)),
     "an output config that is a function": put(_sklearn_output_config=np.exp),
     "callbacks that are a number": put(_skl_callbacks=3),
+    "a solver without a name": lambda s: s.update(_solver_state=[{"solver": np.zeros(2)}]),
+    "a solver's state of words": lambda s: s.update(_solver_state=[{"solver": "Adam", "step": "x"}]),
+    "a solver's state of two lengths": lambda s: s.update(
+        _solver_state=[{"solver": "Adam", "exp_avg": np.zeros(2), "exp_avg_sq": np.zeros(3)}]
+    ),
 }
 
 
@@ -468,3 +500,22 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         exec(block, {"vae": FOUR["detector"]().fit(X), "X": X})
     assert (tmp_path / "wine.joblib").read_bytes() == old
     same_answers(answers(joblib.load(tmp_path / "wine.joblib"), X), said("transformer"))
+
+
+class Remembering(torch.optim.SGD):
+    """A solver that keeps more than numbers and arrays."""
+
+    def step(self, closure=None):
+        self.state[self.param_groups[0]["params"][0]]["log"] = ["a step", {"of": "mine"}]
+        return super().step(closure)
+
+
+def remembering(parameters):
+    return Remembering(parameters, lr=1e-4)
+
+
+def test_what_a_users_solver_keeps_is_saved_with_the_stream():
+    model = VAETransformer(2, solver=remembering, random_state=0).partial_fit(X)
+    assert "log" in model._solver_state[0]
+    back = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(back.partial_fit(X).transform(X), model.partial_fit(X).transform(X))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ __all__ = [
     "column_values",
     "frame_library",
     "frame_of",
+    "is_axis",
     "is_category_type",
     "is_number_type",
     "label_of",
@@ -263,6 +265,22 @@ def axis_of(labels: Any) -> dict[str, Any]:
     if hasattr(labels.dtype, "categories"):
         found["categories"] = labels.dtype.categories.tolist()
     return found
+
+
+def is_axis(axis: Any, n_labels: int) -> bool:
+    """Whether a saved value is what `axis_of` says of so many labels."""
+    if not isinstance(axis, dict) or not isinstance(axis.get("names"), list):
+        return False
+    if not all(isinstance(name, Hashable) for name in axis["names"]):
+        return False
+    if "levels" in axis:
+        levels = axis["levels"]
+        listed = isinstance(levels, list) and len(levels) == len(axis["names"])
+        return listed and all(is_axis(level, n_labels) for level in levels)
+    whole = axis.get("range", [0, n_labels, 1])
+    of_labels = isinstance(whole, list) and len(whole) == 3 and len(range(*whole)) == n_labels
+    texts = isinstance(axis.get("type"), str) and isinstance(axis.get("freq", ""), str)
+    return of_labels and texts and len(axis["names"]) == 1 and isinstance(axis.get("categories", []), list)
 
 
 def _labels_of(names: list, axis: dict[str, Any]) -> Any:

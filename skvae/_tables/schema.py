@@ -19,6 +19,7 @@ from .frames import (
     column_values,
     frame_library,
     frame_of,
+    is_axis,
     is_number_type,
     label_of,
     labels_and,
@@ -233,7 +234,7 @@ class Schema:
                 return f"its columns are not {n_features} names and types"
         if not all(isinstance(dtype, str) for dtype in self.dtypes or []):
             return "a column's type is not told by its name"
-        if not isinstance(self.axis, dict if self.library == "pandas" else type(None)):
+        if not is_axis(self.axis, n_features) if self.library == "pandas" else self.axis is not None:
             return "its labels are of no kind"
         if not isinstance(self.categories, dict) or not set(self.categories) <= set(range(n_features)):
             return "its categories are not those of columns"
