@@ -257,6 +257,13 @@ def test_a_known_row_is_judged_by_the_others_codes(name):
     np.testing.assert_allclose(detector.training_scores_, features.sum(1) + latents, rtol=1e-9, atol=1e-9)
 
 
+def test_a_code_weighs_what_its_row_does():
+    X, weight = table(), np.random.default_rng(0).uniform(0.1, 5, len(table()))
+    detector = VAEAnomalyDetector(max_iter=2, random_state=0).fit(X, sample_weight=weight)
+    shares = np.exp(detector._codes["log_weight"])
+    np.testing.assert_allclose(np.sort(shares), np.sort(weight / weight.sum()), rtol=1e-6)
+
+
 def test_other_criteria_know_no_codes():
     for name in CRITERIA.keys() - {"aggregated", "latent"}:
         detector, X = fitted(criterion=name), new_rows("johnson_su")

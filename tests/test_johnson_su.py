@@ -92,15 +92,15 @@ def test_johnson_sus_mean_is_that_of_its_density_by_quadrature(tail, log_noise):
 
 
 @TAILS
-def test_johnson_sus_samples_have_its_quantiles_and_moments(tail):
+def test_johnson_sus_samples_have_its_quantiles_and_moments(tail, any_seed):
     density, scale, _ = johnson(table("johnson_su"), tail, log_noise=-1.5)
     outputs, n = outputs_for(density, 1), 40_000
     with torch.no_grad():
-        draws = scale.to_data(density.sample(outputs.expand(n, -1), seeded()).numpy())
+        draws = scale.to_data(density.sample(outputs.expand(n, -1), seeded(any_seed)).numpy())
     oracle = johnson_su(density, scale, outputs.numpy())
     for d in range(D):
         one = stats.johnsonsu(*(np.ravel(p)[d] for p in oracle.args), **{k: v[d] for k, v in oracle.kwds.items()})
-        assert stats.kstest(draws[:, d], one.cdf).pvalue > 1e-3
+        assert stats.kstest(draws[:, d], one.cdf).pvalue > 1e-7
         assert abs(draws[:, d].mean() - one.mean()) < 5 * one.std() / math.sqrt(n)
         assert draws[:, d].std() == pytest.approx(one.std(), rel=0.1 if tail < 1 else 0.03)
 

@@ -139,18 +139,19 @@ def by_formula(density, xp):
 
 
 @every_member
-def test_samples_have_the_moments_and_the_quantiles_of_the_distribution(name):
+def test_samples_have_the_moments_and_the_quantiles_of_the_distribution(name, any_seed):
+    """Means within five standard errors; quantiles within what Kolmogorov's bound allows once in ten million."""
     density, scale, _ = density_of(name, table(name))
     outputs = outputs_for(density, 1)
     n = 40_000
     with torch.no_grad():
-        draws = scale.to_data(density.sample(outputs.expand(n, -1), seeded()).numpy())
+        draws = scale.to_data(density.sample(outputs.expand(n, -1), seeded(any_seed)).numpy())
     expected = oracle(MEMBERS[name], density, scale, outputs)
     mean, std = np.broadcast_arrays(expected.mean, expected.std)
     assert (np.abs(draws.mean(0) - mean[0]) < 5 * std[0] / math.sqrt(n)).all()
     np.testing.assert_allclose(draws.std(0), std[0], rtol=0.05)
     share = [np.searchsorted(np.sort(column), column, side="right") / n for column in draws.T]
-    assert np.abs(np.stack(share, 1) - expected.cdf(draws)).max() < 2 / math.sqrt(n)
+    assert np.abs(np.stack(share, 1) - expected.cdf(draws)).max() < math.sqrt(0.5 * math.log(2 / 1e-7) / n)
 
 
 @every_member
@@ -523,7 +524,7 @@ def test_a_step_in_numpy_keeps_the_digits_of_large_counts(name, size):
     torch.testing.assert_close(slope.double(), expected[1], rtol=1e-5, atol=1e-7 * size)
 
 
-def test_a_continuous_bernoulli_is_smooth_through_a_logit_of_zero():
+def test_a_continuous_bernoulli_is_smooth_through_a_logit_of_zero(any_seed):
     density, _, _ = density_of("continuous_bernoulli", table("continuous_bernoulli"))
     logit = torch.tensor([0.0, 1e-9, -1e-5, 0.0499, 0.0501, -0.0499, -0.0501], dtype=torch.float64)
     for x in (0.0, 0.3, 1.0):
@@ -535,8 +536,8 @@ def test_a_continuous_bernoulli_is_smooth_through_a_logit_of_zero():
     near = 0.5 + logit.numpy() / 12 - logit.numpy() ** 3 / 720
     np.testing.assert_allclose(density.mean(logit).numpy(), near, atol=1e-10)
     with torch.no_grad():
-        draws = density.sample(torch.zeros(20_000, dtype=torch.float64), seeded()).numpy()
-    assert stats.kstest(draws, "uniform").pvalue > 1e-3
+        draws = density.sample(torch.zeros(20_000, dtype=torch.float64), seeded(any_seed)).numpy()
+    assert stats.kstest(draws, "uniform").pvalue > 1e-7
 
 
 AMOUNTS = {"all magnitudes": [-300, 300], "small": [-300, -299], "large": [299, 300]}

@@ -49,14 +49,17 @@ def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_samples_are_standard_normal_and_follow_the_generator(dtype):
-    first, again, other = (StandardNormal(3).sample(50_000, seeded(s), dtype) for s in (0, 0, 1))
+def test_samples_are_standard_normal_and_follow_the_generator(dtype, any_seed):
+    seeds = any_seed, any_seed, any_seed + 1
+    first, again, other = (StandardNormal(3).sample(50_000, seeded(s), dtype) for s in seeds)
     assert first.shape == (50_000, 3)
     assert first.dtype == dtype
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert float(first.mean(0).abs().max()) < 5 / 50_000**0.5
-    torch.testing.assert_close(first.double().T.cov(), torch.eye(3, dtype=torch.float64), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        first.double().T.cov(), torch.eye(3, dtype=torch.float64), atol=5 * (2 / 50_000) ** 0.5, rtol=0
+    )
 
 
 # The aggregated posterior
@@ -273,9 +276,9 @@ def test_a_learnt_mixture_integrates_to_one():
 
 
 @torch.no_grad()
-def test_draws_of_a_learnt_mixture_have_its_moments():
+def test_draws_of_a_learnt_mixture_have_its_moments(any_seed):
     prior = learnt_mixture()
-    z = prior.sample(100_000, seeded(0), torch.float64)
+    z = prior.sample(100_000, seeded(any_seed), torch.float64)
     assert z.dtype == torch.float64
     weight, var = torch.softmax(prior.logit, 0)[:, None], prior.log_var.exp()
     mean = (weight * prior.mean).sum(0)
@@ -312,11 +315,11 @@ def test_priors_have_names_and_rules():
         vae.set_params(prior="mixture").partial_fit(X)
 
 
-def test_a_mixture_finds_groups():
+def test_a_mixture_finds_groups(any_seed):
     """Three groups on a line of one latent: a Gaussian prior cannot draw the gaps between them."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(any_seed)
     X = rng.choice([-3.0, 0.0, 3.0], 600)[:, None] * [1.0, -1.0, 0.5] + 0.1 * rng.normal(size=(600, 3))
-    settings = {"max_iter": 60, "random_state": 0, "learning_rate_init": 1e-2, "hidden_layer_sizes": (16,)}
+    settings = {"max_iter": 60, "random_state": any_seed, "learning_rate_init": 1e-2, "hidden_layer_sizes": (16,)}
     scores = [VAETransformer(1, prior=prior, **settings).fit(X).score(X) for prior in ("normal", Mixture(5))]
     assert scores[1] > scores[0] + 0.1
 

@@ -53,13 +53,21 @@ def test_quasi_normal_has_the_asked_shape_is_finite_and_the_same_at_every_call(n
 
 
 @pytest.mark.parametrize("n_components", [1, 3, 20])
-def test_quasi_normal_has_the_moments_of_a_standard_normal(n_components):
-    draws = quasi_normal(1024, n_components, 0)
+def test_quasi_normal_has_the_moments_of_a_standard_normal(n_components, any_seed):
+    draws = quasi_normal(1024, n_components, any_seed)
     assert float(draws.mean(0).abs().max()) < 0.02
     torch.testing.assert_close(
         draws.T.cov().reshape(n_components, -1), torch.eye(n_components).double(), atol=0.06, rtol=0
     )
     assert float((draws.pow(4).mean(0) - 3).abs().max()) < 0.5
+
+
+@pytest.mark.parametrize(("n_draws", "n_components"), [(64, 1), (64, 3), (64, 31), (1000, 20)])
+def test_quasi_normal_has_exactly_mean_zero_and_covariance_one(n_draws, n_components):
+    """All rows share the points, so that their error would not average out over rows."""
+    draws = quasi_normal(n_draws, n_components, 0)
+    torch.testing.assert_close(draws.mean(0), torch.zeros_like(draws[0]), atol=1e-12, rtol=0)
+    torch.testing.assert_close(draws.T @ draws / n_draws, torch.eye(n_components).double(), atol=1e-9, rtol=0)
 
 
 def test_quasi_normal_fills_space_more_evenly_than_random_draws():
@@ -105,6 +113,23 @@ def test_likelihood_with_gaps_is_near_the_marginal_where_noise_is_small():
     vae = linear_vae("shared", X)
     X[:, 3] = np.nan
     assert vae.score_samples(X).mean() == pytest.approx(marginal(vae, X).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["feature", "shared"])
+def test_codes_of_rows_with_gaps_are_the_posterior_means_given_the_other_cells(noise):
+    """The encoder has seen whole rows only and cannot know; without any cell the code is the prior's mean."""
+    vae = linear_vae(noise)
+    X = table(30)
+    X[np.random.default_rng(0).random(X.shape) < 0.4] = np.nan
+    X[0] = np.nan
+    mean, cov = moments_in_model_units(vae)
+    weight = vae.module_.decoder.linear.weight.numpy()[:, vae._order]
+    W = getattr(vae.module_.likelihood, "unit", torch.ones(1)).numpy()[:, None] * weight
+    found = vae.transform(X)
+    for row, x in zip(found, scale_of(vae).to_model(X), strict=True):
+        here = ~np.isnan(x)
+        expected = W[here].T @ np.linalg.solve(cov[np.ix_(here, here)], (x - mean)[here])
+        np.testing.assert_allclose(row, expected, atol=1e-6)
 
 
 def test_likelihood_is_the_log_of_the_mean_weight():
@@ -153,15 +178,17 @@ def test_imputed_cells_are_the_conditional_means_in_data_units():
 # Latents and blocks
 
 
-def test_latent_information_is_the_kl_of_the_posterior_to_the_prior():
+@pytest.mark.parametrize("weight", [None, np.linspace(0.1, 1.9, 80)], ids=["equal", "weighted"])
+def test_latent_information_is_the_kl_of_the_posterior_to_the_prior(weight):
     vae = linear_vae()
-    rows = rows_of(vae, table())
+    rows = rows_of(vae, table(), weight)
     information, spread, mu = latent_information(vae.module_, rows)
     means, log_var = vae.module_.encode(rows.x)
     normal = torch.distributions.Normal
     expected = torch.distributions.kl_divergence(normal(means, torch.exp(log_var / 2)), normal(0.0, 1.0))
-    torch.testing.assert_close(information, expected.mean(0))
-    torch.testing.assert_close(spread, means.var(0, correction=0))
+    np.testing.assert_allclose(information, np.average(expected, axis=0, weights=weight), rtol=1e-7)
+    about = means - torch.tensor(np.average(means, axis=0, weights=weight))
+    np.testing.assert_allclose(spread, np.average(about.square(), axis=0, weights=weight), rtol=1e-7)
     assert torch.equal(mu, means)
 
 

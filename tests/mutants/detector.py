@@ -22,14 +22,14 @@ DETECTOR = [
         NORMALITY,
         "AggregatedPosterior.of(mean, std.square(), torch.tensor(weight))",
         "AggregatedPosterior.of(mean, std.square(), torch.ones(len(weight), dtype=torch.float64))",
-        "test_common.py::test_a_weight_is_a_copy test_anomaly_thresholds.py test_anomaly_streams.py",
+        "test_criteria.py::test_a_code_weighs_what_its_row_does",
     ),
     Mutant(
         "a new threshold keeps the calibration",
         ANOMALY,
         'amend(self, "calibration_scores_", offset_=',
         "amend(self, offset_=",
-        "test_anomaly_thresholds.py",
+        "test_anomaly_thresholds.py::test_a_new_fit_or_threshold_forgets_the_calibration",
     ),
     Mutant(
         "p-values lack the row itself",
@@ -99,6 +99,6 @@ DETECTOR = [
         NORMALITY,
         "kept, used = nearer, closer",
         "kept = nearer",
-        "test_anomaly_thresholds.py",
+        "test_anomaly_thresholds.py::test_support_holds_the_asked_share_of_the_most_normal_rows",
     ),
 ]

@@ -21,14 +21,14 @@ ESTIMATORS = [
         TRANSFORMER,
         "decoded(Z[:, np.argsort(model.order)]",
         "decoded(Z[:, model.order]",
-        "test_transformer.py::test_reconstruct_is_there_and_back test_transformer.py",
+        "test_transformer.py::test_codes_come_back_in_the_order_they_have_outside",
     ),
     Mutant(
         "active latents are those of much information",
         FIT,
         "spread.numpy() > ACTIVE_VARIANCE",
         "information > ACTIVE_VARIANCE",
-        "test_transformer.py test_scores.py",
+        "test_transformer.py::test_a_latent_is_active_whose_mean_varies_by_more_than_a_bound",
     ),
     Mutant(
         "the noise variance is in the model's units",
@@ -49,14 +49,14 @@ ESTIMATORS = [
         FIT,
         "cov = covariance(density, training, settings.objective.input_noise)",
         "cov = covariance(density, rows, settings.objective.input_noise)",
-        "test_base.py test_closed_form.py test_training.py",
+        "test_base.py::test_the_start_has_not_seen_the_rows_that_judge_it",
     ),
     Mutant(
         "every chunk of a stream has a scale of its own",
         "_chunk.py",
         "in_model_units(table, before.scale, settings)",
         "in_model_units(table, reader.likelihood.scale(table.sums.moments), settings)",
-        "test_base.py::test_partial_fit_keeps_the_scale_of_the_first_chunk",
+        "test_base.py::test_a_later_chunk_is_read_in_the_units_of_the_first",
     ),
     Mutant(
         "a model that ends below the linear one says nothing",
@@ -75,8 +75,8 @@ ESTIMATORS = [
     Mutant(
         "a saved state is not checked",
         BASE,
-        'if "_weights" in state and (fault := self._fault(state)):',
-        'if "_weights" not in state and (fault := self._fault(state)):',
+        "checked(self, state, self._leaves, self._fault)",
+        "checked(self, state, self._leaves, lambda state: None)",
         "test_state.py::test_a_damaged_state_is_an_error_and_takes_no_memory",
     ),
     Mutant(
