@@ -281,8 +281,6 @@ def test_held_out_rows_are_judged_as_the_objective_would(name, likelihood, missi
     (player,) = make_players(model, objective, lambda parameters: None)
     step = engine.DenseStep(model, objective, player.vector.data, player.vector.grad)
     rows = make_rows(33, missing, weighted)
-    if weighted and not objective.free_bits:  # a table's weights are 1 on average, its held-out rows' need not be
-        rows.weight *= 3
     expected = held_out_values(model, objective, rows, 3)
     assert expected.shape == (33,)
     judge = step.held_out_values(rows, 3)

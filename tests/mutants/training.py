@@ -80,10 +80,10 @@ TRAINING = [
         "test_training.py::test_held_out_mean_is_weighted_and_the_same_at_every_call",
     ),
     Mutant(
-        "the step judges held-out rows as if their weights were 1 on average",
+        "the step gives a held-out row the values of others",
         "_training/engine.py",
-        "mass = len(rows) if rows.weight is None else float(rows.weight.double().sum())",
-        "mass = len(rows)",
+        ".reshape(-1, n_rows).mean(dim=0)",
+        ".reshape(n_rows, -1).mean(dim=1)",
         "test_dense.py::test_held_out_rows_are_judged_as_the_objective_would",
     ),
     Mutant(
