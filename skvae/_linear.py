@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
+from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
@@ -23,6 +24,8 @@ __all__ = ["Covariance", "LinearGaussian", "LinearMaps", "PartCovariance", "fact
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
+# From so many columns on, and half as many rows at most, eigenvectors are found by way of the rows' products.
+MANY_COLUMNS = 200
 # Numbers that a block of rows with gaps may hold.
 BLOCK_NUMBERS = 4_000_000
 # Rows with gaps: steps of expectation-maximisation, and products a step may take (rows are left out evenly beyond).
@@ -91,6 +94,17 @@ class Covariance:
         products, mass, has_gaps = reduce_blocks(self._rooted(), partial)
         return products, np.maximum(mass, np.finfo(float).tiny), bool(has_gaps)
 
+    @cached_property
+    def _few_rows(self) -> Array | None:
+        """Rows whose products with themselves are the covariance without its noise; None elsewhere.
+
+        That of rows with gaps, averaged pair by pair, has no such rows.
+        """
+        if not (self.exact and self.n_columns > MANY_COLUMNS and 2 * self.n_rows <= self.n_columns) or self.has_gaps:
+            return None
+        # No cell is missing, so that every pair of columns is held by all the weight.
+        return np.concatenate([x for x, _, _ in self._rooted()]) / np.sqrt(np.max(self._sums[1]))
+
     @property
     def has_gaps(self) -> bool:
         """Whether a cell is missing."""
@@ -114,7 +128,9 @@ class Covariance:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
         if k == 0:
             return np.empty(0), np.empty((self.n_columns, 0))
-        if self.exact:
+        if self._few_rows is not None:
+            values, vectors = _of_few_rows(self._few_rows, self.noise, k, scale)
+        elif self.exact:
             scaled = self.matrix / scale / scale[:, None]
             first, last = self.n_columns - k, self.n_columns - 1
             # Many eigenvectors come sooner by divide and conquer, with all the others.
@@ -147,6 +163,25 @@ class PartCovariance(Covariance):
         values[: len(found)] = found
         all_vectors[self.kept, : len(found)] = vectors
         return values, all_vectors
+
+
+def _of_few_rows(rows: Array, noise: float | Array, k: int, scale: Array) -> tuple[Array, Array]:
+    """`Covariance.leading` of fewer rows than columns: their products are a smaller matrix of the same eigenvalues.
+
+    Of A' A + D, with A the scaled rows and D the scaled noise, Lanczos' method takes products with A alone.
+    """
+    scaled, added = rows / scale, np.broadcast_to(noise / scale**2, rows.shape[1:])
+    if added.any():
+        product = LinearOperator((len(scale),) * 2, lambda v: scaled.T @ (scaled @ v) + added * v.ravel(), dtype=float)
+        values, vectors = eigsh(product, k, v0=np.random.default_rng(0).normal(size=len(scale)))
+        return values[::-1], vectors[:, ::-1]
+    values, turned = linalg.eigh(scaled @ scaled.T)
+    values, turned = np.maximum(values[::-1], 0.0), turned[:, ::-1]
+    # Beyond the rows' rank there is nothing along which they vary.
+    used = values > len(rows) * np.finfo(float).eps * values[0]
+    vectors = (scaled.T @ turned) * np.where(used, 1 / np.sqrt(np.where(used, values, 1.0)), 0.0)
+    lacking = max(0, k - len(rows))
+    return np.pad(np.where(used, values, 0.0), (0, lacking))[:k], np.pad(vectors, ((0, 0), (0, lacking)))[:, :k]
 
 
 def _without_negative(matrix: Array) -> Array:

@@ -370,3 +370,27 @@ def test_factor_analysis_stays_between_its_bounds():
     assert (bound.noise >= floor - 1e-12).all()
     assert (bound.noise <= ceiling + 1e-12).all()
     assert mean_score(bound, X) < mean_score(free, X)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_of_few_rows_and_many_columns_the_eigenvectors_are_the_covariances(noise, weighted):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 6)) @ rng.normal(size=(6, 220)) + 0.3 * rng.normal(size=(60, 220))
+    X[:, 3] = 0
+    weight = rng.random(60) if weighted else np.ones(60)
+    scale = np.exp(rng.normal(size=220))
+    cov = Covariance(lambda: iter([(X, None, weight if weighted else None)]), 60, 220, np.full(220, noise))
+    values, vectors = cov.leading(20, scale)
+    S = (X.T * weight) @ X / weight.sum() + noise * np.eye(220)
+    expected, turned = np.linalg.eigh(S / scale / scale[:, None])
+    np.testing.assert_allclose(values, expected[::-1][:20], rtol=1e-9)
+    np.testing.assert_allclose(np.abs((vectors * turned[:, ::-1][:, :20]).sum(axis=0)), 1, rtol=1e-6)
+
+
+def test_more_eigenvectors_than_rows_vary_along_are_zero():
+    X = np.random.default_rng(0).normal(size=(3, 300))
+    values, vectors = Covariance.of(X - X.mean(axis=0)).leading(5, np.ones(300))
+    assert (values[:2] > 1).all()
+    np.testing.assert_array_equal(values[2:], 0)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=0), [1, 1, 0, 0, 0], atol=1e-12)
