@@ -226,8 +226,8 @@ def prepare(
     rows = in_model_units(table, scale, settings)
     training, held_out = _hold_out(rows, settings) if hold_out else (rows, None)
     density = likelihood.build(table.X.shape[1], scale)
-    density.fit(rows)
-    cov = covariance(density, training, settings.objective.input_noise)
+    density.fit(rows, table.copies)
+    cov = covariance(density, training, settings.objective.input_noise, table.copies)
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
@@ -289,6 +289,11 @@ def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused
     linear = settings.init == "linear" and model.has_linear_path and _start_linear(model, prepared.cov, settings)
     settings.objective.start(model, prepared.training, rng)
     return Start(model, n_components, linear)
+
+
+def _whole_covariance(prepared: Prepared, table: TrainingRows, settings: FitSettings) -> Covariance:
+    """Of all rows, the held-out ones too."""
+    return covariance(prepared.density, prepared.rows, settings.objective.input_noise, table.copies)
 
 
 def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
@@ -372,7 +377,7 @@ def fit_model(
         result, model = training.finish(), begun.model.cpu()
         if result.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
-            _start_linear(model, covariance(prepared.density, prepared.rows, settings.objective.input_noise), settings)
+            _start_linear(model, _whole_covariance(prepared, table, settings), settings)
         if now is None:
             _warn_if_poor(begun, prepared, settings, result)
         # A later partial_fit starts its optimiser afresh.

@@ -111,6 +111,27 @@ def test_a_search_takes_weights_whose_sum_is_no_number(related):
     np.testing.assert_array_equal(search.fit(related, sample_weight=weight).scores_, expected)
 
 
+@pytest.mark.parametrize("unit", [1, 0.1, 1e6])
+@pytest.mark.parametrize("copies", [[1, 2, 3, 1, 1, 4, 1], [2, 3, 2, 2, 5, 3, 2]])
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "bernoulli", "categorical", "gaussian"])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_weights_that_count_copies_are_copies(likelihood, copies, unit, gaps):
+    """Of few rows, which stay at the linear start: in training, batches of copies are others."""
+    X = np.random.default_rng(0).integers(0, 2, (7, 4)).astype(float)
+    if gaps:
+        X[[0, 3], [1, 2]] = np.nan
+    weighted = make(likelihood=likelihood).fit(X, sample_weight=np.multiply(copies, unit))
+    copied = make(likelihood=likelihood).fit(np.repeat(X, copies, axis=0))
+    np.testing.assert_allclose(weighted.score_samples(X), copied.score_samples(X), rtol=1e-5)
+
+
+def test_weights_that_count_nothing_weigh_one_on_average():
+    X = np.random.default_rng(0).integers(0, 3, (12, 3))
+    weight = np.exp(np.random.default_rng(1).normal(size=12))
+    scores = [make(likelihood="poisson").fit(X, sample_weight=w).score_samples(X) for w in (weight, 7 * weight)]
+    np.testing.assert_allclose(*scores, rtol=1e-9)
+
+
 # What is not finite
 
 

@@ -28,6 +28,8 @@ __all__ = ["Support", "TableReader", "TrainingRows", "relative_weights"]
 # Rows that weigh less than this share of the heaviest one count as rows of weight 0: a billion of them together would
 # weigh a thousandth of it, and float32, in which models train, can neither add them to it nor tell them apart.
 LEAST_WEIGHT = 1e-12
+# The lightest row stands for so many copies at most, where weights are copies.
+MOST_PARTS = 10
 
 
 class Support(Protocol):
@@ -61,6 +63,20 @@ class TrainingRows:
     def sums(self) -> ColumnSums:
         """What the columns hold."""
         return sum_columns(self.X, self.weight) if self.known is None else self.known
+
+    @cached_property
+    def copies(self) -> float:
+        """How many rows a weight of 1 stands for where weights are whole multiples of one number, as of copies; else 1.
+
+        Smoothing adds one row's cell to a column, whose part in it depends on how many rows there are.
+        """
+        if self.weight is None:
+            return 1.0
+        ratios = np.unique(self.weight) / self.weight.min()
+        for part in range(1, MOST_PARTS + 1):
+            if np.allclose(part * ratios, np.round(part * ratios), rtol=1e-9, atol=0):
+                return float(part / self.weight.min())
+        return 1.0
 
     def at(self, rows: np.ndarray) -> TrainingRows:
         """The rows that are True; the table itself where these are all."""

@@ -180,10 +180,13 @@ class LikelihoodModule(nn.Module, ABC):
         self.n_params = n_params
         self.encoding = Identity(n_features) if encoding is None else encoding
 
-    def fit(self, rows: Table) -> None:
-        """Set what depends on the rows, beyond their scale, in one pass through them at most."""
+    def fit(self, rows: Table, copies: float = 1.0) -> None:
+        """Set what depends on the rows, beyond their scale, in one pass through them at most.
+
+        A row of weight 1 stands for so many `copies`.
+        """
         if functions := self.summands():
-            self.fit_sums(*column_sums(rows, functions))
+            self.fit_sums(*column_sums(rows, functions, copies))
 
     def summands(self) -> Sequence[Summand]:
         """What `fit_sums` wants summed."""

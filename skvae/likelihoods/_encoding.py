@@ -163,11 +163,11 @@ class Centred(Encoding):
 
 
 @torch.no_grad()
-def column_sums(rows: Table, functions: Sequence[Summand]) -> tuple[ColumnSums, ...]:
-    """The column sums of some functions of x, in one pass through the rows."""
+def column_sums(rows: Table, functions: Sequence[Summand], copies: float = 1.0) -> tuple[ColumnSums, ...]:
+    """The column sums of some functions of x, in one pass through the rows, of which a weight of 1 means `copies`."""
 
     def partial(block: Batch) -> tuple[ColumnSums, ...]:
-        x, weight = block.x.double(), None if block.weight is None else block.weight.double().numpy()
+        x, weight = block.x.double(), None if block.weight is None else copies * block.weight.double().numpy()
         x = x if block.mask is None else x.masked_fill(block.mask == 0, torch.nan)
         return tuple(ColumnSums.of(function(x).numpy(), weight) for function in functions)
 

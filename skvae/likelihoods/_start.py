@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 
-def covariance(module: LikelihoodModule, rows: Table, noise: float = 0.0) -> Covariance:
+def covariance(module: LikelihoodModule, rows: Table, noise: float = 0.0, copies: float = 1.0) -> Covariance:
     """The covariance of `rows` as the encoder sees them, with input noise of this variance."""
     encoding = module.encoding
 
@@ -34,7 +34,7 @@ def covariance(module: LikelihoodModule, rows: Table, noise: float = 0.0) -> Cov
             yield (
                 (x if mask is None else x * mask).numpy(),
                 None if mask is None else mask.numpy(),
-                None if block.weight is None else block.weight.numpy(),
+                None if block.weight is None else copies * block.weight.numpy(),
             )
 
     added, apart = noise * encoding.takes_noise.double().numpy(), encoding.apart()
