@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._tables.batches import Batch
 from ..model import VAE
@@ -22,7 +23,7 @@ NEWTON_STEPS, NEWTON_TOLERANCE = 8, 1e-9
 MOST_CURVATURE = 1e12
 
 
-# Numbers in the widest array of the pass that finds several columns of the curvature at once.
+# Numbers in the widest array while second derivatives are found, for which rows are copied once a latent.
 CURVATURE_NUMBERS = 1_000_000
 
 
@@ -117,22 +118,60 @@ def _height_and_slope(model: VAE, rows: Batch, z: Tensor) -> tuple[Tensor, Tenso
 
 
 def _curvature(model: VAE, rows: Batch, z: Tensor) -> Tensor:
-    """Minus the second derivatives of log p(x, z): (N, J, J)."""
-    n_rows, n_components = z.shape
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(model.log_joint(z, rows.x, rows.mask).sum(), z, create_graph=True)
-        if isinstance(model.decoder, LinearPath):
-            size = max(1, CURVATURE_NUMBERS // (n_rows * max(model.cost.width, model.likelihood.n_params)))
-            units = torch.eye(n_components, dtype=z.dtype, device=z.device)[:, None].expand(-1, n_rows, -1)
-            columns = [
-                torch.autograd.grad(slope, z, some, retain_graph=True, is_grads_batched=True)[0]
-                for some in units.split(size)
-            ]
-        else:  # a module of a user's may hold what knows no batches of gradients
-            columns = [torch.autograd.grad(s.sum(), z, retain_graph=True)[0][None] for s in slope.unbind(dim=1)]
-    found = -torch.cat(columns).transpose(0, 1).nan_to_num().clamp(-1e150, 1e150)
+    """Minus the second derivatives of log p(x, z): (N, J, J), some rows at a time."""
+    n_components = z.shape[1]
+    size = max(1, CURVATURE_NUMBERS // (n_components * max(model.cost.width, model.likelihood.n_params)))
+    numbers = torch.arange(len(z), device=z.device).split(size)
+    found = -torch.cat([_second_derivatives(model, rows.take(some), z[some]) for some in numbers])
+    found = found.nan_to_num().clamp(-1e150, 1e150)
     return 0.5 * (found + found.mT)
+
+
+def _second_derivatives(model: VAE, rows: Batch, z: Tensor) -> Tensor:
+    """Of log p(x, z), (N, J, J): in one pass over a copy of the rows for each latent.
+
+    Where the decoder is linear piece by piece, it has no second derivatives, and its first ones are products.
+    """
+    directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
+    copies, slope = z.expand(directions.shape), _piecewise_slope(model.decoder, z)
+    if slope is None:
+        return _along(lambda z: model.log_joint(z, rows.x, rows.mask), copies, directions).transpose(0, 1)
+
+    def log_prob(outputs: Tensor) -> Tensor:
+        terms = model.likelihood.log_prob(outputs, rows.x)
+        return terms if rows.mask is None else terms * rows.mask
+
+    by_latent = slope.permute(2, 0, 1)
+    bent = _along(log_prob, model.params(z).expand(by_latent.shape), by_latent)
+    prior = _along(model.prior.log_prob, copies, directions)
+    return bent.transpose(0, 1) @ slope + prior.transpose(0, 1)
+
+
+def _along(function: Callable[[Tensor], Tensor], points: Tensor, directions: Tensor) -> Tensor:
+    """Derivatives of the function's slopes at points (J, N, K) along directions (J, N, K): (J, N, K)."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(points).sum(), points, create_graph=True)
+        if not slope.requires_grad:
+            return torch.zeros_like(points)
+        return torch.autograd.grad((slope * directions).sum(), points)[0]
+
+
+def _piecewise_slope(decoder: nn.Module, z: Tensor) -> Tensor | None:
+    """The slopes of a decoder's outputs over z, (N, n_params, J), where it is linear piece by piece; else None."""
+    if type(decoder) is not LinearPath:
+        return None
+    x, slope = z, torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
+    for layer in decoder.body or ():
+        if type(layer) is nn.Linear:
+            slope = layer.weight @ slope
+        elif type(layer) is nn.ReLU:
+            slope = slope * (x > 0)[..., None]
+        elif type(layer) is not nn.Identity:
+            return None
+        x = layer(x)
+    straight = decoder.linear.weight.expand(len(z), -1, -1)
+    return straight if decoder.body is None else straight + slope
 
 
 def _inverse_factor(model: VAE, curvature: Tensor) -> Tensor:
