@@ -14,6 +14,9 @@ noise), all calls at their defaults and torch's own number of threads, after the
 - score_samples with 64 draws against rows, and of `--score-rows` rows against draws: the fastest of at most 3 calls,
   and the least-squares slope in logarithms.
 - sample(n).
+- with --gaps, these alone: transform, score_samples and impute of rows of which four in five lack a tenth of their
+  cells, beside the same rows whole, against latents. Laplace's approximation asks the decoder for second derivatives,
+  so their time grows with the latents.
 Prediction: transform takes at most 1.2 times the bare products and 100 MB whatever the number of rows; score_samples is
 linear in rows and in draws (slope at most 1.05).
 """
@@ -42,6 +45,7 @@ SCORED = (1_000, 10_000, 100_000)
 DRAWS = (16, 64, 256, 1024)
 SAMPLED = (1_000, 10_000, 100_000, 1_000_000)
 MOST_RATIO, MOST_MB, MOST_SLOPE = 1.2, 100, 1.05
+GAP_ROWS, GAP_COLUMNS, GAP_LATENTS = 2_000, 80, (1, 2, 5, 10, 20, 40)
 COMMAND = "python benchmarks/inference.py"
 HEADER = ["call", "rows", "s", "of the bare products", "extra MB"]
 
@@ -151,6 +155,25 @@ def fastest(call: Callable[[], Array], repeats: int) -> tuple[float, float]:
     return min(run.seconds for run in runs), (runs[0].extra - runs[0].result.nbytes) / MB
 
 
+def with_gaps(repeats: int) -> list[list[str]]:
+    """Of every number of latents: microseconds a row with gaps takes, and how many times as long as a whole row."""
+    X = latent_table(GAP_ROWS, GAP_COLUMNS, seed=1)
+    rng = np.random.default_rng(0)
+    gaps = np.where((rng.random(X.shape) < 0.1) & (rng.random(GAP_ROWS) < 0.8)[:, None], np.nan, X)
+    found = []
+    for n_components in GAP_LATENTS:
+        vae = VAETransformer(n_components, max_iter=5, random_state=0).fit(X)
+        row = [str(n_components)]
+        for call in (vae.transform, vae.score_samples, vae.impute):
+            whole = vae.score_samples if call == vae.impute else call
+            call(gaps[:200])
+            took = [fastest(lambda f=f, rows=rows: f(rows), repeats)[0] for f, rows in ((call, gaps), (whole, X))]
+            row.append(f"{1e6 * took[0] / GAP_ROWS:.0f} ({took[0] / took[1]:.1f})")
+        found.append(row)
+        print("  ".join(row), flush=True)
+    return found
+
+
 def score_rows(points: list[Point], measured: list[tuple[float, float]]) -> list[list[str]]:
     return [
         [f"{n:,}", str(s), f"{took:.3f}", f"{1e6 * took / n / s:.3f}", f"{extra:.0f}"]
@@ -164,10 +187,15 @@ def main() -> None:
     parser.add_argument("--score-rows", type=int, default=10_000, help="rows of the series over draws")
     parser.add_argument("--most", type=int, default=1_000_000, help="leave out larger series of rows")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls (score_samples and sample: at most 3)")
+    parser.add_argument("--gaps", action="store_true", help="rows with gaps beside whole ones, and nothing else")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
     args = parser.parse_args()
     few = min(3, args.repeats)
+    if args.gaps:
+        header = ["latents", "transform: us a row (times a whole one)", "score_samples", "impute (times a score)"]
+        print_table(header, fresh(with_gaps, few), args.markdown)
+        return
     if not EXACT:
         print("Peak memory cannot be set back on this system: extra memory is a lower bound.")
 

@@ -207,7 +207,8 @@ class Normality:
     def _look(self, inference: Inference, X: Array, of: Any, shared: bool = False) -> np.ndarray:
         drawn = self.criterion in DRAWN  # they do not look at the codes
         widest = 1 if drawn and not shared else self._widest(inference, shared)
-        gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors
+        gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors, and are completed several times
+        widest *= COMPLETIONS if shared and gaps else 1
         return inference.by_blocks(X, of, inference.n_draws if drawn else 1, widest=widest, factors=gaps)
 
     def _widest(self, inference: Inference, shared: bool) -> int:

@@ -11,8 +11,9 @@ from helpers import rows_of, scale_of
 from scipy.stats import multivariate_normal
 
 from skvae import Gaussian, VAETransformer
+from skvae._inference.posterior import MOST_CURVATURE, _curvature, _inverse_factor
 from skvae._inference.quadrature import normal_rule, quasi_normal
-from skvae._inference.scores import block_rows, conditional_mean, latent_information, log_likelihood
+from skvae._inference.scores import BLOCK_NUMBERS, block_rows, conditional_mean, latent_information, log_likelihood
 from skvae.objectives import Batch
 
 D, J = 5, 2
@@ -207,3 +208,58 @@ def test_numbers_do_not_depend_on_the_size_of_the_blocks(monkeypatch):
 @pytest.mark.parametrize("n_draws", [1, 64, 10**9])
 def test_blocks_hold_at_least_one_row(n_draws):
     assert block_rows(linear_vae().module_, n_draws) >= 1
+
+
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
+@pytest.mark.parametrize("likelihood", [Gaussian("decoder"), "student_t", "poisson", "categorical"], ids=str)
+def test_the_posteriors_curvature_is_that_of_the_joint_density(likelihood, activation, prior):
+    X = np.random.default_rng(0).poisson(2.0, size=(60, 4)).clip(0, 4).astype(float)
+    shape = {"hidden_layer_sizes": (6, 5), "activation": activation, "likelihood": likelihood, "prior": prior}
+    vae = VAETransformer(3, max_iter=3, random_state=0, **shape).fit(X)
+    X[::2, 1] = np.nan
+    model, rows = vae.module_, rows_of(vae, X[:9])
+    z = torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = _curvature(model, rows, z)
+    for i in range(9):
+        x, mask = rows.x[i : i + 1], rows.mask[i : i + 1]
+        expected = -torch.autograd.functional.hessian(
+            lambda z, x=x, mask=mask: model.log_joint(z[None], x, mask).sum(), z[i]
+        )
+        torch.testing.assert_close(found[i], expected, rtol=1e-8, atol=1e-8)
+
+
+def test_factors_of_inverse_curvatures_are_held_within_bounds():
+    model = linear_vae().module_
+    roots = torch.randn(4, J, J, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    curvature = roots @ roots.mT + torch.eye(J)
+    curvature[1] = torch.diag(torch.tensor([-3.0, 5.0]))
+    curvature[2] = torch.diag(torch.tensor([2.0, 1e15]))
+    expected = curvature.clone()
+    expected[1, 0, 0], expected[2, 1, 1] = model.prior.least_curvature, MOST_CURVATURE
+    factor = _inverse_factor(model, curvature)
+    torch.testing.assert_close(factor @ factor.mT, torch.linalg.inv(expected), rtol=1e-9, atol=1e-14)
+    assert bool((factor.triu(1) == 0).all())
+    assert bool((factor.diagonal(dim1=1, dim2=2) > 0).all())
+
+
+@pytest.mark.parametrize("look", ["score_samples", "impute"])
+def test_many_draws_of_a_row_are_taken_some_at_a_time(look):
+    X = table()
+    X[:3, 1] = np.nan
+    vae = VAETransformer(3, hidden_layer_sizes=(20,), max_iter=2, n_draws=50_000, random_state=0).fit(X)
+    sizes = []
+    hook = vae.module_.decoder.register_forward_hook(lambda module, inputs, outputs: sizes.append(len(outputs)))
+    many = getattr(vae, look)(X[:3])
+    hook.remove()
+    assert sum(sizes) >= 150_000
+    assert max(sizes) * 20 <= BLOCK_NUMBERS
+    np.testing.assert_allclose(many, getattr(vae.set_params(n_draws=4096), look)(X[:3]), atol=0.05)
+
+
+def test_a_row_with_gaps_and_hundreds_of_latents_has_a_code():
+    X = np.random.default_rng(0).normal(size=(40, 10))
+    vae = VAETransformer(400, max_iter=1, random_state=0).fit(X)
+    X[0, 0] = np.nan
+    assert np.isfinite(vae.transform(X[:1])).all()
+    assert np.isfinite(vae.score_samples(X[:1])).all()

@@ -24,7 +24,7 @@ __all__ = ["Cells", "Lattice", "cells", "lattice_of", "lies_elsewhere"]
 
 # Cells per axis of the lattice, by the number of latents; it reaches so many times as far as the furthest of some
 # draws from the prior, and is doubled at most so often for rows that lie further out.
-AXIS, PRIOR_DRAWS, REACH, DOUBLINGS = {1: 256, 2: 32}, 4096, 1.5, 16
+AXIS, PRIOR_DRAWS, REACH, DOUBLINGS = {1: 128, 2: 24}, 4096, 1.5, 16
 
 
 # A cell is halved while it may hold more than exp(-DEPTH) of a row's p(x), and left out where it holds so little that
@@ -42,7 +42,7 @@ FAR, NEAR = 5.0, 10.0
 
 
 # Numbers in the widest array while cells are looked at.
-CELL_NUMBERS = 1_000_000
+CELL_NUMBERS = 250_000
 
 
 class Lattice(NamedTuple):

@@ -24,7 +24,7 @@ MOST_CURVATURE = 1e12
 
 
 # Numbers in the widest array while second derivatives are found, for which rows are copied once a latent.
-CURVATURE_NUMBERS = 1_000_000
+CURVATURE_NUMBERS = 250_000
 
 
 class Posterior(NamedTuple):
