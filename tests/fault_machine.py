@@ -125,7 +125,7 @@ def threads_look(kind: str, tmp_path: Path) -> None:
     X = with_hole(rows())
     estimator = pickle.loads(pickle.dumps(small(kind).fit(X)))  # nothing is cached yet
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: answers(kind, estimator, X), range(16)))
+        found = list(pool.map(lambda _: answers(kind, estimator, X), range(8)))
     for one in found:
         assert_same(one, answers(kind, estimator, X))
 
@@ -288,6 +288,11 @@ DAMAGE = {
     "a layer of a billion": lambda state: state["_specs"]["encoder"].set_params(hidden_layer_sizes=(10**9,)),
     "another format": lambda state: state.update(_format=999),
     "no order": lambda state: state.pop("_order"),
+    "no seed": lambda state: state.pop("_seed"),
+    "a negative seed": lambda state: state.update(_seed=-1),
+    "draws that are none": lambda state: state.update(n_draws=-1),
+    "a device that is none": lambda state: state.update(device=3),
+    "no weights": lambda state: state.pop("_weights"),
 }
 
 
