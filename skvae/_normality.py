@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 
 from ._fit import FitSettings, components, prepare
 from ._inference.blocks import Inference, refuse_far_rows
@@ -149,6 +150,11 @@ class Normality:
     @classmethod
     def of(cls, state: dict[str, Any]) -> Normality:
         """What a fitted detector's `__dict__` says."""
+        if "_codes" not in state:
+            raise NotFittedError(
+                "This detector's fit has not ended: its model is there, but what is normal is learnt when training has "
+                "ended. Callbacks can score it in the task 'fit', not in an 'epoch'."
+            )
         return cls(**{field: state[name] for field, name in ATTRIBUTES.items()})
 
     @property

@@ -95,6 +95,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X, gaps and all.
 
+        If anything goes wrong, the imputer keeps its previous fitted state; until the fit has ended, other threads are
+        answered by that.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)

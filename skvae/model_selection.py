@@ -251,6 +251,9 @@ class VAETransformerCV(VAETransformer):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Choose among the candidates by cross-validation, then fit the best to X.
 
+        If anything goes wrong, the estimator keeps its previous fitted state; until the fit has ended, other threads
+        are answered by that.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)

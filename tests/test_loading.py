@@ -519,3 +519,21 @@ def test_what_a_users_solver_keeps_is_saved_with_the_stream():
     assert "log" in model._solver_state[0]
     back = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(back.partial_fit(X).transform(X), model.partial_fit(X).transform(X))
+
+
+class WithMore(VAETransformer):
+    """A user's estimator with an attribute and a method's default of its own."""
+
+    threshold_ = 0.5
+
+    def fit(self, X, y=None, sample_weight=None):
+        super().fit(X, y, sample_weight)
+        self.threshold_, self.made_by_ = 0.7, own_function
+        return self
+
+
+def test_an_estimator_of_a_users_own_may_keep_what_it_likes():
+    model = WithMore(2, max_iter=1, random_state=0).fit(X)
+    for back in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert (back.threshold_, back.made_by_) == (0.7, own_function)
+        same_answers(answers(back, X), answers(model, X))

@@ -155,6 +155,17 @@ def test_a_callback_of_a_refit_sees_nothing_of_the_previous_model(name):
     np.testing.assert_array_equal(checkpoint.module_.likelihood.n_features, 13)
 
 
+def test_a_callback_that_scores_a_detector_before_its_fit_has_ended_is_told():
+    class Scores(Seen):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            fitted_estimator.score_samples(tables()[2])
+
+    estimator = watched("detector").fit(tables()[0])
+    with pytest.raises(NotFittedError, match="what is normal is learnt when training has ended"):
+        estimator.set_callbacks(Scores()).fit(tables()[2])
+    same_answers(answers(estimator, tables()[0]), learnt("detector", 0))
+
+
 # Interrupts and memory errors, at the n-th call of any function of skvae
 
 
