@@ -169,23 +169,23 @@ def test_too_few_calibration_rows_are_refused_and_the_threshold_stays(rate, n_ro
 
 
 @pytest.mark.parametrize("load", [load_breast_cancer, load_diabetes], ids=["cancer", "diabetes"])
-def test_false_alarms_keep_to_their_rate_on_random_splits(load):
-    """Calibration and test rows are dealt 200 times; each share of false alarms has its binomial error."""
+def test_false_alarms_keep_to_their_rate_on_random_splits(load, any_seed):
+    """Calibration and test rows are dealt 200 times; the mean share of false alarms is right within 4.5 errors."""
     X = shuffled(load().data)
     detector, rest = make(max_iter=2).fit(X[:120]), X[120:]
     half = len(rest) // 2
     rates = (0.01, 0.05, 0.1)
     alarms = {rate: [] for rate in rates}
     for seed in range(200):
-        X_new = shuffled(rest, seed)
+        X_new = shuffled(rest, 200 * any_seed + seed)
         p = detector.calibrate(X_new[:half], false_alarm_rate=rates[seed % 3]).p_values(X_new[half:])
         np.testing.assert_array_equal(detector.predict(X_new[half:]) == -1, p <= rates[seed % 3])
         for rate in rates:
             alarms[rate].append((p <= rate).mean())
     for rate in rates:
         error = math.sqrt(rate * (1 - rate) * (1 / half + 1 / (len(rest) - half)) / 200)
-        assert np.mean(alarms[rate]) <= rate + 3 * error, rate
-        assert np.mean(alarms[rate]) > rate - 1 / (half + 1) - 3 * error, rate
+        assert np.mean(alarms[rate]) <= rate + 4.5 * error, rate
+        assert np.mean(alarms[rate]) > rate - 1 / (half + 1) - 4.5 * error, rate
 
 
 def test_p_values_of_normal_rows_are_uniform(any_seed):

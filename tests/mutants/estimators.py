@@ -47,8 +47,8 @@ ESTIMATORS = [
     Mutant(
         "the start has seen the rows that judge it",
         FIT,
-        "cov = covariance(density, training, settings.objective.input_noise)",
-        "cov = covariance(density, rows, settings.objective.input_noise)",
+        "cov = covariance(density, training, settings",
+        "cov = covariance(density, rows, settings",
         "test_base.py::test_the_start_has_not_seen_the_rows_that_judge_it",
     ),
     Mutant(

@@ -167,7 +167,7 @@ LIKELIHOODS = [
     Mutant(
         "weights are ignored in what a likelihood learns of its columns",
         "likelihoods/_encoding.py",
-        "None if block.weight is None else block.weight.double().numpy()",
+        "None if block.weight is None else copies * block.weight.double().numpy()",
         "None",
         "test_likelihoods.py::test_weights_count_as_repeated_rows_in_what_a_density_learns_of_its_table",
     ),
