@@ -228,6 +228,7 @@ FAULTS = [
     Fault(18, "one dimension", Refused(lambda X: X[:, 0], SIZE)),
     Fault(18, "three dimensions", Refused(lambda X: X[None], SIZE)),
     Fault(18, "a number", Refused(lambda X: 3.0, SIZE)),
+    Fault(18, "nothing", Refused(lambda X: None, f"{SIZE}|None")),
     Fault(18, "a column of a frame", Refused(lambda X: framed(X)["a"], SIZE, before=framed)),
     Fault(18, "a column of a polars frame", Refused(lambda X: pl.DataFrame(X)["column_1"], SIZE)),
     Fault(19, "another width", Refused(lambda X: X[:, :3], "X has 3 features, but VAE.* is expecting 4", by_fit=False)),
@@ -255,6 +256,7 @@ FAULTS = [
     Fault(24, "strings", Refused(lambda X: np.full(X.shape, "a"), "could not convert string to float: column 0")),
     Fault(24, "a string in a cell", Refused(cell("a", object), "could not convert string to float: column 1 holds")),
     Fault(24, "dates", Refused(lambda X: X.astype("datetime64[s]"), "X holds dates or time spans")),
+    Fault(24, "time spans", Refused(lambda X: X.astype("timedelta64[s]"), "X holds dates or time spans")),
     Fault(
         24,
         "a column of dates",

@@ -458,24 +458,6 @@ def test_bad_data_are_refused_and_leave_no_trace(case, method):
     assert vars(vae) == vars(make())
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in BAD_DATA if case not in {"no value in a column", "inf in a named column"}]
-)
-@pytest.mark.filterwarnings("ignore:X has feature names")
-def test_bad_data_are_refused_by_every_method(case):
-    X, error, words = BAD_DATA[case]
-    vae = make().fit(X3)
-    before = vae.score_samples(X3)
-    for method in METHODS:
-        if case in {"no columns", "a column of dates"}:
-            words = f"{words}|X has"
-        with pytest.raises(error, match=words):
-            getattr(vae, method)(X)
-    with pytest.raises(error, match=words):
-        vae.fit(X)
-    np.testing.assert_array_equal(vae.score_samples(X3), before)
-
-
 def test_a_value_outside_the_support_names_its_column(binary):
     X = binary.copy()
     X[5, 3] = 7.0

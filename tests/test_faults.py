@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+from scipy.stats import norm
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
@@ -64,6 +65,17 @@ def test_an_extreme_table_trains_to_finite_numbers(iris, table, noise):
 def test_the_further_out_a_row_the_less_likely(fitted, iris):
     scores = [fitted.score_samples(iris[:1] * factor)[0] for factor in (1, 3, 10, 1e3, 1e6)]
     assert (np.diff(scores) < 0).all()
+
+
+def test_one_column_is_all_noise_of_its_own_and_shared_noise_leaves_a_latent_its_part():
+    rng = np.random.default_rng(0)
+    X = np.r_[rng.normal(-4, 1, 200), rng.normal(4, 1, 200)][:, None]
+    own = make(n_components=1).fit(X)
+    assert own.active_components_.tolist() == [False]
+    assert own.score(X) == pytest.approx(norm(X.mean(), X.std()).logpdf(X).mean(), abs=0.02)
+    shared = make(n_components=1, likelihood=Gaussian("shared")).fit(X)
+    assert shared.active_components_.tolist() == [True]
+    assert 0.5 < shared.transform(X).std() < 1.5
 
 
 # Containers and dtypes
