@@ -210,7 +210,6 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         self.verbose = verbose
         self.device = device
 
-    @at_once
     def transform(self, X: Any) -> Any:
         """Posterior mean of the latents, most informative first; codes under an objective without a posterior.
 
@@ -480,6 +479,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         model = self._fitted()
         found = self._inference().decoded(Z[:, np.argsort(model.order)], lambda model, z: model.mean(z))
         return model.schema.decoded(found.astype(Z.dtype), like)
+
+
+# Around what scikit-learn adds for `set_output`, too: the columns' names are those of the model that answers.
+VAETransformer.transform = at_once(VAETransformer.transform)  # type: ignore[method-assign]
 
 
 def _generator(random_state: Any, inference: Inference) -> torch.Generator:

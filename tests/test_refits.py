@@ -286,6 +286,33 @@ def test_while_an_estimator_is_refitted_other_threads_are_answered_by_the_old_mo
             assert set(given) <= allowed[method], f"{method} was neither the old model's answer nor the new one's"
 
 
+def test_a_frame_of_codes_has_the_columns_of_the_model_that_answers():
+    first, second, _ = tables()
+    models = [AUTO["transformer"]().fit(X) for X in (first, second)]
+    assert models[0].n_components_ != models[1].n_components_
+    estimator = clone(models[0]).set_output(transform="pandas").fit(first)
+    stop, found = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            try:
+                found.append(estimator.transform(first).shape[1])
+            except BaseException as error:
+                found.append(repr(error))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(8):
+            estimator.fit(second)
+            estimator.fit(first)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert set(found) <= {model.n_components_ for model in models}
+    assert list(estimator.transform(first).columns) == list(estimator.get_feature_names_out())
+
+
 def test_an_estimator_can_be_saved_while_it_is_refitted():
     first, second, _ = tables()
     estimator, stop, saved = FOUR["detector"]().fit(first), threading.Event(), []
