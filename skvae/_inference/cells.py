@@ -101,7 +101,7 @@ def lies_elsewhere(model: VAE, rows: Batch, q: Posterior, lattice: Lattice) -> T
     _, best = _heights(model, rows, lattice)
     height = model.log_joint(q.mean, rows.x, rows.mask)
     # A cell that touches the ellipse of q is not far from it.
-    half = torch.eye(q.mean.shape[1]).to(q.mean) * (lattice.width / 2) ** 2
+    half = torch.eye(q.mean.shape[1], dtype=q.mean.dtype, device=q.mean.device) * (lattice.width / 2) ** 2
     root = torch.linalg.cholesky(q.factor @ q.factor.mT + half)
     offset = lattice.z[:, None] - q.mean
     distance = torch.linalg.solve_triangular(root, offset.permute(1, 2, 0), upper=False).square().sum(1).T

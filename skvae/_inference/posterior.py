@@ -180,7 +180,8 @@ def _inverse_factor(model: VAE, curvature: Tensor) -> Tensor:
     Less than the prior alone curves by is where the likelihood is not log-concave. The upper bound is for rows so far
     out that no number stands for them: they get a likelihood of -inf, not an error.
     """
-    least, identity = model.prior.least_curvature, torch.eye(curvature.shape[1]).to(curvature)
+    least = model.prior.least_curvature
+    identity = torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device)
     # Cholesky's factor of what exceeds the least exists where no bound is broken, and costs a tenth of eigenvalues.
     short = torch.linalg.cholesky_ex(curvature - (1 - 1e-9) * least * identity).info > 0
     out = short | (curvature.diagonal(dim1=1, dim2=2).sum(-1) > MOST_CURVATURE)

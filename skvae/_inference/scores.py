@@ -124,7 +124,7 @@ def conditional_mean(
     Points are weighted by w(x, z) (Mattei & Frellsen 2019). The most likely category where x is one.
     """
     weighing = _Weighing(model, rows, rule, lattice, ask_decoder)
-    before, mean = weighing.total, torch.zeros(())
+    before, mean = weighing.total, weighing.total.new_zeros(())
     for z, log_weight in weighing.parts():
         expected = model.likelihood.expected(model.params(z))
         part = torch.einsum("sn,snd->nd", torch.exp(log_weight - weighing.total), expected)
