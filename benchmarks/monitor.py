@@ -134,7 +134,7 @@ def record(X: Array, test: Array, seed: int) -> Recorded:
     def score(epoch: int) -> Array:
         if epoch not in known:
             begun.model.double().load_state_dict(weights[epoch])
-            found = log_likelihood(begun.model, to_rows(test, prepared.scale, dtype=torch.float64), rule)
+            found = log_likelihood(begun.model, to_rows(test, prepared.scale, dtype=torch.float64), rule)[:, 0]
             known[epoch] = found.numpy()
         return known[epoch]
 

@@ -35,9 +35,9 @@ BLOCK_NUMBERS = 250_000
 FILLING_STEPS, FILLING_TOLERANCE = 30, 1e-4
 
 
-# Points of q are doubted where the outermost nodes hold more than this, and so many times what they hold where q is the
-# posterior; or where fewer per latent are effective than this, or than this share of those that are where q is the
-# posterior.
+# Points of q are doubted where the outermost nodes hold more than this and so many times what they hold where q is the
+# posterior, both times the latents; or where fewer per latent are effective than this, or than this share of those that
+# are where q is the posterior.
 MOST_AT_EDGE, LEAST_POINTS = (1e-3, 10.0), (7.0, 0.8)
 
 
@@ -90,7 +90,7 @@ class _Weighing:
         if self.lattice is None or not bool(self.rule.edge.any()):
             return torch.zeros_like(self.total)
         share, n_axes = self.rule.log_weight.exp(), self.q.mean.shape[1]
-        most = MOST_AT_EDGE[0] + MOST_AT_EDGE[1] * float((share * self.rule.edge).sum())
+        most = n_axes * (MOST_AT_EDGE[0] + MOST_AT_EDGE[1] * float((share * self.rule.edge).sum()))
         least = min(LEAST_POINTS[0], LEAST_POINTS[1] * float(share.square().sum()) ** (-1 / n_axes))
         effective = torch.exp(2 * self.total - self.square)
         found = ((torch.exp(self.edge - self.total) > most) | (effective < least**n_axes)).to(self.total)
