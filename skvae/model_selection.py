@@ -386,7 +386,8 @@ class VAETransformerCV(VAETransformer):
         best = int(left[np.argmax(means[left])])
         if self.selection == "best" or scores.shape[1] < 2:
             return best
-        error = np.nan_to_num(scores[best].std(ddof=1) / np.sqrt(scores.shape[1]))
+        with np.errstate(invalid="ignore"):  # of rows too far out to be scored
+            error = np.nan_to_num(scores[best].std(ddof=1) / np.sqrt(scores.shape[1]))
         near = left[means[left] >= means[best] - error]
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
 

@@ -22,7 +22,7 @@ from ._params import Activation, Count, NetworkLike, RandomState
 from ._state import at_once
 from ._tables.batches import Batch
 from ._tables.containers import unpack_container
-from ._tables.moments import Array
+from ._tables.moments import Array, at_most
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import draw_seed, make_generator, torch_scope
 from .likelihoods import Likelihood
@@ -350,7 +350,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
             values = self._fillings(inference, filled[rows], n_draws, random_state)
             refuse_far_rows(values, rows)
             for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
-                table[gaps] = inference.scale.to_data(filling)[gaps[rows]]
+                table[gaps] = at_most(inference.scale.to_data(filling)[gaps[rows]], table.dtype)
         tables = [reader.schema.filled(X, table, gaps, drawn=n_draws is not None) for table in found]
         return tables[0] if n_draws is None else tables
 
@@ -478,7 +478,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """Mean of p(x|z) of latents in public order, as the kind of table that fit saw."""
         model = self._fitted()
         found = self._inference().decoded(Z[:, np.argsort(model.order)], lambda model, z: model.mean(z))
-        return model.schema.decoded(found.astype(Z.dtype), like)
+        return model.schema.decoded(at_most(found, Z.dtype), like)
 
 
 # Around what scikit-learn adds for `set_output`, too: the columns' names are those of the model that answers.

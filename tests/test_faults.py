@@ -7,7 +7,7 @@ import scipy.sparse
 from scipy.stats import norm
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
+from skvae import Gaussian, StudentT, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"
 
@@ -76,6 +76,25 @@ def test_one_column_is_all_noise_of_its_own_and_shared_noise_leaves_a_latent_its
     shared = make(n_components=1, likelihood=Gaussian("shared")).fit(X)
     assert shared.active_components_.tolist() == [True]
     assert 0.5 < shared.transform(X).std() < 1.5
+
+
+def test_what_float32_cannot_hold_is_its_largest_number():
+    """Draws of heavy tails, of a table of numbers near the end of the type."""
+    X = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    X[:, 1] = 3e38 * np.tanh(X[:, 1])
+    X[::2, 1] = np.nan
+    vae = make(n_components=1, likelihood=StudentT(df=2.5)).fit(X)
+    tables = vae.impute(X, n_draws=20, random_state=0)
+    assert {table.dtype.name for table in tables} == {"float32"}
+    assert np.abs(tables).max() == np.finfo(np.float32).max
+    assert np.isfinite(vae.inverse_transform(np.float32([[50.0]]))).all()
+
+
+def test_a_candidate_with_rows_too_far_out_to_be_scored_can_be_chosen():
+    X = np.array([[1e299, 0.0], [-1e16, 500.0]])
+    search = VAETransformerCV((1, 2), cv=2, max_iter=1, selection="one_standard_error", random_state=0)
+    assert search.fit(X).n_components_ == 1
+    assert np.isneginf(search.scores_).any()
 
 
 # Containers and dtypes

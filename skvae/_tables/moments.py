@@ -22,6 +22,7 @@ __all__ = [
     "Moments",
     "Scale",
     "Units",
+    "at_most",
     "has_gaps",
     "reduce_blocks",
     "row_blocks",
@@ -53,6 +54,12 @@ def within_rounding(moments: Moments, value: Array) -> NDArray[np.bool_]:
     with np.errstate(over="ignore"):
         away = np.hypot(moments.mean - value, moments.std)
     return away <= ROUNDINGS * np.finfo(float).eps * np.abs(value)
+
+
+def at_most(values: Array, dtype: Any) -> Array:
+    """Values as numbers of this type; those beyond it are its largest."""
+    largest = np.finfo(dtype).max
+    return np.clip(values, -largest, largest).astype(dtype)
 
 
 class Scale(NamedTuple):
