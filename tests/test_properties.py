@@ -27,7 +27,7 @@ from subjects import BLIND, KINDS, LOOKS, SCORES, assert_same, assert_unfitted, 
 TOLD_BY_FIT = re.compile(
     "infinity|holds no value|validation set is too small|diverged|takes (whole|values|numbers|fractions)"
     "|no noise can be added|needs an objective that offers|n_splits|sample_weight|at least one non-zero number"
-    "|Negative values in data"
+    "|Negative values in data|gives no training row a finite score"
 )
 TOLD_BY_LOOKS = re.compile("too far from the training data|a category that fit has not seen")
 STREAMS = ("transformer", "detector")

@@ -60,7 +60,8 @@ def test_quasi_normal_has_the_moments_of_a_standard_normal(n_components, any_see
     torch.testing.assert_close(
         draws.T.cov().reshape(n_components, -1), torch.eye(n_components).double(), atol=0.06, rtol=0
     )
-    assert float((draws.pow(4).mean(0) - 3).abs().max()) < 0.5
+    # The outermost of 512 pairs lies at up to 4.7 deviations in 400 columns, whose fourth power is 1 in the mean.
+    assert float((draws.pow(4).mean(0) - 3).abs().max()) < 1
 
 
 @pytest.mark.parametrize(("n_draws", "n_components"), [(64, 1), (64, 3), (64, 31), (1000, 20)])
