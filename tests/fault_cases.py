@@ -20,13 +20,12 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
-from helpers import ROUTES
+from helpers import CALLERS, ROUTES, assert_same
 from subjects import (
     KINDS,
     LOOKS,
     answers,
     assert_finite,
-    assert_same,
     assert_unfitted,
     looks,
     rows,
@@ -305,7 +304,7 @@ FAULTS = [
     Fault(41, "a look before fit", do.not_fitted),
     Fault(42, "a number of samples that is none", do.bad_samples, WITH_A_PRIOR),
     Fault(42, "a million samples", machine.many_samples, WITH_A_PRIOR),
-    *[Fault(43, f"the caller's {name}", machine.inside(caller)) for name, caller in machine.CALLERS.items()],
+    *[Fault(43, f"the caller's {name}", machine.inside(caller)) for name, caller in CALLERS.items()],
     Fault(44, "global state", machine.global_state_stays),
     Fault(44, "an import", machine.imported, ["transformer"]),
     Fault(45, "eight threads that look", machine.threads_look),

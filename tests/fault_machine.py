@@ -14,9 +14,8 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import pytest
 import skops.io
 import torch
 from fault_procedures import Check, fitted_model_of, model_of
-from helpers import global_state
+from helpers import assert_same, global_state
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
 from sklearn.exceptions import FitFailedWarning
@@ -37,7 +36,6 @@ from sklearn.preprocessing import StandardScaler
 from subjects import (
     KINDS,
     answers,
-    assert_same,
     assert_unfitted,
     looks,
     rows,
@@ -68,26 +66,6 @@ def many_samples(kind: str, tmp_path: Path) -> None:
 
 
 # The caller's settings, threads, processes
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-CALLERS: dict[str, Callable[[], Any]] = {
-    "no_grad": torch.no_grad,
-    "inference mode": torch.inference_mode,
-    "meta device": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu"),
-    "float64": lambda: default_dtype(torch.float64),
-    "bfloat16": lambda: default_dtype(torch.bfloat16),
-}
 
 
 def inside(caller: Callable[[], Any]) -> Check:
@@ -186,7 +164,8 @@ def state():
 before = state()
 import skvae
 print("import touched nothing:", state() == before)
-from subjects import KINDS, answers, assert_same, rows, small
+from helpers import assert_same
+from subjects import KINDS, answers, rows, small
 for kind in KINDS:
     estimator = small(kind).fit(rows())
     expected = answers(kind, estimator, rows())
@@ -315,7 +294,8 @@ import pickle, sys
 sys.modules["rich"] = None
 with open(sys.argv[1], "rb") as file:
     saved = pickle.load(file)
-from subjects import answers, assert_same, rows
+from helpers import assert_same
+from subjects import answers, rows
 for kind, (data, expected) in saved.items():
     assert_same(answers(kind, pickle.loads(data), rows()), expected)
     print(kind, "read")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import Breaks, Watcher
+from helpers import Breaks, Watcher, assert_same
 from scipy.stats import spearmanr
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -24,7 +24,6 @@ from subjects import (
     SCORES,
     answers,
     assert_finite,
-    assert_same,
     assert_unfitted,
     looks,
     rows,

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import warnings
+from contextlib import contextmanager
 
 import cloudpickle
 import joblib
@@ -183,7 +184,31 @@ def answers(estimator, X):
     return found
 
 
-def same_answers(first, second):
-    assert first.keys() == second.keys()
-    for name, values in first.items():
-        np.testing.assert_array_equal(values, second[name], err_msg=name)
+def assert_same(found, expected):
+    """Answers by name, bit for bit."""
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+@contextmanager
+def default_dtype(dtype):
+    """A scope in which torch makes tensors of this type where none is named."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# What torch may be set to where an estimator is called.
+CALLERS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "meta device": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu"),
+    "float64 by default": lambda: default_dtype(torch.float64),
+    "float16 by default": lambda: default_dtype(torch.float16),
+    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
+}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import assert_same
 from sklearn.exceptions import NotFittedError
 
 from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
@@ -99,13 +100,6 @@ def answers(kind: str, estimator: Any, X: Any) -> dict[str, np.ndarray]:
 def numbers(answer: Any) -> np.ndarray:
     """An answer as an array, whatever container it came in."""
     return answer.to_numpy(dtype=np.float64) if isinstance(answer, pd.DataFrame) else np.asarray(answer)
-
-
-def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Bit for bit."""
-    assert found.keys() == expected.keys()
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
 def assert_finite(found: dict[str, np.ndarray]) -> None:

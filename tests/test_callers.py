@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from helpers import FOUR, answers, same_answers, with_gaps
+from helpers import CALLERS, FOUR, answers, assert_same, with_gaps
 from members import MEMBERS, table
 
 import skvae
@@ -22,25 +20,6 @@ PACKAGE = Path(skvae.__file__).parent
 MAKERS = {"empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randn", "scalar_tensor", "zeros"}
 
 
-@contextmanager
-def default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-CALLERS = {
-    "no_grad": torch.no_grad,
-    "inference_mode": torch.inference_mode,
-    "meta device": lambda: torch.device("meta"),
-    "autocast": lambda: torch.autocast("cpu"),
-    "float64 by default": lambda: default_dtype(torch.float64),
-    "float16 by default": lambda: default_dtype(torch.float16),
-    "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
-}
 DTYPES = [name for name in CALLERS if "default" in name]
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -61,8 +40,8 @@ def test_every_estimator_gives_the_same_bits_wherever_it_is_called(gapped, plain
     with CALLERS[caller]():
         fitted = FOUR[name]().fit(gapped)
         inside = answers(fitted, gapped)
-    same_answers(inside, plain[name])
-    same_answers(answers(fitted, gapped), plain[name])
+    assert_same(inside, plain[name])
+    assert_same(answers(fitted, gapped), plain[name])
 
 
 @pytest.mark.parametrize("name", ["transformer", "detector"])
@@ -71,7 +50,7 @@ def test_a_stream_gives_the_same_bits_wherever_it_is_called(iris, name, caller):
     with CALLERS[caller]():
         inside = FOUR[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
     outside = FOUR[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
-    same_answers(answers(inside, iris), answers(outside, iris))
+    assert_same(answers(inside, iris), answers(outside, iris))
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -81,7 +60,7 @@ def test_every_likelihood_gives_the_same_bits_whatever_the_default_dtype(member,
     outside = VAETransformer(2, likelihood=MEMBERS[member], max_iter=2, random_state=0).fit(X)
     with CALLERS[caller]():
         inside = VAETransformer(2, likelihood=MEMBERS[member], max_iter=2, random_state=0).fit(X)
-        same_answers(answers(inside, X), answers(outside, X))
+        assert_same(answers(inside, X), answers(outside, X))
 
 
 @pytest.mark.parametrize("parameters", [{"solver": s} for s in SOLVERS] + [{"prior": "mixture"}, {"objective": "iwae"}])
@@ -90,7 +69,7 @@ def test_every_way_to_train_gives_the_same_bits_whatever_the_default_dtype(iris,
     outside = VAETransformer(2, max_iter=2, random_state=0, **parameters).fit(iris)
     with CALLERS[caller]():
         inside = VAETransformer(2, max_iter=2, random_state=0, **parameters).fit(iris)
-        same_answers(answers(inside, iris), answers(outside, iris))
+        assert_same(answers(inside, iris), answers(outside, iris))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -99,7 +78,7 @@ def test_every_criterion_gives_the_same_bits_whatever_the_default_dtype(iris, cr
     outside = VAEAnomalyDetector(criterion=criterion, max_iter=2, random_state=0).fit(iris)
     with CALLERS[caller]():
         inside = VAEAnomalyDetector(criterion=criterion, max_iter=2, random_state=0).fit(iris)
-        same_answers(answers(inside, iris), answers(outside, iris))
+        assert_same(answers(inside, iris), answers(outside, iris))
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

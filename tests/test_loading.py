@@ -22,7 +22,7 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
-from helpers import FOUR, answers, by_skops, load_state, same_answers
+from helpers import FOUR, answers, assert_same, by_skops, load_state
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris
 from skops.io.exceptions import UntrustedTypesFoundException
@@ -125,13 +125,13 @@ def test_a_changed_byte_is_found_or_changes_nothing(name, way, tmp_path):
             assert memory < 20e6
         # Nor that a program that was hit, as a pickle is one, makes something else than an estimator.
         if type(found) is type(fitted(name)):
-            same_answers(answers(found, X), said(name))
+            assert_same(answers(found, X), said(name))
 
 
 @each
 @every_way
 def test_a_whole_file_says_what_the_model_said(name, way, tmp_path):
-    same_answers(answers(WAYS[way][1](saved(name, way), tmp_path), X), said(name))
+    assert_same(answers(WAYS[way][1](saved(name, way), tmp_path), X), said(name))
 
 
 def test_every_array_of_a_raw_pickle_is_covered_by_the_checksum():
@@ -405,7 +405,7 @@ EXP = {"__class__": "exp", "__module__": "numpy", "__loader__": "FunctionNode"}
 @pytest.mark.parametrize("attribute", ["transform", "score_samples", "n_draws", "_weights", "extra"])
 def test_a_function_in_a_skops_file_does_not_come_in(attribute):
     data = saved("transformer", "skops")
-    same_answers(answers(load_skops(rewritten(data, lambda state: None)), X), said("transformer"))
+    assert_same(answers(load_skops(rewritten(data, lambda state: None)), X), said("transformer"))
     with pytest.raises(ValueError, match="damaged"):
         load_skops(rewritten_state(data, attribute, EXP))
 
@@ -475,7 +475,7 @@ KINDS = {
 def test_a_refit_that_is_watched_can_be_saved(name, capsys):
     estimator = copy.deepcopy(fitted(name))
     getattr(estimator, "estimator", estimator).set_callbacks(ProgressBar())
-    same_answers(answers(pickle.loads(pickle.dumps(estimator.fit(X))), X), answers(estimator, X))
+    assert_same(answers(pickle.loads(pickle.dumps(estimator.fit(X))), X), answers(estimator, X))
     assert type(estimator) is KINDS[name]
 
 
@@ -499,7 +499,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         exec(block, {"vae": FOUR["detector"]().fit(X), "X": X})
     assert (tmp_path / "wine.joblib").read_bytes() == old
-    same_answers(answers(joblib.load(tmp_path / "wine.joblib"), X), said("transformer"))
+    assert_same(answers(joblib.load(tmp_path / "wine.joblib"), X), said("transformer"))
 
 
 class Remembering(torch.optim.SGD):
@@ -536,4 +536,4 @@ def test_an_estimator_of_a_users_own_may_keep_what_it_likes():
     model = WithMore(2, max_iter=1, random_state=0).fit(X)
     for back in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert (back.threshold_, back.made_by_) == (0.7, own_function)
-        same_answers(answers(back, X), answers(model, X))
+        assert_same(answers(back, X), answers(model, X))

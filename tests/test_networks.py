@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers import seeded
+from helpers import default_dtype, seeded
 from sklearn.base import clone
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
@@ -98,11 +98,8 @@ def test_output_is_the_linear_path_plus_the_body():
 
 
 def test_weights_are_float32_under_another_default_dtype():
-    torch.set_default_dtype(torch.float64)
-    try:
+    with default_dtype(torch.float64):
         network = build(lambda: MLP((5,)).build_encoder(6, 4))
-    finally:
-        torch.set_default_dtype(torch.float32)
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FOUR, SMALL, answers, same_answers, with_gaps
+from helpers import FOUR, SMALL, answers, assert_same, with_gaps
 from joblib import parallel_config
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
@@ -33,7 +33,7 @@ def test_eight_threads_share_one_model(name):
     alone = answers(model, X)
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda _: answers(model, X), range(8)):
-            same_answers(found, alone)
+            assert_same(found, alone)
 
 
 @each
@@ -41,7 +41,7 @@ def test_eight_threads_fit_eight_models(name):
     alone = answers(FOUR[name]().fit(X), X)
     with ThreadPoolExecutor(8) as pool:
         for model in list(pool.map(lambda _: FOUR[name]().fit(X), range(8))):
-            same_answers(answers(model, X), alone)
+            assert_same(answers(model, X), alone)
 
 
 def fill_error(imputer, X, y=None):
@@ -74,12 +74,12 @@ def test_a_grid_search_in_parallel_finds_what_one_after_the_other_does(backend):
             found.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], rtol=1e-6
         )
         assert found.best_params_ == alone.best_params_
-        same_answers(answers(found.best_estimator_, X), answers(alone.best_estimator_, X))
+        assert_same(answers(found.best_estimator_, X), answers(alone.best_estimator_, X))
 
 
 def test_a_search_of_its_own_in_two_processes_is_that_of_one():
     alone, found = (VAETransformerCV((1, 2), cv=2, n_jobs=n_jobs, **SMALL).fit(X) for n_jobs in (None, 2))
-    same_answers(answers(found, X), answers(alone, X))
+    assert_same(answers(found, X), answers(alone, X))
     np.testing.assert_array_equal(found.scores_, alone.scores_)
 
 
@@ -106,7 +106,7 @@ POOL = """
     import multiprocessing, sys
     import numpy as np
     from sklearn.datasets import load_iris
-    from helpers import FOUR, answers, same_answers
+    from helpers import FOUR, answers, assert_same
 
     X = load_iris().data
 
@@ -120,8 +120,8 @@ POOL = """
         models = {name: fit(name) for name in FOUR}
         with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
             for name, model in models.items():
-                same_answers(pool.apply(look, (model,)), look(model))
-                same_answers(look(pool.apply(fit, (name,))), look(model))
+                assert_same(pool.apply(look, (model,)), look(model))
+                assert_same(look(pool.apply(fit, (name,))), look(model))
                 print(name, "is the same")
 """
 
@@ -138,7 +138,7 @@ def test_another_process_gives_the_same_bits(method, tmp_path):
 INTERRUPTED = """
     import os, signal, sys, threading
     from sklearn.datasets import load_iris, load_wine
-    from helpers import FOUR, answers, same_answers
+    from helpers import FOUR, answers, assert_same
 
     estimator = FOUR[sys.argv[1]]().fit(load_iris().data)
     before = answers(estimator, load_iris().data)
@@ -148,7 +148,7 @@ INTERRUPTED = """
     try:
         estimator.fit(load_wine().data)
     except KeyboardInterrupt:
-        same_answers(answers(estimator, load_iris().data), before)
+        assert_same(answers(estimator, load_iris().data), before)
         print("as before")
 """
 

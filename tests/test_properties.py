@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import global_state
+from helpers import assert_same, global_state
 from hypothesis import event, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -21,7 +21,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.utils import _safe_indexing
 from strategies import NUMBERS, examples
-from subjects import BLIND, KINDS, LOOKS, SCORES, assert_same, assert_unfitted, fitted_names, rows, small, unharmed
+from subjects import BLIND, KINDS, LOOKS, SCORES, assert_unfitted, fitted_names, rows, small, unharmed
 
 # What skvae and scikit-learn say of tables, weights and parameters that cannot be learnt from or looked at.
 TOLD_BY_FIT = re.compile(

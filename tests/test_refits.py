@@ -7,12 +7,12 @@ import pickle
 import sys
 import threading
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
-from helpers import FOUR, SMALL, answers, same_answers, with_gaps
+from helpers import FOUR, SMALL, answers, assert_same, with_gaps
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import NotFittedError
@@ -96,9 +96,9 @@ def test_an_error_in_any_hook_leaves_the_previous_model(name, hook, task, error)
     assert not leftovers(estimator)
     assert {k: v for k, v in vars(estimator).items() if k != "_skl_callbacks"}.keys() == before.keys()
     assert all(vars(estimator)[key] is value for key, value in before.items())
-    same_answers(answers(estimator, first), learnt(name, 0))
+    assert_same(answers(estimator, first), learnt(name, 0))
     getattr(estimator, "estimator", estimator).set_callbacks()
-    same_answers(answers(estimator.fit(other), other), learnt(name, 2))
+    assert_same(answers(estimator.fit(other), other), learnt(name, 2))
 
 
 @each
@@ -149,8 +149,8 @@ def test_a_callback_of_a_refit_sees_nothing_of_the_previous_model(name):
     for (task, seen), (_, alone) in zip(again.models, once.models, strict=True):
         assert vars(seen).keys() == vars(alone).keys()
         if task == "epoch" and name != "detector":
-            same_answers(answers(seen, other), answers(alone, other))
-    same_answers(answers(again.models[-1][1], other), learnt(name, 2))
+            assert_same(answers(seen, other), answers(alone, other))
+    assert_same(answers(again.models[-1][1], other), learnt(name, 2))
     checkpoint = pickle.loads(pickle.dumps(again.models[0][1].set_callbacks()))
     np.testing.assert_array_equal(checkpoint.module_.likelihood.n_features, 13)
 
@@ -163,7 +163,7 @@ def test_a_callback_that_scores_a_detector_before_its_fit_has_ended_is_told():
     estimator = watched("detector").fit(tables()[0])
     with pytest.raises(NotFittedError, match="what is normal is learnt when training has ended"):
         estimator.set_callbacks(Scores()).fit(tables()[2])
-    same_answers(answers(estimator, tables()[0]), learnt("detector", 0))
+    assert_same(answers(estimator, tables()[0]), learnt("detector", 0))
 
 
 # Interrupts and memory errors, at the n-th call of any function of skvae
@@ -212,8 +212,8 @@ def test_an_interrupt_anywhere_leaves_the_previous_model_or_the_new_one(name, er
             assert vars(estimator).keys() == before.keys()
         else:
             assert n == last, f"call {n} of {last} left something between the models"
-            same_answers(answers(estimator, first), learnt(name, 0))
-    same_answers(answers(estimator.fit(second), second), learnt(name, 1))
+            assert_same(answers(estimator, first), learnt(name, 0))
+    assert_same(answers(estimator.fit(second), second), learnt(name, 1))
 
 
 @pytest.mark.parametrize("name", ["transformer", "detector"])
@@ -229,8 +229,8 @@ def test_an_interrupt_anywhere_in_partial_fit_leaves_the_previous_model(name, er
     for n in np.linspace(1, swap, 12, dtype=int).tolist():
         with pytest.raises(error), Calls(n, error):
             estimator.partial_fit(first)
-    same_answers(answers(estimator, first), learnt(name, 0))
-    same_answers(answers(estimator.partial_fit(first), first), answers(twin, first))
+    assert_same(answers(estimator, first), learnt(name, 0))
+    assert_same(answers(estimator.partial_fit(first), first), answers(twin, first))
 
 
 # Other threads
@@ -251,14 +251,34 @@ AUTO = {
 }
 
 
-def read_all(estimator, X, methods, stop, found):
-    """Ask again and again; keep every distinct answer, and every error."""
-    while not stop.is_set():
-        for method in methods:
-            try:
-                found.setdefault(method, {}).setdefault(getattr(estimator, method)(X).tobytes(), 0)
-            except BaseException as error:
-                found.setdefault(method, {})[repr(error)] = 0
+def while_refitted(estimator, first, second, times, *work):
+    """Refit an estimator to two tables in turn, so many times, while threads do their work again and again."""
+    stop = threading.Event()
+
+    def again(act):
+        while not stop.is_set():
+            act()
+
+    threads = [threading.Thread(target=again, args=(act,)) for act in work]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(times):
+            estimator.fit(second)
+            estimator.fit(first)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def read_all(estimator, X, methods, found):
+    """Ask every method; keep every distinct answer, and every error."""
+    for method in methods:
+        try:
+            found.setdefault(method, {}).setdefault(getattr(estimator, method)(X).tobytes(), 0)
+        except BaseException as error:
+            found.setdefault(method, {})[repr(error)] = 0
 
 
 @each
@@ -268,18 +288,9 @@ def test_while_an_estimator_is_refitted_other_threads_are_answered_by_the_old_mo
     models = [AUTO[name]().fit(X) for X in (first, second)]
     allowed = {method: {getattr(model, method)(rows).tobytes() for model in models} for method in READS[name]}
     assert all(len(answers) == 2 for answers in allowed.values())
-    estimator, stop, found = clone(models[0]).fit(first), threading.Event(), [{} for _ in range(3)]
-    threads = [threading.Thread(target=read_all, args=(estimator, rows, READS[name], stop, own)) for own in found]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(3):
-            estimator.fit(second)
-            estimator.fit(first)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(60)
+    estimator, found = clone(models[0]).fit(first), [{} for _ in range(3)]
+    work = [partial(read_all, estimator, rows, READS[name], own) for own in found]
+    while_refitted(estimator, first, second, 3, *work)
     for own in found:
         assert own.keys() == set(READS[name])
         for method, given in own.items():
@@ -290,46 +301,23 @@ def test_a_frame_of_codes_has_the_columns_of_the_model_that_answers():
     first, second, _ = tables()
     models = [AUTO["transformer"]().fit(X) for X in (first, second)]
     assert models[0].n_components_ != models[1].n_components_
-    estimator = clone(models[0]).set_output(transform="pandas").fit(first)
-    stop, found = threading.Event(), []
+    estimator, found = clone(models[0]).set_output(transform="pandas").fit(first), []
 
     def read():
-        while not stop.is_set():
-            try:
-                found.append(estimator.transform(first).shape[1])
-            except BaseException as error:
-                found.append(repr(error))
+        try:
+            found.append(estimator.transform(first).shape[1])
+        except BaseException as error:
+            found.append(repr(error))
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        for _ in range(8):
-            estimator.fit(second)
-            estimator.fit(first)
-    finally:
-        stop.set()
-        thread.join(60)
+    while_refitted(estimator, first, second, 8, read)
     assert set(found) <= {model.n_components_ for model in models}
     assert list(estimator.transform(first).columns) == list(estimator.get_feature_names_out())
 
 
 def test_an_estimator_can_be_saved_while_it_is_refitted():
     first, second, _ = tables()
-    estimator, stop, saved = FOUR["detector"]().fit(first), threading.Event(), []
-
-    def save():
-        while not stop.is_set():
-            saved.append(pickle.dumps(estimator))
-
-    thread = threading.Thread(target=save)
-    thread.start()
-    try:
-        for _ in range(3):
-            estimator.fit(second)
-            estimator.fit(first)
-    finally:
-        stop.set()
-        thread.join(60)
+    estimator, saved = FOUR["detector"]().fit(first), []
+    while_refitted(estimator, first, second, 3, lambda: saved.append(pickle.dumps(estimator)))
     allowed = {
         learnt("detector", 0)["score_samples"].tobytes(),
         FOUR["detector"]().fit(second).score_samples(first).tobytes(),
@@ -378,7 +366,7 @@ def test_a_missing_device_is_told_once_for_each_fit_and_each_load(name):
     assert len(warnings_of(lambda: estimator.fit(X))) == 1
     loaded = pickle.loads(pickle.dumps(estimator))
     assert len(warnings_of(lambda: [answers(loaded, X), answers(loaded, X)])) == 1
-    same_answers(answers(loaded, X), learnt(name, 0))
+    assert_same(answers(loaded, X), learnt(name, 0))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
