@@ -104,8 +104,10 @@ class Inference:
         """
         rule, lattice = self.rule, self.lattice
         found = self.by_blocks(X, lambda model, rows: by_points(model, rows, rule, lattice), self.n_draws)
-        more = replace(self, n_draws=max(self.n_draws, MORE_POINTS)).rule
-        for numbers in _some(found[:, -1] == 1):
+        doubtful = found[:, -1] == 1
+        # Points take as long to make as a row takes to score.
+        more = replace(self, n_draws=max(self.n_draws, MORE_POINTS)).rule if doubtful.any() else rule
+        for numbers in _some(doubtful):
             found[numbers] = self.by_blocks(
                 X[numbers], lambda model, rows: by_points(model, rows, more, lattice, True), len(more.eps)
             )
