@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["LOG_2PI", "log_normal"]
+__all__ = ["LARGEST_WHOLE", "LOG_2PI", "log_normal"]
 
 
 LOG_2PI = math.log(2 * math.pi)
+
+
+# Beyond it all floats are whole numbers, and not every whole number is a float.
+LARGEST_WHOLE = 2.0**53
 
 
 def log_normal(eps: Any, log_var: Any = 0.0) -> Any:

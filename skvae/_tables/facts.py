@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._math import LARGEST_WHOLE
 from .containers import floats_of
 from .frames import column_values, is_category_type, label_of, type_of
 from .moments import ColumnSums, reduce_blocks, row_blocks
@@ -15,9 +16,6 @@ from .sources import RowSource
 from .types import is_missing, kinds_of
 
 __all__ = ["ColumnFacts", "column_facts"]
-
-# From here on a float has no digits behind the point.
-LARGEST_WHOLE = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def _facts_of_numbers(X: Any) -> list[ColumnFacts]:
     with np.errstate(invalid="ignore", divide="ignore"):
         gain = np.log(std) - np.log(std_log) - mean_log
     gain = np.where((sums.low > 0) & (std > 0) & np.isfinite(gain), gain, -np.inf)
-    # Beyond 2 ** 53 all floats are whole, and say nothing of what they count.
+    # Beyond, floats are whole and say nothing of what they count.
     whole = (n_broken == 0) & (np.maximum(np.abs(sums.low), np.abs(sums.high)) <= LARGEST_WHOLE)
     columns = (values.tolist() for values in (sums.low, sums.high, mean, std, whole, gain))
     return [ColumnFacts(False, *facts) for facts in zip(*columns, strict=True)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from .._linear import LinearGaussian
+from .._math import LARGEST_WHOLE
 from .._tables.moments import Array, ColumnSums, Scale
 from .._torch import namespace
 from ._base import CellWeights, LikelihoodModule, LinearStart, Linked, NLLGradient, Unscaled, as_arrays, refuse
@@ -29,8 +30,6 @@ SUMMED_MEAN = 60.0
 DISPERSIONS, FIRST_DISPERSION = (1e-4, 1e4), 0.05
 # From here on quotients of Gamma functions are differences of large numbers, and Stirling's series has their digits.
 LARGE, LARGE_IN_DOUBLE = 50.0, 1000.0
-# Beyond 2 ** 53 not every whole number is a float.
-LARGEST_COUNT = 2.0**53
 # A mean is at most so many times the largest count of its column: a decoder's exponential goes far beyond.
 MOST_TIMES = 10.0
 
@@ -100,7 +99,7 @@ class NegativeBinomial(Unscaled):
 def check_counts(X: Array, names: Sequence[str], name: str) -> None:
     """Raise ValueError where X holds anything but whole numbers from 0 on that floats can tell apart."""
     with np.errstate(invalid="ignore"):
-        outside = (X < 0) | (X % 1 > 0) | (X > LARGEST_COUNT)
+        outside = (X < 0) | (X % 1 > 0) | (X > LARGEST_WHOLE)
     refuse(X, outside, names, f"likelihood={name!r} takes counts: 0, 1, 2, ... up to 9e15")
 
 
