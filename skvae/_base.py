@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
@@ -21,7 +21,7 @@ from ._chunk import check_same_specs
 from ._fit import Fit, FitSettings, Task, read
 from ._inference.blocks import Inference
 from ._params import Count, named
-from ._saved import Rule, checked, fault_of_groups, fault_of_values, stamp
+from ._saved import Rule, Saved, fault_of_groups, fault_of_values
 from ._state import DETAILS, MODEL, TRAINING, FittedModel, become, fault_of_model, model_of, remember
 from ._tables.containers import refuse_container
 from ._tables.reader import TableReader, TrainingRows
@@ -36,7 +36,7 @@ from .priors import PRIORS, PriorSpec
 __all__ = ["BaseVAE", "SetOutput", "offers"]
 
 
-class BaseVAE(CallbackSupportMixin, BaseEstimator):
+class BaseVAE(CallbackSupportMixin, Saved):
     """Parameters, validation, fit and partial_fit of the estimators that are one model."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -182,16 +182,7 @@ class BaseVAE(CallbackSupportMixin, BaseEstimator):
         tags.input_tags.positive_only = getattr(named(self.likelihood, LIKELIHOODS), "positive_only", False)
         return tags
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self.__sklearn_is_fitted__():
-            self._validate_params()  # or work would be lost when it is loaded
-        return stamp(super().__getstate__())
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(checked(self, state, self._leaves, self._fault))
-
     def _fault(self, state: dict[str, Any]) -> str | None:
-        """What is wrong with the saved state of a fitted estimator, in words; None if nothing is."""
         if lacking := sorted(MODEL.keys() - state.keys()):
             return f"{lacking[0]} is missing"
         sizes = state["n_features_in_"], state["n_components_"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import sklearn
@@ -21,6 +22,7 @@ from ._version import __version__
 __all__ = [
     "RUNNING",
     "Rule",
+    "Saved",
     "SavedModelWarning",
     "checked",
     "damaged",
@@ -239,6 +241,25 @@ def checked(
     if fault:
         raise damaged(kind.__name__, fault)
     return state
+
+
+class Saved(BaseEstimator):
+    """An estimator that is saved with a stamp, and looked through when it is loaded."""
+
+    # What a fit may leave.
+    _leaves: ClassVar[dict[str, Rule | None]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._leaves.keys() & vars(self).keys():
+            self._validate_params()  # or work would be lost when it is loaded
+        return stamp(super().__getstate__())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(checked(self, state, self._leaves, self._fault))
+
+    @abstractmethod
+    def _fault(self, state: dict[str, Any]) -> str | None:
+        """What is wrong with the saved state of a fitted estimator, in words; None if nothing is."""
 
 
 def is_whole(value: Any, low: int = 0) -> bool:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._params import RandomState
-from ._saved import Rule, checked, fault_of_values, stamp
+from ._saved import Rule, Saved, fault_of_values
 from ._state import DETAILS, MODEL, become
 from .transformer import VAETransformer
 
 __all__ = ["VAEImputer"]
 
 
-class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
     """Fill missing cells with a :class:`VAETransformer`, as a step of a pipeline.
 
     `transform` is the model's `impute`: the conditional mean of a missing cell given the row's other cells, the most
@@ -149,16 +149,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             return self.estimator_.impute(X, n_draws=1, random_state=self.random_state)[0]
         return self.estimator_.impute(X)
 
-    def __getstate__(self) -> dict[str, Any]:
-        if "estimator_" in vars(self):
-            self._validate_params()  # or work would be lost when it is loaded
-        return stamp(super().__getstate__())
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(checked(self, state, self._leaves, self._fault))
-
     def _fault(self, state: dict[str, Any]) -> str | None:
-        """What is wrong with the saved state of a fitted imputer, in words; None if nothing is."""
         for name in ("estimator_", "n_features_in_"):
             if name not in state:
                 return f"{name} is missing"

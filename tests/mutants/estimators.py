@@ -74,7 +74,7 @@ ESTIMATORS = [
     ),
     Mutant(
         "a saved state is not checked",
-        BASE,
+        "_saved.py",
         "checked(self, state, self._leaves, self._fault)",
         "checked(self, state, self._leaves, lambda state: None)",
         "test_state.py::test_a_damaged_state_is_an_error_and_takes_no_memory",
