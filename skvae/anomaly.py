@@ -79,11 +79,12 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         times. None: 0.5 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
     likelihood : str or Likelihood, default="johnson_su"
         What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
-    objective : {"input_noise", "elbo", "iwae"} or Objective, default="input_noise"
-        What training minimises. "input_noise": `ELBO(input_noise=0.05)`.
-    prior : {"normal", "mixture"} or PriorSpec, default="normal"
-        p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
-        is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
+    objective : str or Objective, default="input_noise"
+        What training minimises: an object, or its name in `skvae.objectives.OBJECTIVES`. "input_noise":
+        `ELBO(input_noise=0.05)`.
+    prior : str or PriorSpec, default="normal"
+        The prior p(z), what latents look like before any data is seen: an object, or its name in `skvae.priors.PRIORS`.
+        "normal": N(0, I). "mixture": a Gaussian mixture that is learnt with the model (:class:`skvae.priors.Mixture`).
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"

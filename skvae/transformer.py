@@ -54,11 +54,12 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.
-    objective : {"elbo", "iwae", "input_noise"} or Objective, default="elbo"
-        What training minimises; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
-    prior : {"normal", "mixture"} or PriorSpec, default="normal"
-        p(z), what the latents look like before any data is seen. "normal": N(0, I). "mixture": a Gaussian mixture that
-        is learnt with the model; :class:`skvae.priors.Mixture` sets the number of its modes.
+    objective : str or Objective, default="elbo"
+        What training minimises: an object, or its name in `skvae.objectives.OBJECTIVES`. It decides which methods there
+        are; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
+    prior : str or PriorSpec, default="normal"
+        The prior p(z), what latents look like before any data is seen: an object, or its name in `skvae.priors.PRIORS`.
+        "normal": N(0, I). "mixture": a Gaussian mixture that is learnt with the model (:class:`skvae.priors.Mixture`).
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
