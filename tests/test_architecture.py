@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from skvae.priors import PRIORS
 PACKAGE = Path(skvae.__file__).parent
 DOCS = PACKAGE.parent / "docs"
 FAMILIES = ("likelihoods", "objectives", "priors", "networks")
+RELATIVES = ("objectives", "priors", "networks")  # families whose members nobody chooses for the user
 REGISTRIES = {"likelihood": LIKELIHOODS, "objective": OBJECTIVES, "prior": PRIORS, "activation": ACTIVATIONS}
 MAX_LINES, MAX_BODY = 500, 40
 
@@ -173,6 +175,48 @@ def named_elsewhere() -> set[str]:
 def test_members_are_named_in_their_family_only():
     assert {"ELBO", "Gaussian", "Categorical", "StandardNormal", "MixturePrior", "MLP"} <= set(members())
     assert not named_elsewhere()
+
+
+def defaults_in(module: str) -> set[int]:
+    """The nodes that are defaults of parameters."""
+    functions = [n for n in ast.walk(tree(module)) if isinstance(n, ast.FunctionDef)]
+    return {id(node) for f in functions for node in [*f.args.defaults, *f.args.kw_defaults]}
+
+
+# Words that are a member's name, too: a criterion, and how scores are spread.
+OTHER_WORDS = {"_inference.criteria: elbo", "plotting._scores: normal"}
+
+
+def test_no_text_outside_a_family_is_the_name_of_an_objective_a_prior_or_a_network():
+    """But defaults of parameters: a name that is compared with, or looked up, is a case of its own for that member."""
+    names = {*OBJECTIVES, *PRIORS, *(name for name, family in members().items() if family in RELATIVES)}
+    found = set()
+    for module in MODULES:
+        if room_of(module) in FAMILIES:
+            continue
+        texts = [n for n in ast.walk(tree(module)) if isinstance(n, ast.Constant) and id(n) not in defaults_in(module)]
+        found |= {f"{module}: {n.value}" for n in texts if isinstance(n.value, str) and n.value in names}
+    assert found - OTHER_WORDS == set()
+
+
+def others_named(module: str) -> set[str]:
+    """Members of its own family that a member's file names, beyond those that its classes derive from."""
+    others = public_members(room_of(module)) - {n.name for n in tree(module).body if isinstance(n, ast.ClassDef)}
+    bases = {b.id for n in ast.walk(tree(module)) if isinstance(n, ast.ClassDef) for b in n.bases if hasattr(b, "id")}
+    names = {n.id for n in ast.walk(tree(module)) if isinstance(n, ast.Name)}
+    texts = {n.value for n in ast.walk(tree(module)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    return (names | texts) & others - bases
+
+
+@cache
+def public_members(family: str) -> set[str]:
+    """The members that a family exports."""
+    return {name for name in importlib.import_module(f"skvae.{family}").__all__ if members().get(name) == family}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room_of(m) in RELATIVES and "._" in m])
+def test_a_members_file_names_no_other_member_than_its_base(module):
+    assert others_named(module) == set()
 
 
 # Adding a member touches one file and its dict
