@@ -315,8 +315,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
         the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories. Under an
-        objective without a density the gaps take the reconstruction, of which another is made with what filled them,
-        until that settles (AutoRec, Sedhain et al. 2015); there are no draws then.
+        objective without a density the gaps take the reconstruction (AutoRec, Sedhain et al. 2015); there are no draws
+        then.
 
         Parameters
         ----------

@@ -31,10 +31,6 @@ __all__ = [
 BLOCK_NUMBERS = 250_000
 
 
-# Reconstructions that fill a gap of a model without a density, at most; less than this, and a row has settled.
-FILLING_STEPS, FILLING_TOLERANCE = 30, 1e-4
-
-
 # Points of q are doubted where the outermost nodes hold more than this and so many times what they hold where q is the
 # posterior, both times the latents; or where fewer per latent are effective than this, or than this share of those that
 # are where q is the posterior.
@@ -149,20 +145,10 @@ def mean_by_cells(model: VAE, rows: Batch, lattice: Lattice) -> Tensor:
 def completed(model: VAE, rows: Batch) -> Tensor:
     """x with its gaps filled by the reconstruction, in model units: (N, D) (AutoRec, Sedhain et al. 2015).
 
-    For models without a density. Each row is reconstructed again with what filled its gaps, until that settles.
+    For models without a density. One pass, as in training: fed back, what filled the gaps would drift.
     """
     assert rows.mask is not None
-    present = rows.mask > 0
-    filled = torch.where(present, rows.x, model.mean(model.encode_mean(rows.x, rows.mask)))
-    moving = ~present.all(dim=1)
-    for _ in range(FILLING_STEPS):
-        if not moving.any():
-            break
-        new = torch.where(present, rows.x, model.mean(model.encode_mean(filled)))
-        change = (new - filled).abs().amax(dim=1)
-        filled = torch.where(moving[:, None], new, filled)
-        moving &= change > FILLING_TOLERANCE
-    return filled
+    return torch.where(rows.mask > 0, rows.x, model.mean(model.encode_mean(rows.x, rows.mask)))
 
 
 def latent_information(model: VAE, rows: Batch) -> tuple[Tensor, Tensor, Tensor]:
