@@ -67,6 +67,7 @@ def test_the_registry_names_these_objectives():
         "elbo": "ELBO()",
         "iwae": "IWAE()",
         "input_noise": "ELBO(input_noise=0.05)",
+        "autoencoder": "Autoencoder()",
     }
 
 

@@ -10,15 +10,17 @@ from functools import partial
 
 from .._tables.batches import Batch
 from ..model import Emitted
+from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
 from ._elbo import ELBO
 from ._iwae import IWAE
 
-__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Batch", "Emitted", "Objective", "OnePass", "Slopes", "Turn"]
+__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Autoencoder", "Batch", "Emitted", "Objective", "OnePass", "Slopes", "Turn"]
 
 # "input_noise" is the anomaly detector's: its prior is made of training rows, which must have some width.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "elbo": ELBO,
     "iwae": IWAE,
     "input_noise": partial(ELBO, input_noise=0.05),
+    "autoencoder": Autoencoder,
 }
