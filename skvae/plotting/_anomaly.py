@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import check_is_fitted
 
-from ._base import Picture
+from ._base import Display, Picture
 from ._explanation import Explanation
 from ._image import Image
 from ._scores import Scores
@@ -17,7 +16,7 @@ from ._scores import Scores
 __all__ = ["AnomalyDisplay"]
 
 
-class AnomalyDisplay:
+class AnomalyDisplay(Display):
     """Pictures of what a :class:`VAEAnomalyDetector` says of some rows.
 
     Made by :meth:`from_estimator`; `plot` draws it again elsewhere.
@@ -118,26 +117,9 @@ class AnomalyDisplay:
             raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, pictures))}.")
         return cls(pictures[kind]()).plot(ax, **kwargs)
 
-    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
-        """Draw the picture.
+    @property
+    def _size(self) -> tuple[float, float]:
+        return self.picture.size
 
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            As in `from_estimator`.
-        **kwargs : dict
-            As in `from_estimator`.
-
-        Returns
-        -------
-        display : AnomalyDisplay
-            The display itself.
-        """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=self.picture.size, layout="constrained")
-        self.ax_, self.artists_ = self.picture.draw(ax, **kwargs)
-        self.figure_ = np.ravel(self.ax_)[0].figure
-        return self
+    def _draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return self.picture.draw(ax, **kwargs)

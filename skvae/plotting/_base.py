@@ -1,18 +1,19 @@
-"""What pictures share: the contract, colours, numbers as text, and one row as a detector sees it."""
+"""What pictures share: the contracts, colours, numbers as text, and one row as a detector sees it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _num_samples
 
 from .._params import Count
 
-__all__ = ["ANOMALOUS", "KNOWN", "NORMAL", "Array", "ExplainedRow", "Picture", "number"]
+__all__ = ["ANOMALOUS", "KNOWN", "NORMAL", "Array", "Display", "ExplainedRow", "Picture", "number", "place_in", "ticks"]
 
 ANOMALOUS, NORMAL, KNOWN = "#cc3311", "#4477aa", "#bbbbbb"
 
@@ -35,6 +36,43 @@ class Picture(ABC):
         """Draw the picture in `ax`, its main artist styled by `kwargs`; the axes, and what was drawn by name."""
 
 
+class Display(ABC):
+    """What was drawn, and how to draw it again."""
+
+    @property
+    @abstractmethod
+    def _size(self) -> tuple[float, float]:
+        """Width and height of a new figure, in inches."""
+
+    @abstractmethod
+    def _draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Draw in `ax`, the main artist styled by `kwargs`; the axes, and what was drawn by name."""
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
+        """Draw the picture.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            As in `from_estimator`.
+        **kwargs : dict
+            As in `from_estimator`.
+
+        Returns
+        -------
+        display : Display
+            The display itself.
+        """
+        check_matplotlib_support(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=self._size, layout="constrained")
+        self.ax_, self.artists_ = self._draw(ax, **kwargs)
+        self.figure_ = np.ravel(self.ax_)[0].figure
+        return self
+
+
 class ExplainedRow(NamedTuple):
     """One row as a detector sees it.
 
@@ -50,11 +88,7 @@ class ExplainedRow(NamedTuple):
     @classmethod
     def of(cls, detector: Any, X: Any, row: int | None) -> ExplainedRow:
         """Ask a detector about a row of X; None: the row with the lowest score."""
-        n_rows = _num_samples(X)
-        if row is None:
-            row = int(np.argmin(detector.score_samples(X)))
-        elif not Count(0).is_satisfied_by(row) or row >= n_rows:
-            raise ValueError(f"row={row!r} must be an integer from 0 to {n_rows - 1}, the place of a row in X.")
+        row = int(np.argmin(detector.score_samples(X))) if row is None else place_in(X, row)
         one = _safe_indexing(X, [row])
         score = float(detector.score_samples(one)[0])
         contributions = np.asarray(detector.explain(one))[0]
@@ -64,7 +98,15 @@ class ExplainedRow(NamedTuple):
                 "at another row."
             )
         values = np.asarray(one, dtype=np.float64)[0]
-        return cls(int(row), values, np.asarray(detector.similar(one))[0], contributions, score)
+        return cls(row, values, np.asarray(detector.similar(one))[0], contributions, score)
+
+
+def place_in(X: Any, row: Any) -> int:
+    """The place of a row in X, if it is one."""
+    n_rows = _num_samples(X)
+    if not Count(0).is_satisfied_by(row) or row >= n_rows:
+        raise ValueError(f"row={row!r} must be an integer from 0 to {n_rows - 1}, the place of a row in X.")
+    return int(row)
 
 
 def number(value: float, digits: int = 4, sign: str = "") -> str:
@@ -73,3 +115,9 @@ def number(value: float, digits: int = 4, sign: str = "") -> str:
     comma = "," if abs(value) >= 1e4 else ""
     text = f"{value:{sign}{comma}.0f}" if whole else f"{value:{sign}.{digits}g}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def ticks(values: Array) -> list[str]:
+    """Rising numbers as text, with two digits of what they vary by."""
+    decimals = 2 - int(np.ceil(np.log10(np.ptp(values))))
+    return [number(value) for value in np.round(values, decimals) + 0.0]  # no minus before a zero

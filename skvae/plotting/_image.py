@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._base import Array, ExplainedRow, Picture, number
+from ._pixels import checked_shape, square
 
 __all__ = ["Image"]
 
@@ -49,7 +50,7 @@ class Image(Picture):
     def of(cls, detector: Any, X: Any, row: int | None = None, image_shape: tuple[int, ...] | None = None) -> Image:
         """Ask a detector for what is shown."""
         seen = ExplainedRow.of(detector, X, row)
-        shape = _image_shape(image_shape, len(seen.values))
+        shape = square(len(seen.values)) if image_shape is None else checked_shape(image_shape, len(seen.values))
         parts = seen.contributions[:-1].reshape(*shape[:2], -1).sum(axis=-1)
         values, similar = seen.values.reshape(shape), seen.similar.reshape(shape)
         return cls(seen.row, values, similar, parts, seen.score, float(detector.offset_))
@@ -103,18 +104,3 @@ def _range(image: Array, other: Array) -> tuple[float, float]:
     image, both = (values[~np.isnan(values)] for values in (image, np.stack([image, other])))
     values = image if len(image) and np.ptp(image) > 0 else both
     return float(values.min()), float(np.ptp(values)) or 1.0
-
-
-def _image_shape(shape: tuple[int, ...] | None, n_features: int) -> tuple[int, ...]:
-    if shape is None:
-        side = round(n_features**0.5)
-        if side * side != n_features:
-            raise ValueError(f"{n_features} columns are no square image; give image_shape=(height, width).")
-        return side, side
-    shape = tuple(shape)
-    if len(shape) not in (2, 3) or int(np.prod(shape)) != n_features:
-        raise ValueError(
-            f"image_shape={shape} must be (height, width) or (height, width, channels) with a product of {n_features}, "
-            "the number of columns."
-        )
-    return shape
