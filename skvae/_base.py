@@ -254,7 +254,8 @@ class SetOutput:
 
 # What is missing where an objective does not offer something, and what to use instead.
 LACKS = {
-    "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X",
+    "density": "trains no density of X, so there is no likelihood to score; compare reconstruct(X) with X, as "
+    "scoring=skvae.metrics.reconstruction_error does in a search",
     "prior": "does not train p(z), so rows drawn from it would mean nothing; use an objective that does",
     "posterior": "trains codes without a spread; use transform(X) for the codes",
 }

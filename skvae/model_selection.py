@@ -377,7 +377,7 @@ class VAETransformerCV(VAETransformer):
         if not hasattr(estimator, "score"):
             raise ValueError(
                 f"objective={estimator.objective!r} trains no density of X, so candidates have no likelihood to be "
-                "compared by; use GridSearchCV with a scoring of your own."
+                "compared by; use GridSearchCV(VAETransformer(), ..., scoring=skvae.metrics.reconstruction_error)."
             )
 
     def _choose(self, scores: np.ndarray, candidates: list[dict[str, Any]], alive: Sequence[int] | None = None) -> int:

@@ -73,8 +73,10 @@ def test_methods_of_an_estimator(cls):
     assert not any(found.values()), found
 
 
-@pytest.mark.parametrize("path", [*described(importlib.import_module("skvae.plotting"))])
-def test_plotting(path):
+@pytest.mark.parametrize(
+    "path", [path for name in ("plotting", "metrics") for path in described(importlib.import_module(f"skvae.{name}"))]
+)
+def test_plotting_and_metrics(path):
     assert not faults(path, IGNORED, OF_PUBLIC_CLASSES)
 
 
@@ -96,6 +98,7 @@ def documented(section):
         *(f"{cls.__name__}.{name}" for cls in ESTIMATORS for name in members(cls)),
         *(cls.__name__ for cls in CLASSES),
         *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.plotting"))),
+        *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.metrics"))),
     ],
 )
 def test_documented_parameters_are_the_signature(path):

@@ -66,6 +66,10 @@ class Inference:
         """The points all rows share."""
         return normal_rule(self.n_draws, self.model.prior.n_components, self.seed).to(self.device)
 
+    def rows(self, X: Array) -> Batch:
+        """Rows in data units as the model takes them."""
+        return to_rows(X, self.scale, dtype=torch.float64).to(self.device)
+
     def by_blocks(
         self,
         X: Array,
@@ -79,7 +83,7 @@ class Inference:
         """`function` of the rows of X, in blocks. `widest`: the most numbers it allocates per row."""
 
         def of(part: slice) -> Tensor:
-            return function(self.model, to_rows(X[part], self.scale, dtype=torch.float64).to(self.device))
+            return function(self.model, self.rows(X[part]))
 
         size = block_rows(self.model, n_draws, widest, factors)
         return filled(len(X), size, of, dtype, self.device, threads)

@@ -12,7 +12,7 @@ from .._math import log_normal
 from .._tables.batches import Batch
 from ..model import VAE
 from .cells import Lattice, cells, lies_elsewhere
-from .posterior import Posterior, laplace, posterior, rows_with_gaps
+from .posterior import Posterior, laplace, posterior, posterior_mean, rows_with_gaps
 from .quadrature import Rule
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "likelihood_by_cells",
     "log_likelihood",
     "mean_by_cells",
+    "squared_error",
     "weighed",
 ]
 
@@ -149,6 +150,16 @@ def completed(model: VAE, rows: Batch) -> Tensor:
     """
     assert rows.mask is not None
     return torch.where(rows.mask > 0, rows.x, model.mean(model.encode_mean(rows.x, rows.mask)))
+
+
+def squared_error(model: VAE, seen: Batch, compared: Batch) -> Tensor:
+    """The likelihood's squared `error` of rows rebuilt from others, over present cells, and how many those are: (N, 2).
+
+    From the posterior mean; the rows that are seen and compared are the same, unless a model was trained otherwise.
+    """
+    cells = model.likelihood.error(model.params(posterior_mean(model, seen)), compared.x)
+    present = torch.ones_like(cells) if compared.mask is None else compared.mask
+    return torch.stack([(cells * present).sum(-1), present.sum(-1)], dim=1)
 
 
 def latent_information(model: VAE, rows: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,8 +28,8 @@ INFERENCE = [
     Mutant(
         "rows are rounded to float32 before they are looked at",
         BLOCKS,
-        "to_rows(X[part], self.scale, dtype=torch.float64)",
-        "to_rows(X[part].astype(np.float32), self.scale, dtype=torch.float64)",
+        "to_rows(X, self.scale, dtype=torch.float64)",
+        "to_rows(X.astype(np.float32), self.scale, dtype=torch.float64)",
         "test_scores.py",
     ),
     Mutant(
