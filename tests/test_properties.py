@@ -1,6 +1,6 @@
 """Whatever the table and the options: finite numbers or an error in words, the same twice, and nothing else changes.
 
-`pytest tests/test_properties.py --hypothesis-profile=thorough` looks at ten thousand fits in place of sixty.
+`pytest -n auto tests/test_properties.py --hypothesis-profile=thorough` looks at ten thousand fits in place of sixty.
 """
 
 import copy
@@ -158,25 +158,25 @@ def assert_takes_a_chunk(kind, estimator, X, weight, said):
 
 
 @given(example=examples("transformer"))
-def test_a_transformer_keeps_the_rules(example):
+def test_a_transformer_keeps_the_rules(part, example):
     with documented_warnings():
         check(example)
 
 
 @given(example=examples("detector"))
-def test_a_detector_keeps_the_rules(example):
+def test_a_detector_keeps_the_rules(part, example):
     with documented_warnings():
         check(example)
 
 
 @given(example=examples("search"))
-def test_a_search_keeps_the_rules(example):
+def test_a_search_keeps_the_rules(part, example):
     with documented_warnings():
         check(example)
 
 
 @given(example=examples("imputer"))
-def test_an_imputer_keeps_the_rules(example):
+def test_an_imputer_keeps_the_rules(part, example):
     with documented_warnings():
         check(example)
 
