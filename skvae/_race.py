@@ -142,11 +142,14 @@ def comparable(scores: list[list[Any]], weights: list[NDArray]) -> NDArray:
         with np.errstate(invalid="ignore"):
             middle[k] = defined(np.median([defined(mine[k]) for mine in scores if mine[k] is not None], axis=0))
     some = [k for k, rows in enumerate(middle) if rows is not None]
+    for k in some:
+        if not (weights[k] * np.isfinite(middle[k])).any():
+            middle[k] = np.zeros_like(middle[k])  # where hardly any candidate has a score, each stands by itself
     level = np.full(len(weights), np.nan)
     # Rows that hardly any candidate can score say nothing of the fold.
     level[some] = _means([middle[k] for k in some], [weights[k] * np.isfinite(middle[k]) for k in some])
     for mine, folds, row in zip(scores, there, found, strict=True):
-        gains = [differences(mine[k], middle[k]) for k in folds]
+        gains = [np.where(np.isfinite(middle[k]), differences(mine[k], middle[k]), 0.0) for k in folds]
         row[folds] = level[folds] + _means(gains, [weights[k] for k in folds])
     return found
 

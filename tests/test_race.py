@@ -289,6 +289,17 @@ def test_rows_of_no_weight_have_no_say_and_those_that_no_candidate_can_score_cou
     np.testing.assert_array_equal(found[2, 1:], found[0, 1:])
 
 
+def test_who_can_score_a_fold_that_hardly_anyone_can_is_ahead_there():
+    nothing, something = np.full(20, -np.inf), np.arange(20.0)
+    found = comparable([[something, something], *[[nothing, something]] * 3], [np.ones(20)] * 2)
+    assert found[0, 0] == pytest.approx(9.5, abs=0.1)
+    assert (found[1:, 0] == -np.inf).all()
+    np.testing.assert_allclose(found[:, 1], 9.5, atol=0.1)
+    one_row = np.r_[-np.inf, something[1:]]
+    found = comparable([[something] * 2, *[[one_row] * 2] * 3], [np.ones(20)] * 2)
+    np.testing.assert_array_equal(found, found[0, 0])
+
+
 # Who does not race
 
 
