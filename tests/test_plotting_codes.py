@@ -6,14 +6,15 @@ import polars as pl
 import pytest
 from scipy.stats import norm
 from sklearn.base import BaseEstimator
-from sklearn.datasets import load_wine
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits, load_wine
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skvae import VAEAnomalyDetector, VAETransformer
-from skvae.plotting import ManifoldDisplay, TraversalDisplay
+from skvae.plotting import LatentDisplay, ManifoldDisplay, ReconstructionDisplay, TraversalDisplay
 from tests.probes import Autoencoder
 
 mpl = pytest.importorskip("matplotlib")
@@ -289,43 +290,214 @@ def test_output_containers_make_no_difference(on_wine, wine):
     np.testing.assert_array_equal(found.decoded, expected.decoded)
 
 
-# The contract of both
+# Rows beside their reconstructions
 
-BOTH = {
+
+def test_rows_stand_above_their_reconstructions(on_images, digits):
+    display = rendered(ReconstructionDisplay.from_estimator(on_images, digits, rows=[7, 3], image_shape=(8, 8)))
+    expected = np.stack([digits[[7, 3]], on_images.reconstruct(digits[[7, 3]])]).reshape(2, 2, 8, 8)
+    np.testing.assert_array_equal(display.values, expected[0])
+    np.testing.assert_allclose(display.rebuilt, expected[1])
+    pixels = np.asarray(display.artists_["images"].get_array())
+    for i, j in np.ndindex(2, 2):
+        np.testing.assert_allclose(pixels[10 * i + 1 : 10 * i + 9, 10 * j + 1 : 10 * j + 9], expected[i, j])
+    assert labels(display.ax_.xaxis) == ["7", "3"]
+    assert labels(display.ax_.yaxis) == ["row", "rebuilt"]
+    assert list(display.ax_.get_yticks()) == [0, -1]
+
+
+def test_missing_pixels_are_seen_through(on_images, digits):
+    gaps = digits[:20].copy()
+    gaps[0, 10] = np.nan
+    display = ReconstructionDisplay.from_estimator(on_images, gaps, image_shape=(8, 8))
+    assert len(display.rows) == 10
+    assert np.isnan(display.values).sum() == 1
+    assert np.isfinite(display.rebuilt).all()
+    assert display.artists_["images"].get_array().mask[2, 3]
+    plain = ReconstructionDisplay.from_estimator(on_images, digits, image_shape=(8, 8))
+    assert display.ax_.get_facecolor() != plain.ax_.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_rows_of_a_table_are_lines(on_wine, wine):
+    display = rendered(ReconstructionDisplay.from_estimator(on_wine, wine, rows=[0, 70]))
+    scaled = [(table - wine.mean()) / wine.std(ddof=0) for table in (wine, on_wine.reconstruct(wine))]
+    np.testing.assert_allclose(display.values, scaled[0].iloc[[0, 70]])
+    np.testing.assert_allclose(display.rebuilt, scaled[1].iloc[[0, 70]])
+    for name, values in (("lines", display.values), ("rebuilt", display.rebuilt)):
+        np.testing.assert_array_equal([line.get_ydata() for line in display.artists_[name]], values)
+    colours = [[line.get_color() for line in display.artists_[name]] for name in ("lines", "rebuilt")]
+    assert colours[0] == colours[1] == ["C0", "C1"]
+    assert labels(display.ax_.xaxis) == list(wine.columns)
+    assert [text.get_text() for text in display.artists_["legend"].get_texts()] == ["row 0", "row 70", "rebuilt"]
+    assert list(ReconstructionDisplay.from_estimator(on_wine, wine).rows) == [0, 1, 2]
+
+
+def test_lines_go_through_numbers_and_end_at_gaps(mixed):
+    table, vae = mixed
+    gaps = table.copy()
+    gaps.loc[1, "size"] = np.nan
+    display = ReconstructionDisplay.from_estimator(vae, gaps)
+    assert display.features == ["size", "n"]
+    np.testing.assert_array_equal(np.isnan(display.values), [[False, False], [True, False], [False, False]])
+    size = vae.reconstruct(gaps)["size"].to_numpy()[:3]
+    np.testing.assert_allclose(display.rebuilt[:, 0], (size - gaps["size"].mean()) / gaps["size"].std(ddof=0))
+    only = VAETransformer(1, likelihood="categorical", max_iter=1, random_state=0).fit(table[["city"]])
+    with pytest.raises(ValueError, match="All columns hold categories; lines go through columns that hold numbers"):
+        ReconstructionDisplay.from_estimator(only, table[["city"]])
+
+
+def test_many_columns_are_named_in_part(on_images, digits):
+    display = rendered(ReconstructionDisplay.from_estimator(on_images, digits))
+    assert labels(display.ax_.xaxis) == [f"x{i}" for i in range(0, 64, 2)]
+    assert display.values.shape == (3, 64)
+    np.testing.assert_array_equal(display.values[:, 0], 0)  # a pixel that is always the same
+
+
+@pytest.mark.parametrize("rows", [[], [300], [-1], [0.5], [True]])
+def test_rows_that_are_none(rows, on_images, digits):
+    with pytest.raises(ValueError, match=r"rows holds no row|must be an integer from 0 to 299, the place of a row"):
+        ReconstructionDisplay.from_estimator(on_images, digits, rows=rows, image_shape=(8, 8))
+    assert not plt.get_fignums()
+
+
+def test_a_pipelines_reconstruction(digits):
+    pipe = make_pipeline(StandardScaler(), PCA(2)).fit(digits)
+    display = ReconstructionDisplay.from_estimator(pipe, digits, rows=[5], image_shape=(8, 8))
+    np.testing.assert_allclose(display.rebuilt.ravel(), pipe.inverse_transform(pipe.transform(digits[5:6]))[0])
+
+
+# Codes in the plane
+
+
+def offsets(artist):
+    return np.asarray(artist.get_offsets())
+
+
+def test_points_are_codes_in_the_colours_of_their_labels(on_images, digits):
+    names = np.array([f"digit {y}" for y in load_digits().target[:300]])
+    display = rendered(LatentDisplay.from_estimator(on_images, digits, names, components=(2, 1)))
+    codes = on_images.transform(digits)[:, [2, 1]]
+    np.testing.assert_array_equal(display.codes, codes)
+    points = display.artists_["points"]
+    assert [part.get_label() for part in points] == sorted(set(names))
+    for part in points:
+        np.testing.assert_array_equal(offsets(part), codes[names == part.get_label()])
+    assert len({tuple(part.get_facecolor()[0]) for part in points}) == 10
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("vaetransformer2", "vaetransformer1")
+    legend = [text.get_text() for text in display.artists_["legend"].get_texts()]
+    assert legend == [*sorted(set(names)), "q(z|x), 2 standard deviations"]
+
+
+def test_ellipses_are_posteriors(on_images, digits):
+    display = rendered(LatentDisplay.from_estimator(on_images, digits, n_ellipses=4))
+    mean, std = on_images.posterior(digits[[0, 100, 199, 299]])
+    np.testing.assert_allclose(display.means, mean[:, :2])
+    np.testing.assert_allclose(display.stds, std[:, :2])
+    for ellipse, centre, deviation in zip(display.artists_["ellipses"], mean, std, strict=True):
+        np.testing.assert_allclose(ellipse.get_center(), centre[:2])
+        np.testing.assert_allclose([ellipse.get_width(), ellipse.get_height()], 4 * deviation[:2])
+        low, high = display.ax_.get_xlim()
+        assert low < centre[0] - 2 * deviation[0] < centre[0] + 2 * deviation[0] < high
+    assert len(LatentDisplay.from_estimator(on_images, digits).artists_["ellipses"]) == 10
+    assert "ellipses" not in LatentDisplay.from_estimator(on_images, digits, n_ellipses=0).artists_
+    assert len(LatentDisplay.from_estimator(on_images, digits[:1]).artists_["ellipses"]) == 1
+
+
+def test_a_code_has_no_ellipse(coder, digits):
+    display = LatentDisplay.from_estimator(coder, digits)
+    assert set(display.artists_) == {"points"}
+    assert display.ax_.get_legend() is None
+    with pytest.raises(ValueError, match="n_ellipses=3: this VAETransformer gives a row one code and no posterior"):
+        LatentDisplay.from_estimator(coder, digits, n_ellipses=3)
+    assert len(plt.get_fignums()) == 1
+
+
+def test_a_pipelines_posterior(digits):
+    pipe = make_pipeline(StandardScaler(), VAETransformer(2, max_iter=2, random_state=0)).fit(digits)
+    display = LatentDisplay.from_estimator(pipe, digits, n_ellipses=1)
+    mean, std = pipe[-1].posterior(pipe[0].transform(digits[:1]))
+    np.testing.assert_allclose(display.means, mean)
+    np.testing.assert_allclose(display.stds, std)
+
+
+class Clusters(Known):
+    """Two clusters, whose centres differ in the latent that is not shown."""
+
+    cluster_centers_ = np.array([[0.0, 0.0, -5.0], [1.0, 0.0, 5.0]])
+
+
+def test_clusters_are_coloured_by_the_nearest_centre_in_all_latents():
+    X = np.array([[0.0, 0.0, 4.0, 0, 0, 0], [1.0, 0.0, -4.0, 0, 0, 0], [2.0, 0.0, -4.0, 0, 0, 0]])
+    display = LatentDisplay.from_estimator(Clusters(), X)
+    assert list(display.labels) == ["cluster 1", "cluster 0", "cluster 0"]
+    np.testing.assert_array_equal(offsets(display.artists_["centres"]), [[0, 0], [1, 0]])
+    labelled = LatentDisplay.from_estimator(Clusters(), X, [3, 3, 4])
+    assert [part.get_label() for part in labelled.artists_["points"]] == ["3", "4"]
+    assert "centres" in labelled.artists_
+
+
+def test_a_clusterer_behind_the_codes(on_images, digits):
+    pipe = make_pipeline(on_images, KMeans(4, n_init=1, random_state=0)).fit(digits)
+    display = LatentDisplay.from_estimator(pipe, digits)
+    np.testing.assert_allclose(display.codes, pipe[0].transform(digits)[:, :2])
+    assert list(display.labels) == [f"cluster {k}" for k in pipe.predict(digits)]
+    np.testing.assert_array_equal(offsets(display.artists_["centres"]), pipe[-1].cluster_centers_[:, :2])
+    assert len(display.artists_["ellipses"]) == 10
+
+
+def test_many_numbers_are_a_scale(on_wine, wine):
+    display = rendered(LatentDisplay.from_estimator(on_wine, wine, wine["alcohol"], n_ellipses=0))
+    (points,) = display.artists_["points"]
+    np.testing.assert_array_equal(points.get_array(), wine["alcohol"])
+    assert "colorbar" in display.artists_
+    with pytest.raises(ValueError, match=r"y holds 178 labels; a picture tells at most 20 apart\."):
+        LatentDisplay.from_estimator(on_wine, wine, [f"row {i}" for i in range(178)])
+
+
+# The contract of all
+
+ALL = {
     "manifold": lambda vae, X, **kwargs: ManifoldDisplay.from_estimator(vae, X, n=3, **kwargs),
     "traversal": lambda vae, X, **kwargs: TraversalDisplay.from_estimator(vae, X, n=3, **kwargs),
+    "reconstruction": ReconstructionDisplay.from_estimator,
+    "latent": lambda vae, X, image_shape=None, **kwargs: LatentDisplay.from_estimator(vae, X, **kwargs),
 }
-IMAGES, COLUMNS = {"image_shape": (8, 8)}, {"manifold": {"feature": 20}, "traversal": {}}
-each_display = pytest.mark.parametrize("name", BOTH)
+IMAGES = {"image_shape": (8, 8)}
+each_display = pytest.mark.parametrize("name", ALL)
+each_grid = pytest.mark.parametrize("name", ["manifold", "traversal"])
+
+
+def columns(name):
+    return {"feature": 20} if name == "manifold" else {}
 
 
 @each_display
 @pytest.mark.parametrize("images", [True, False])
 def test_draws_once_where_it_is_told(name, images, on_images, digits):
-    how = IMAGES if images else COLUMNS[name]
+    how = IMAGES if images else columns(name)
     figure, axes = plt.subplots(1, 2, layout="constrained")
-    display = rendered(BOTH[name](on_images, digits, ax=axes[1], **how))
+    display = rendered(ALL[name](on_images, digits, ax=axes[1], **how))
     assert display.ax_ is axes[1]
     assert display.figure_ is figure
     assert not axes[0].has_data()
     assert plt.get_fignums() == [figure.number]
-    assert len(axes[1].images) == images
-    assert len(axes[1].collections) == (not images and name == "manifold")
+    assert len(axes[1].images) == (images and name != "latent")
+    assert len(axes[1].collections) == (name == "latent" or (not images and name == "manifold"))
 
 
 @each_display
 @pytest.mark.parametrize("images", [True, False])
 def test_plot_draws_again_in_a_new_figure(name, images, on_images, digits):
-    display = BOTH[name](on_images, digits, **(IMAGES if images else COLUMNS[name]))
+    display = ALL[name](on_images, digits, **(IMAGES if images else columns(name)))
     first, artists = display.figure_, display.artists_
     assert display.plot() is display
     assert display.figure_ is not first
     assert sorted(display.artists_) == sorted(artists)
 
 
-@each_display
+@pytest.mark.parametrize("name", ["manifold", "traversal", "reconstruction"])
 def test_style(name, on_images, digits):
-    artist = BOTH[name](on_images, digits, **IMAGES, cmap="coolwarm", vmin=-5, vmax=5).artists_["images"]
+    artist = ALL[name](on_images, digits, **IMAGES, cmap="coolwarm", vmin=-5, vmax=5).artists_["images"]
     assert artist.get_clim() == (-5, 5)
     assert artist.get_cmap().name == "coolwarm"
 
@@ -350,13 +522,19 @@ def test_style(name, on_images, digits):
         ("traversal", {"component": -1}, r"component=-1 must be an integer from 0 to 2, the place of a latent\."),
         ("traversal", {"component": (0, 1)}, r"component=\(0, 1\) must be an integer from 0 to 2"),
         ("traversal", {"image_shape": (4, 4)}, r"image_shape=\(4, 4\) must be .* with a product of 64"),
-        ("traversal", {"row": 2}, r"row=2 is the place of a row in X; give X\."),
+        ("traversal", {"row": 2, "X": None}, r"row=2 is the place of a row in X; give X\."),
+        ("reconstruction", {"image_shape": (64,)}, r"image_shape=\(64,\) must be \(height, width\)"),
+        ("latent", {"components": (1, 1)}, r"components=\(1, 1\) must be two different latents\."),
+        ("latent", {"n_ellipses": -1}, r"n_ellipses=-1 must be an integer of at least 0, or None\."),
+        ("latent", {"y": [0, 1]}, r"inconsistent numbers of samples"),
     ],
 )
-def test_bad_parameters_are_refused_before_anything_is_drawn(name, parameters, message, on_images):
-    draw = ManifoldDisplay.from_estimator if name == "manifold" else TraversalDisplay.from_estimator
+def test_bad_parameters_are_refused_before_anything_is_drawn(name, parameters, message, on_images, digits):
+    draw = {"manifold": ManifoldDisplay, "traversal": TraversalDisplay, "latent": LatentDisplay}
+    draw["reconstruction"] = ReconstructionDisplay
+    default = {} if name == "latent" else IMAGES
     with pytest.raises(ValueError, match=message):
-        draw(on_images, **{"image_shape": (8, 8)} | parameters)
+        draw[name].from_estimator(on_images, **{"X": digits} | default | parameters)
     assert not plt.get_fignums()
 
 
@@ -366,28 +544,34 @@ def test_row_that_is_none(row, on_images, digits):
         TraversalDisplay.from_estimator(on_images, digits[:100], row=row, image_shape=(8, 8))
 
 
-@each_display
+@each_grid
 def test_rows_with_one_code(name, on_images, digits):
     with pytest.raises(ValueError, match=r"The codes of X are all .* in vaetransformer0; give more rows, or another"):
-        BOTH[name](on_images, digits[[5, 5]], **IMAGES)
+        ALL[name](on_images, digits[[5, 5]], **IMAGES)
 
 
 @each_display
 def test_estimators_without_codes(name, digits):
     with pytest.raises(NotFittedError, match="VAETransformer instance is not fitted yet"):
-        BOTH[name](VAETransformer(), None, **IMAGES)
+        ALL[name](VAETransformer(), digits, **IMAGES)
     detector = VAEAnomalyDetector(2, max_iter=1, random_state=0).fit(digits[:50])
-    with pytest.raises(ValueError, match="VAEAnomalyDetector has no transform and no inverse_transform; take an"):
-        BOTH[name](detector, None, **IMAGES)
-    pipe = make_pipeline(StandardScaler(), PCA(2)).fit(digits)
+    with pytest.raises(ValueError, match=r"VAEAnomalyDetector has no transform( and no inverse_transform)?; take an"):
+        ALL[name](detector, digits, **IMAGES)
+    assert not plt.get_fignums()
+
+
+@each_grid
+def test_a_transformer_without_a_prior_needs_rows(name, digits):
     with pytest.raises(ValueError, match=r"This PCA draws no rows"):
-        BOTH[name](pipe, None, **IMAGES)
+        ALL[name](make_pipeline(StandardScaler(), PCA(2)).fit(digits), None, **IMAGES)
 
 
 def test_a_plane_of_one_latent(digits):
     vae = VAETransformer(1, max_iter=1, random_state=0).fit(digits[:50])
     with pytest.raises(ValueError, match=r"A plane needs two latents; VAETransformer has one\."):
         ManifoldDisplay.from_estimator(vae, image_shape=(8, 8))
+    with pytest.raises(ValueError, match=r"A plane needs two latents; VAETransformer has one\."):
+        LatentDisplay.from_estimator(vae, digits)
     assert TraversalDisplay.from_estimator(vae, n=2, image_shape=(8, 8)).ax_.get_title() == ""
 
 

@@ -1,7 +1,9 @@
 """Pictures of fitted estimators, made through their public methods; matplotlib is imported when one is drawn."""
 
 from ._anomaly import AnomalyDisplay
+from ._latent import LatentDisplay
 from ._manifold import ManifoldDisplay
+from ._reconstruction import ReconstructionDisplay
 from ._traversal import TraversalDisplay
 
-__all__ = ["AnomalyDisplay", "ManifoldDisplay", "TraversalDisplay"]
+__all__ = ["AnomalyDisplay", "LatentDisplay", "ManifoldDisplay", "ReconstructionDisplay", "TraversalDisplay"]

@@ -12,10 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from .._params import Count
 from ._base import Array, number
 
-__all__ = ["Codes", "check_count", "last_step"]
+__all__ = ["Codes", "check_codes", "check_count", "last_step"]
 
 # The unit square's grid, and the latents' of a linear one: what lies beyond has little mass under N(0, 1).
 SHARES, SPAN = (0.05, 0.95), (-3.0, 3.0)
+BOTH_WAYS = ("transform", "inverse_transform")
 # By how much, of their size, codes differ that are one.
 ROUNDING = 1e-9
 
@@ -31,30 +32,32 @@ def check_count(name: str, value: Any, low: int = 1) -> None:
         raise ValueError(f"{name}={value!r} must be an integer of at least {low}.")
 
 
+def check_codes(estimator: Any, needs: tuple[str, ...] = BOTH_WAYS) -> None:
+    """Raise for an estimator that is not fitted, or has no codes."""
+    check_is_fitted(estimator)
+    lacking = [method for method in needs if not hasattr(estimator, method)]
+    if lacking:
+        name = type(last_step(estimator)).__name__
+        raise ValueError(f"{name} has no {' and no '.join(lacking)}; take an estimator that has codes.")
+
+
 class Codes:
     """An estimator's latents: their names, where rows' codes lie, and rows made of codes.
 
     Parameters
     ----------
-    estimator : transformer with inverse_transform, or Pipeline of such
+    estimator : transformer, or Pipeline of such
         Fitted.
     X : table or None
         Rows whose codes say where codes lie. None: N(0, 1) does, if the estimator can draw from it.
+    needs : tuple of str, default=("transform", "inverse_transform")
+        The methods that are asked.
     """
 
-    def __init__(self, estimator: Any, X: Any = None) -> None:
-        check_is_fitted(estimator)
-        name = type(last_step(estimator)).__name__
-        lacking = [method for method in ("transform", "inverse_transform") if not hasattr(estimator, method)]
-        if lacking:
-            raise ValueError(f"{name} has no {' and no '.join(lacking)}; take an estimator that has codes.")
-        self.estimator = estimator
-        self.names = [str(latent) for latent in last_step(estimator).get_feature_names_out()]
-        if X is None and not hasattr(last_step(estimator), "sample"):
-            raise ValueError(
-                f"This {name} draws no rows (it has no `sample`), so nothing says where codes lie; give X, rows whose "
-                "codes do."
-            )
+    def __init__(self, estimator: Any, X: Any = None, needs: tuple[str, ...] = BOTH_WAYS) -> None:
+        check_codes(estimator, needs)
+        self.last = last_step(estimator)
+        self.names = [str(latent) for latent in self.last.get_feature_names_out()]
         self.rows = None if X is None else np.asarray(estimator.transform(X), dtype=np.float64)
 
     def place(self, component: Any, name: str = "component") -> int:
@@ -67,7 +70,7 @@ class Codes:
     def pair(self, components: Any) -> tuple[int, int]:
         """The places of two latents, if there are two."""
         if len(self.names) < 2:
-            raise ValueError(f"A plane needs two latents; {type(last_step(self.estimator)).__name__} has one.")
+            raise ValueError(f"A plane needs two latents; {type(self.last).__name__} has one.")
         places = [self.place(component, "components") for component in np.ravel(np.asarray(components, dtype=object))]
         if len(places) != 2 or places[0] == places[1]:
             raise ValueError(f"components={components!r} must be two different latents.")
@@ -75,6 +78,11 @@ class Codes:
 
     def values(self, component: int, n: int, grid: str = "linear") -> Array:
         """n values of a latent, rising: equally spaced, or so that equal shares of codes lie between them."""
+        if self.rows is None and not hasattr(self.last, "sample"):
+            raise ValueError(
+                f"This {type(self.last).__name__} draws no rows (it has no `sample`), so nothing says where codes lie; "
+                "give X, rows whose codes do."
+            )
         codes = None if self.rows is None else self.rows[:, component]
         if grid == "quantile":
             shares = np.linspace(*SHARES, n)

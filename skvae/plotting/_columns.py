@@ -15,7 +15,7 @@ from .._tables.sources import RowSource
 from .._tables.types import is_missing, is_number
 from ._base import Array
 
-__all__ = ["chosen_column", "names_of", "numbers_in", "pixels_of"]
+__all__ = ["chosen_column", "names_of", "numbers_in", "pixels_of", "spread_of"]
 
 
 def names_of(estimator: Any) -> list[str]:
@@ -43,6 +43,13 @@ def pixels_of(table: Any) -> Array:
     """A table of numbers as an array."""
     columns = numbers_in(table)
     return np.column_stack(list(columns.values()))
+
+
+def spread_of(table: Any) -> tuple[dict[int, float], dict[int, float]]:
+    """The columns' means and standard deviations, by their place; 1 in place of 0, and 0 and 1 of an empty column."""
+    columns = {place: values[~np.isnan(values)] for place, values in numbers_in(table).items()}
+    means = {place: float(values.mean()) if len(values) else 0.0 for place, values in columns.items()}
+    return means, {place: (float(values.std()) if len(values) else 0.0) or 1.0 for place, values in columns.items()}
 
 
 def chosen_column(feature: Any, names: list[str]) -> int:

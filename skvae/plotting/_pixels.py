@@ -13,6 +13,8 @@ __all__ = ["checked_shape", "draw_images", "square"]
 
 # Pixels around each image.
 GAP = 1
+# Behind images with missing pixels, to be seen through them.
+BEHIND = "#cfe2f3"
 # Percentiles of the pixels between which colours vary: a few that no row has would leave the others without contrast.
 SHOWN_PERCENT = (1, 99)
 
@@ -63,6 +65,8 @@ def draw_images(ax: Any, images: Array, **kwargs: Any) -> Any:
         grid = grid.reshape(grid.shape[:2])
     extent = (-0.5, columns - 0.5, 0.5 - rows, 0.5)
     artist = ax.imshow(grid, extent=extent, aspect=(height + 2 * GAP) / (width + 2 * GAP), **style)
+    if len(finite) < images.size:
+        ax.set_facecolor(BEHIND)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return artist

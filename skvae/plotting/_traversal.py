@@ -10,7 +10,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from ._base import Array, Display, place_in, ticks
 from ._codes import Codes, check_count
-from ._columns import names_of, numbers_in, pixels_of
+from ._columns import names_of, numbers_in, pixels_of, spread_of
 from ._pixels import checked_shape, draw_images
 
 __all__ = ["TraversalDisplay"]
@@ -184,11 +184,10 @@ def _rows_for_units(estimator: Any, X: Any) -> Any:
 
 def _standardised(decoded: Any, X: Any, names: list[str], n_features: int) -> tuple[Array, list[str]]:
     """The columns of numbers that move most, in standard deviations of X from its means, and their names."""
-    moved, seen = numbers_in(decoded), numbers_in(X)
-    places = [place for place in moved if place in seen]
+    moved, (mean, std) = numbers_in(decoded), spread_of(X)
+    places = [place for place in moved if place in mean]
     if not places:
         raise ValueError("All columns hold categories; a traversal of a table shows columns that hold numbers.")
-    means, stds = (np.array([f(seen[place]) for place in places]) for f in (np.nanmean, np.nanstd))
-    lines = (np.column_stack([moved[place] for place in places]) - means) / np.where(stds > 0, stds, 1.0)
+    lines = np.column_stack([(moved[place] - mean[place]) / std[place] for place in places])
     order = np.argsort(-np.ptp(lines, axis=0), kind="stable")[:n_features]
     return lines[:, order], [names[places[i]] for i in order]
