@@ -54,7 +54,7 @@ def _checked(
     seen, own = column_sums(rows, [density.encoding.encode, lambda x: x])
     density.reach(torch.tensor(own.high))
     mean, std, _ = seen.moments
-    column_of = density.encoding.per_input(torch.arange(density.n_features)).numpy()
+    column_of = density.columns_of_inputs()
     constant = np.full(density.n_features, np.nan) if scale.constant is None else scale.constant
     varies = (table.sums.low < constant) | (table.sums.high > constant)
     varies &= ~within_rounding(table.sums.moments, constant)

@@ -28,7 +28,7 @@ from ._torch import build_seeded, make_generator, resolve_device, torch_scope
 from ._training.solvers import SOLVERS
 from .likelihoods import Likelihood, LikelihoodModule, fits_schema
 from .model import VAE, AutoregressiveVAE, Dims
-from .networks import Network
+from .networks import Columns, Network
 from .objectives import Objective
 from .priors import PriorSpec
 
@@ -87,11 +87,14 @@ class Blueprint:
         dims = Dims(self.n_features, self.n_components, density.n_params)
         n_encoded = (2 if "posterior" in self.objective.offers else 1) * self.n_components
 
+        columns = Columns(density.columns_of_inputs(), density.columns_of_outputs())
+
         def networks() -> nn.Module:
+            told = [(columns,) if network.reads_columns else () for network in (self.encoder, self.decoder)]
             return nn.ModuleDict(
                 {
-                    "encoder": self.encoder.build_encoder(density.encoding.n_inputs, n_encoded),
-                    "decoder": self.decoder.build_decoder(self.n_components, density.n_params),
+                    "encoder": self.encoder.build_encoder(density.encoding.n_inputs, n_encoded, *told[0]),
+                    "decoder": self.decoder.build_decoder(self.n_components, density.n_params, *told[1]),
                     "extras": nn.ModuleDict(self.objective.modules(dims)),
                     "prior": self.objective.prior(self.prior, self.n_components, density),
                 }

@@ -200,6 +200,14 @@ class LikelihoodModule(nn.Module, ABC):
         """Take note of what a later chunk of rows holds at most, (D,) in model units, where values were bounded."""
         return
 
+    def columns_of_inputs(self) -> np.ndarray:
+        """Which column every number that the encoder sees belongs to: (n_inputs,)."""
+        return self.encoding.per_input(torch.arange(self.n_features, device="cpu")).numpy()
+
+    def columns_of_outputs(self) -> np.ndarray:
+        """Which column every number of the decoder belongs to, (n_params,): all columns' first ones, then the next."""
+        return np.resize(np.arange(self.n_features), self.n_params)
+
     @abstractmethod
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         """log p(x_d|z) in nats of data units, one per row and feature: (..., N, D)."""

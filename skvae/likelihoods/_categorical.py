@@ -133,6 +133,9 @@ class _CategoricalModule(Linked):
         self.register_buffer("slots", slots.reshape(-1), persistent=False)
         self.register_buffer("empty", lacking, persistent=False)
 
+    def columns_of_outputs(self) -> np.ndarray:
+        return self.columns_of_inputs()
+
     def padded(self, values: Tensor, fill: float = -torch.inf) -> Tensor:
         """(..., sum of K_d) as (..., D, K), filled where a column has no such category."""
         return values.index_select(-1, self.slots).unflatten(-1, self.empty.shape).masked_fill(self.empty, fill)

@@ -184,6 +184,11 @@ class _MixedModule(LikelihoodModule):
         self.members = nn.ModuleList(members)
         self.n_outputs = [m.n_params for m in members]
 
+    def columns_of_outputs(self) -> np.ndarray:
+        own = self.encoding.order.numpy()
+        parts = zip(self.members, _slices(self.encoding.n_columns), strict=True)
+        return np.concatenate([own[part][member.columns_of_outputs()] for member, part in parts])
+
     def _each(self, outputs: Tensor) -> Any:
         """Each member with its own outputs."""
         return zip(self.members, outputs.split(self.n_outputs, dim=-1), strict=True)

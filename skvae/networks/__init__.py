@@ -6,7 +6,8 @@ user may pass an `nn.Module` (copied in fit) or a callable `(n_in, n_out) -> nn.
 
 from __future__ import annotations
 
-from ._base import AutoregressiveDecoder, LinearPath, Network, Supplied
-from ._mlp import ACTIVATIONS, MLP
+from ._base import AutoregressiveDecoder, Columns, LinearPath, Network, Supplied
+from ._layers import ACTIVATIONS
+from ._mlp import MLP
 
-__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
+__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "Columns", "LinearPath", "Network", "Supplied"]

@@ -8,15 +8,34 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._flat import store_inputs_by_outputs
 from .._params import NetworkLike, Spec
 
-__all__ = ["AutoregressiveDecoder", "LinearPath", "Network", "Supplied"]
+__all__ = ["AutoregressiveDecoder", "Columns", "LinearPath", "Network", "Supplied"]
+
+# Layers that move numbers and compute none.
+RESHAPING = nn.Flatten, nn.Unflatten
+
+
+class Columns(NamedTuple):
+    """Which column of the table every number belongs to, columns counted from 0.
+
+    Attributes
+    ----------
+    inputs : ndarray of int of shape (n_inputs,)
+        Of what the encoder sees: several numbers for a column of categories.
+    outputs : ndarray of int of shape (n_params,)
+        Of what the decoder emits: several numbers where a column's likelihood has as many parameters.
+    """
+
+    inputs: np.ndarray
+    outputs: np.ndarray
 
 
 class Network(Spec):
@@ -26,9 +45,12 @@ class Network(Spec):
     ----------
     known : bool
         Whether a saved model's arrays can be checked against the hyperparameters, which say all of its shapes.
+    reads_columns : bool
+        Whether `build_encoder` and `build_decoder` take a third argument, the table's `Columns`.
     """
 
     known: ClassVar[bool] = True
+    reads_columns: ClassVar[bool] = False
 
     def count_layers(self) -> int:
         """How many layers with weights a module has at least: a saved file that holds fewer arrays is damaged."""
@@ -53,7 +75,7 @@ class LinearPath(nn.Module):
     linear : nn.Linear
         A x + b.
     body : nn.Sequential or None
-        A network from the same inputs to the same outputs; its last layer has a weight and a bias.
+        A network from the same inputs to the same outputs; behind its last layer with weights nothing is computed.
     """
 
     def __init__(self, linear: nn.Linear, body: nn.Sequential | None):
@@ -71,8 +93,8 @@ class LinearPath(nn.Module):
         found = []
         for layer in list(self.body or [])[:-1]:
             x = layer(x)
-            if not list(layer.parameters()):
-                found.append(x)
+            if not list(layer.parameters()) and not isinstance(layer, RESHAPING):
+                found.append(x.flatten(1))
         return found
 
     def leading(self, x: Tensor, n_outputs: int) -> Tensor:
@@ -86,12 +108,12 @@ class LinearPath(nn.Module):
 
     @torch.no_grad()
     def start_at(self, weight: Tensor, bias: Tensor) -> None:
-        """Make the whole network the linear map x -> weight x + bias; the body's last layer starts at zero."""
+        """Make the whole network the linear map x -> weight x + bias; the body's last weights start at zero."""
         self.linear.weight.copy_(weight)
         self.linear.bias.copy_(bias)
-        if self.body is not None:
-            for parameter in self.body[-1].parameters():
-                parameter.zero_()
+        last = next((layer for layer in reversed(self.body or ()) if list(layer.parameters())), None)
+        for parameter in () if last is None else last.parameters():
+            parameter.zero_()
 
 
 class AutoregressiveDecoder(nn.Module, ABC):

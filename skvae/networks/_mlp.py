@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
-from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from .._params import Activation, Count, may_make_modules
+from .._params import Activation
 from ._base import LinearPath, Network
+from ._layers import ACTIVATION_RULE, check_activation, check_sizes, hidden_layers, linear
 
-__all__ = ["ACTIVATIONS", "MLP"]
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-    "logistic": nn.Sigmoid,
-    "relu": nn.ReLU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-}
+__all__ = ["MLP"]
 
 
 class MLP(Network):
@@ -55,7 +41,7 @@ class MLP(Network):
 
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": ["array-like"],
-        "activation": [StrOptions(set(ACTIVATIONS)), callable],
+        "activation": ACTIVATION_RULE,
     }
 
     def __init__(self, hidden_layer_sizes: Sequence[int] = (100,), activation: Activation = "relu") -> None:
@@ -64,14 +50,9 @@ class MLP(Network):
 
     def _validate_params(self) -> None:
         super()._validate_params()
-        for size in self.hidden_layer_sizes:
-            if not Count().is_satisfied_by(size):
-                raise ValueError(
-                    f"hidden_layer_sizes must hold integers of at least 1; it holds {size!r}. "
-                    "Use (100,) for one layer of 100 units, () for none."
-                )
-        if not isinstance(self.activation, str) and not may_make_modules(self.activation):
-            raise ValueError(f"{self._wanted}; {self.activation!r} is none.")
+        advice = "Use (100,) for one layer of 100 units, () for none."
+        check_sizes("hidden_layer_sizes", self.hidden_layer_sizes, advice)
+        check_activation(self.activation)
 
     def count_layers(self) -> int:
         return int(np.size(self.hidden_layer_sizes))
@@ -83,30 +64,8 @@ class MLP(Network):
         return self._build(n_in, [int(size) for size in self.hidden_layer_sizes][::-1], n_out)
 
     def _build(self, n_in: int, hidden: list[int], n_out: int) -> LinearPath:
-        linear = _linear(n_in, n_out)
+        straight = linear(n_in, n_out)
         if not hidden:
-            return LinearPath(linear, None)
-        layers: list[nn.Module] = []
-        for size_in, size_out in zip([n_in, *hidden], hidden, strict=False):
-            layers += [_linear(size_in, size_out), self._activation()]
-        return LinearPath(linear, nn.Sequential(*layers, _linear(hidden[-1], n_out)))
-
-    def _activation(self) -> nn.Module:
-        if not callable(self.activation):
-            return ACTIVATIONS[self.activation]()
-        try:
-            made = self.activation()
-        except TypeError as error:
-            raise TypeError(f"{self._wanted}; calling {self.activation!r} failed: {error}") from error
-        if not isinstance(made, nn.Module):
-            raise TypeError(f"{self._wanted}; {self.activation!r} returned {type(made).__name__}.")
-        return made
-
-    @property
-    def _wanted(self) -> str:
-        return f"activation must be one of {sorted(ACTIVATIONS)}, or a callable without arguments that returns a Module"
-
-
-def _linear(n_in: int, n_out: int) -> nn.Linear:
-    """A float32 layer, whatever the caller's default dtype."""
-    return nn.Linear(n_in, n_out, dtype=torch.float32)
+            return LinearPath(straight, None)
+        layers = hidden_layers([n_in, *hidden], self.activation)
+        return LinearPath(straight, nn.Sequential(*layers, linear(hidden[-1], n_out)))
