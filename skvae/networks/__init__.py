@@ -7,7 +7,8 @@ user may pass an `nn.Module` (copied in fit) or a callable `(n_in, n_out) -> nn.
 from __future__ import annotations
 
 from ._base import AutoregressiveDecoder, Columns, LinearPath, Network, Supplied
+from ._conv import Conv
 from ._layers import ACTIVATIONS
 from ._mlp import MLP
 
-__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "Columns", "LinearPath", "Network", "Supplied"]
+__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "Columns", "Conv", "LinearPath", "Network", "Supplied"]
