@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "build_seeded",
+    "double",
     "draw_seed",
     "fast_log",
     "large_products",
@@ -243,3 +244,10 @@ def fast_log(values: torch.Tensor) -> torch.Tensor:
 def namespace(values: Any) -> Any:
     """numpy or torch: the module whose functions take `values`."""
     return np if isinstance(values, np.ndarray) else torch
+
+
+def double(values: Any) -> Any:
+    """In double precision, where the device has it: a tensor or a numpy array."""
+    if isinstance(values, torch.Tensor):
+        return values if values.device.type == "mps" else values.double()
+    return values.astype(np.float64)

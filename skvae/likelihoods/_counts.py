@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from .._linear import LinearGaussian
 from .._math import LARGEST_WHOLE
 from .._tables.moments import Array, ColumnSums, Scale
-from .._torch import namespace
+from .._torch import double, namespace
 from ._base import CellWeights, LikelihoodModule, LinearStart, Linked, NLLGradient, Unscaled, as_arrays, refuse
 from ._bounds import at_least, at_most, blocked
 from ._encoding import Centred, Summand
@@ -259,13 +259,6 @@ class _NegativeBinomialModule(_CountModule):
 def _log_of_most(high: Tensor) -> Tensor:
     """The logarithm of the largest mean of columns whose largest counts are `high`."""
     return torch.log(MOST_TIMES * (high + 1))
-
-
-def double(values: Any) -> Any:
-    """In double precision, where the device has it: a tensor or a numpy array."""
-    if isinstance(values, Tensor):
-        return values if values.device.type == "mps" else values.double()
-    return values.astype(np.float64)
 
 
 def in_double(function: Any, first: Any, second: Any) -> Any:
