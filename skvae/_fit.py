@@ -278,22 +278,21 @@ def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused
 
     One that is to go on from where it `paused` keeps random weights: others will take their place.
     """
-    rng, n_components = make_generator(settings.seed), components(prepared, settings)
-    specs = {**settings.specs, "likelihood": reader.likelihood}
-    model = Blueprint(len(prepared.scale.scale), n_components, scale=prepared.scale, **specs).build(
-        rng, prepared.density
-    )
+    n_components, specs = components(prepared, settings), {**settings.specs, "likelihood": reader.likelihood}
+    blueprint = Blueprint(len(prepared.scale.scale), n_components, scale=prepared.scale, **specs)
+    model = blueprint.build(make_generator(settings.seed), prepared.density)
     model.to("cpu", torch.float32).check_widths()
     if paused is not None:
         return Start(model, n_components, paused.linear)
-    linear = settings.init == "linear" and model.has_linear_path and _start_linear(model, prepared.cov, settings)
-    settings.objective.start(model, prepared.training, rng)
-    return Start(model, n_components, linear)
+    return Start(model, n_components, _begin(model, prepared.training, prepared.cov, settings))
 
 
-def _whole_covariance(prepared: Prepared, table: TrainingRows, settings: FitSettings) -> Covariance:
-    """Of all rows, the held-out ones too."""
-    return covariance(prepared.density, prepared.rows, settings.objective.input_noise, table.copies)
+def _begin(model: VAE, rows: Batch | ArrayTable, cov: Covariance, settings: FitSettings) -> bool:
+    """Put a model at its start for these rows; return whether that is a linear model."""
+    linear = settings.init == "linear" and model.has_linear_path and _start_linear(model, cov, settings)
+    for part in (settings.objective, model.prior):
+        part.start(model, rows, make_generator(settings.seed))
+    return linear
 
 
 def _start_linear(model: VAE, cov: Covariance, settings: FitSettings) -> bool:
@@ -377,7 +376,8 @@ def fit_model(
         result, model = training.finish(), begun.model.cpu()
         if result.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
-            _start_linear(model, _whole_covariance(prepared, table, settings), settings)
+            cov = covariance(prepared.density, prepared.rows, settings.objective.input_noise, table.copies)
+            _begin(model, prepared.rows, cov, settings)
         if now is None:
             _warn_if_poor(begun, prepared, settings, result)
         # A later partial_fit starts its optimiser afresh.

@@ -149,7 +149,7 @@ class VAE(nn.Module):
 
         A missing cell shows the encoder its column's mean.
         """
-        return self.encode_seen(self._seen(x, mask))
+        return self.encode_seen(self.seen(x, mask))
 
     def encode_seen(self, seen: Tensor) -> tuple[Tensor, Any]:
         """`encode` of what the encoder sees of rows, (N, n_inputs)."""
@@ -162,7 +162,7 @@ class VAE(nn.Module):
     def encode_mean(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean of q(z|x) alone, or a code: (N, J)."""
         if type(self.encoder) is LinearPath and self.has_posterior:
-            return self.encoder.leading(self._seen(x, mask), self.prior.n_components)
+            return self.encoder.leading(self.seen(x, mask), self.prior.n_components)
         return self.encode(x, mask)[0]
 
     def emit(
@@ -172,7 +172,7 @@ class VAE(nn.Module):
 
         The encoder sees the first rows; a decoder that reads x, the second ones.
         """
-        shown = self._seen(seen.x, seen.mask)
+        shown = self.seen(seen.x, seen.mask)
         hidden = self._hidden(shown) if reads_hidden else ()
         mu, log_var = self.encode_seen(shown)
         if log_var is None:
@@ -218,8 +218,8 @@ class VAE(nn.Module):
             return (log_q.sum(-1) - self.prior.log_prob(z)).mean(0)[:, None]
         return (log_q - log_p).mean(0)
 
-    def _seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """What the encoder sees."""
+    def seen(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What the encoder sees of rows: (N, n_inputs)."""
         seen = self.likelihood.encoding.encode(x)
         return seen if mask is None else seen * self.likelihood.encoding.per_input(mask)
 

@@ -68,7 +68,7 @@ class VAETransformerCV(VAETransformer):
         are; see :class:`ELBO` and :class:`IWAE`. "input_noise": `ELBO(input_noise=0.05)`.
     prior : str or PriorSpec, default="normal"
         The prior p(z), what latents look like before any data is seen: an object, or its name in `skvae.priors.PRIORS`.
-        "normal": N(0, I). "mixture": a Gaussian mixture that is learnt with the model (:class:`skvae.priors.Mixture`).
+        "normal": N(0, I). "mixture" (:class:`skvae.priors.Mixture`) and "vamp" are learnt with the model.
     hidden_layer_sizes : sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"

@@ -11,7 +11,19 @@ from ._aggregated import AggregatedPosterior
 from ._base import Prior, PriorSpec
 from ._mixture import Mixture, MixturePrior
 from ._normal import Normal, StandardNormal
+from ._vamp import Vamp, VampPrior
 
-__all__ = ["PRIORS", "AggregatedPosterior", "Mixture", "MixturePrior", "Normal", "Prior", "PriorSpec", "StandardNormal"]
+__all__ = [
+    "PRIORS",
+    "AggregatedPosterior",
+    "Mixture",
+    "MixturePrior",
+    "Normal",
+    "Prior",
+    "PriorSpec",
+    "StandardNormal",
+    "Vamp",
+    "VampPrior",
+]
 
-PRIORS: dict[str, Callable[[], PriorSpec]] = {"mixture": Mixture, "normal": Normal}
+PRIORS: dict[str, Callable[[], PriorSpec]] = {"mixture": Mixture, "normal": Normal, "vamp": Vamp}

@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from .._math import LOG_2PI
+from ._modes import quadratic
 
 __all__ = ["ROWS_TO_WIDEN", "WIDTHS", "AggregatedPosterior"]
 
@@ -89,10 +90,8 @@ class AggregatedPosterior(_Codes):
 
     @cached_property
     def _quadratic(self) -> tuple[Tensor, Tensor]:
-        """`log_terms` multiplied out: its constant (M,), and what z^2 and z are multiplied by, (2 J, M)."""
-        precision = 1 / self.var
-        constant = self._log_norm - 0.5 * (self.mean.square() * precision).sum(-1)
-        return constant, torch.cat([-0.5 * precision, self.mean * precision], dim=1).T
+        """`log_terms` multiplied out."""
+        return quadratic(self.mean, self.var, self.log_weight)
 
     @cached_property
     def _register(self) -> tuple[KDTree, Tensor]:

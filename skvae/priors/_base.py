@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._params import Spec
+from .._tables.batches import Table
 
 __all__ = ["Prior", "PriorSpec"]
 
@@ -33,7 +34,7 @@ class Prior(nn.Module, ABC):
         Whether `log_prob_gradient` and `kl_gradient` are there.
     """
 
-    least_curvature: ClassVar[float] = 1e-3
+    least_curvature: float = 1e-3
     reads_encoder: ClassVar[bool] = False
     states_gradient: ClassVar[bool] = False
 
@@ -43,6 +44,13 @@ class Prior(nn.Module, ABC):
 
     def bind(self, encode: Callable[[Tensor], tuple[Tensor, Any]]) -> None:
         """Receive the encoder: from what it sees, (N, n_inputs), to means and log variances, (N, J) each."""
+        return
+
+    def start(self, model: Any, rows: Table, rng: torch.Generator) -> None:
+        """Prepare p(z) for `model` (a VAE) at its start, on the table of training rows, before the first epoch.
+
+        `rows` may be too many to hold: `next(iter(rows.batches(n, rng)))` is about n of them, at random.
+        """
         return
 
     @abstractmethod

@@ -5,21 +5,29 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .._math import log_normal
 from .._params import Count
+from .._tables.batches import Table
+from .._torch import thread_limit
 from ._base import Prior, PriorSpec
+from ._modes import Modes, codes, drawn_rows
 
 __all__ = ["Mixture", "MixturePrior"]
 
 
-# Log variances of a mixture's modes are kept within plus and minus this; modes start so far from the origin.
+# Log variances of a mixture's modes are kept within plus and minus this; modes that start nowhere in particular start
+# so far from the origin.
 MODE_LOG_VAR, MODE_SPREAD = 7.0, 1.5
+# At its start a mode takes so many of its rows from all modes alike: a few rows have no variance of their own.
+SHARED_ROWS = 5.0
+# How often k-means starts, of which the best is taken.
+N_INIT = 4
 
 
-class MixturePrior(Prior):
+class MixturePrior(Modes):
     """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), all of it learnt with the model (Jiang et al. 2017).
 
     Parameters
@@ -30,8 +38,6 @@ class MixturePrior(Prior):
         K, the number of Gaussians.
     """
 
-    least_curvature = math.exp(-MODE_LOG_VAR)
-
     def __init__(self, n_components: int, n_modes: int):
         super().__init__(n_components)
         shape = n_modes, n_components
@@ -39,34 +45,58 @@ class MixturePrior(Prior):
         self.log_var = nn.Parameter(torch.zeros(shape, dtype=torch.float32))
         self.logit = nn.Parameter(torch.zeros(n_modes, dtype=torch.float32))
 
-    def _log_var(self) -> Tensor:
-        return self.log_var.clamp(-MODE_LOG_VAR, MODE_LOG_VAR)
+    def modes(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.mean, self.log_var.clamp(-MODE_LOG_VAR, MODE_LOG_VAR), torch.log_softmax(self.logit, dim=0)
 
-    def log_terms(self, z: Tensor) -> Tensor:
-        """log w_k + log N(z; mu_k, sigma_k^2): (..., K) for latents (..., J)."""
-        log_var = self._log_var()
-        eps = (z[..., None, :] - self.mean) * torch.exp(-0.5 * log_var)
-        return log_normal(eps, log_var).sum(-1) + torch.log_softmax(self.logit, dim=0)
+    @torch.no_grad()
+    def start(self, model: Any, rows: Table, rng: torch.Generator) -> None:
+        """At the clusters that k-means finds among the codes: as wide as their codes lie and as q(z|x) is."""
+        from sklearn.cluster import KMeans  # a twentieth of what importing skvae takes
 
-    def log_prob(self, z: Tensor) -> Tensor:
-        return torch.logsumexp(self.log_terms(z), dim=-1)
-
-    def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
-        mode = torch.multinomial(torch.softmax(self.logit, dim=0), n_samples, replacement=True, generator=rng)
-        eps = torch.randn(n_samples, self.n_components, generator=rng, dtype=dtype, device=rng.device)
-        return (self.mean[mode] + torch.exp(0.5 * self._log_var()[mode]) * eps).to(dtype)
+        some = drawn_rows(rows, rng)
+        mean, var = (values.double().numpy() for values in codes(model, some))
+        weight = np.ones(len(mean)) if some.weight is None else some.weight.double().numpy()
+        n_clusters, seed = (
+            min(len(self.logit), len(np.unique(mean, axis=0))),
+            torch.randint(2**31 - 1, (), generator=rng),
+        )
+        with thread_limit(0):  # sums by several threads differ in their last bits
+            found = KMeans(n_clusters, n_init=N_INIT, random_state=int(seed)).fit_predict(mean, sample_weight=weight)
+        of_cluster = (found == np.arange(n_clusters)[:, None]) * weight
+        mass = of_cluster.sum(1, keepdims=True)
+        centre = of_cluster @ mean / mass
+        within = of_cluster @ (var + np.square(mean - centre[found]))
+        within += SHARED_ROWS * within.sum(0) / mass.sum()
+        log_var = np.log(within / (mass + SHARED_ROWS) + math.exp(-MODE_LOG_VAR))
+        # Of fewer clusters than modes each has several.
+        at = np.arange(len(self.logit)) % n_clusters
+        log_weight = np.log(mass[:, 0] / np.bincount(at))
+        for parameter, values in zip((self.mean, self.log_var, self.logit), (centre, log_var, log_weight), strict=True):
+            parameter.copy_(torch.from_numpy(values[at]))
 
 
 class Mixture(PriorSpec):
     """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), with weights, means and variances learnt with the model.
 
     Rows that form groups need not be squeezed into one Gaussian (Jiang et al. 2017, variational deep embedding; Tomczak
-    & Welling 2018 compare it as MoG). The KL has no closed form and is averaged over the objective's draws.
+    & Welling 2018 compare it as MoG). Training starts at the clusters that k-means finds among the first codes. The KL
+    has no closed form and is averaged over the objective's draws.
 
     Parameters
     ----------
     n_modes : int, default=10
         K, the number of Gaussians.
+
+    See Also
+    --------
+    Vamp : The Gaussians are the posteriors of rows that are learnt: fewer parameters where there are many latents.
+
+    References
+    ----------
+    Jiang, Z. et al. (2017). Variational deep embedding: an unsupervised and generative approach to clustering.
+    arXiv:1611.05148.
+
+    Tomczak, J. M. and Welling, M. (2018). VAE with a VampPrior. arXiv:1705.07120.
 
     Examples
     --------

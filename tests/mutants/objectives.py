@@ -194,9 +194,9 @@ OBJECTIVES = [
     ),
     Mutant(
         "a mixture draws from its modes alike",
-        "priors/_mixture.py",
-        "torch.multinomial(torch.softmax(self.logit, dim=0)",
-        "torch.multinomial(torch.ones_like(self.logit)",
+        "priors/_modes.py",
+        "torch.multinomial(log_weight.detach().exp()",
+        "torch.multinomial(torch.ones_like(log_weight)",
         "test_priors.py::test_draws_of_a_learnt_mixture_have_its_moments",
     ),
     Mutant(
@@ -204,6 +204,34 @@ OBJECTIVES = [
         "objectives/_base.py",
         "[p for p in model.parameters() if p.requires_grad]",
         '[p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("prior")]',
-        "test_priors.py::test_a_mixture_finds_groups",
+        "test_learnt_priors.py::test_every_parameter_of_the_prior_is_trained",
+    ),
+    Mutant(
+        "a learnt prior starts nowhere in particular",
+        "_fit.py",
+        "for part in (settings.objective, model.prior):",
+        "for part in (settings.objective,):",
+        "test_learnt_priors.py::test_a_start_that_is_kept_is_of_all_rows",
+    ),
+    Mutant(
+        "a mixture starts as narrow as its codes' means lie",
+        "priors/_mixture.py",
+        "of_cluster @ (var + np.square(mean - centre[found]))",
+        "of_cluster @ np.square(mean - centre[found])",
+        "test_learnt_priors.py::test_a_mixture_starts_at_the_clusters_of_the_codes",
+    ),
+    Mutant(
+        "pseudo-inputs start as cells, gaps and all",
+        "priors/_vamp.py",
+        "model.seen(some.x, some.mask)",
+        "model.seen(some.x, None)",
+        "test_learnt_priors.py::test_pseudo_inputs_start_at_training_rows_as_the_encoder_sees_them",
+    ),
+    Mutant(
+        "every posterior is held to what N(0, I) curves by",
+        "priors/_modes.py",
+        "return float(torch.exp(-self.modes()[1].detach().max()))",
+        "return 1.0",
+        "test_learnt_priors.py::test_a_posterior_may_be_as_wide_as_a_wide_mode",
     ),
 ]
