@@ -54,8 +54,15 @@ class Share(_Numbers):
 
 
 class Spec(BaseEstimator):
-    """An object an estimator is given: a likelihood, an objective or a network. Hyperparameters only, no state."""
+    """An object an estimator is given: a likelihood, an objective or a network. Hyperparameters only, no state.
 
+    Attributes
+    ----------
+    known : bool
+        Whether a saved model's arrays can be checked against the hyperparameters, which say all of their shapes.
+    """
+
+    known: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

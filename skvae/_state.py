@@ -393,13 +393,13 @@ def _fault_of_likelihood(state: dict[str, Any]) -> str | None:
 
 
 def _fault_of_weights(state: dict[str, Any]) -> str | None:
-    weights, networks = state["_weights"], [state["_specs"]["encoder"], state["_specs"]["decoder"]]
-    if not all(network.known for network in networks):
+    weights, specs = state["_weights"], state["_specs"]
+    if not all(spec.known for spec in specs.values()):
         return None  # a user's module may hold anything, and only pickle can have carried it
     for key, value in weights.items():
         if not is_finite_array(value):
             return f"{key} is not an array of finite numbers"
-    if any(network.count_layers() > len(weights) for network in networks):
+    if any(specs[name].count_layers() > len(weights) for name in ("encoder", "decoder")):
         return "its networks ask for more layers than it holds arrays"
     try:
         expected = _shapes(FittedModel.of(state).blueprint)

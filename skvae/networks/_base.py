@@ -43,13 +43,10 @@ class Network(Spec):
 
     Attributes
     ----------
-    known : bool
-        Whether a saved model's arrays can be checked against the hyperparameters, which say all of its shapes.
     reads_columns : bool
         Whether `build_encoder` and `build_decoder` take a third argument, the table's `Columns`.
     """
 
-    known: ClassVar[bool] = True
     reads_columns: ClassVar[bool] = False
 
     def count_layers(self) -> int:

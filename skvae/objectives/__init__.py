@@ -13,9 +13,22 @@ from ..model import Emitted
 from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
 from ._elbo import ELBO
+from ._feature_consistent import FeatureConsistent
 from ._iwae import IWAE
 
-__all__ = ["ELBO", "IWAE", "OBJECTIVES", "Autoencoder", "Batch", "Emitted", "Objective", "OnePass", "Slopes", "Turn"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "OBJECTIVES",
+    "Autoencoder",
+    "Batch",
+    "Emitted",
+    "FeatureConsistent",
+    "Objective",
+    "OnePass",
+    "Slopes",
+    "Turn",
+]
 
 # "input_noise" is the anomaly detector's: its prior is made of training rows, which must have some width.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
