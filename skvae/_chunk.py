@@ -60,7 +60,9 @@ def _checked(
     varies &= ~within_rounding(table.sums.moments, constant)
     # Of flags and counts a first value sets no unit.
     guessed = varies[column_of] & (density.encoding.takes_noise.numpy() > 0)
-    size = np.hypot(mean, std)
+    # What rounding makes of one value may be many units of a scale that all columns share.
+    still_constant = (~np.isnan(constant) & ~varies)[column_of]
+    size = np.where(still_constant, 0.0, np.hypot(mean, std))
     times = size / np.where(guessed, OUT_OF_GUESS, OUT_OF_SCALE)
     if times[worst := int(times.argmax())] > 1:
         guess = ", guessed from the one value it held there," if guessed[worst] else ""

@@ -314,3 +314,12 @@ def test_a_column_that_is_constant_but_for_rounding_may_come_again(related, valu
     assert np.ptp(X[:, -1]) > 0
     vae = VAETransformer(1, max_iter=1, random_state=0).fit(X)
     assert np.isfinite(vae.partial_fit(X).partial_fit(X[::-1]).score_samples(X)).all()
+
+
+def test_the_table_of_fit_is_a_chunk_whatever_the_rounding_of_a_constant_column():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=20), 1e18 * (1 + 1e-15 * rng.normal(size=20))])
+    vae = VAETransformer(1, likelihood=Gaussian(noise="shared"), max_iter=2, random_state=0).fit(X)
+    assert np.isfinite(vae.partial_fit(X).score(X))
+    with pytest.raises(ValueError, match="^column 1 is"):
+        vae.partial_fit(2 * X)
