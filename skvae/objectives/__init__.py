@@ -10,11 +10,28 @@ from functools import partial
 
 from .._tables.batches import Batch
 from ..model import Emitted
+from ._adversarial import Adversarial
 from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
 from ._elbo import ELBO
 from ._feature_consistent import FeatureConsistent
 from ._iwae import IWAE
+from ._wae import WAE
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "OBJECTIVES",
+    "WAE",
+    "Adversarial",
+    "Autoencoder",
+    "Batch",
+    "Emitted",
+    "Objective",
+    "OnePass",
+    "Slopes",
+    "Turn",
+]
 
 __all__ = [
     "ELBO",
@@ -36,4 +53,6 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "iwae": IWAE,
     "input_noise": partial(ELBO, input_noise=0.05),
     "autoencoder": Autoencoder,
+    "wae": WAE,
+    "adversarial": Adversarial,
 }
