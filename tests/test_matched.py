@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import rows_of, seeded
-from probes import Autoencoder
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from torch import nn
@@ -21,7 +20,7 @@ from skvae._training.loop import average_weight
 from skvae._training.parameters import Player, make_players
 from skvae._training.solvers import Adam
 from skvae._training.steps import AutogradStep, make_step
-from skvae.objectives import WAE, Adversarial, Batch, Turn
+from skvae.objectives import WAE, Adversarial, Autoencoder, Batch, Turn
 from skvae.objectives._critic import Critic
 from skvae.objectives._mmd import mmd
 from skvae.priors import Mixture, Normal, Prior, PriorSpec
