@@ -44,23 +44,13 @@ def understands(model: VAE, objective: Objective) -> bool:
     """Whether `DenseStep` can take the place of autograd: one pass, one player, and a built-in perceptron."""
     return (
         isinstance(objective, OnePass)
-        and type(objective).__call__ is OnePass.__call__
-        and _alone(model, objective)
+        and objective.plays_alone(model)
         and not objective.reads_hidden
         and objective.code == "identity"
         and type(model) is VAE
         and not model.prior.reads_encoder
         and (is_graph_free(model.encoder) or is_graph_free(model.decoder))
         and _own_parameters(model)
-    )
-
-
-def _alone(model: VAE, objective: Objective) -> bool:
-    """Whether the objective's own terms are the only player's, who moves all there is to train."""
-    turns = [turn for turn in objective.players(model) if turn.parameters]
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
-    return [(turn.terms, turn.loss) for turn in turns] == [(objective, "loss")] and (
-        {id(p) for p in turns[0].parameters} == trained
     )
 
 

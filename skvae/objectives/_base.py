@@ -173,6 +173,16 @@ class OnePass(Objective):
         """
         return None
 
+    def plays_alone(self, model: VAE) -> bool:
+        """Whether `terms` of one pass is all there is: the one player lowers it, and moves all there is to train."""
+        turns = [turn for turn in self.players(model) if turn.parameters]
+        trained = {id(p) for p in model.parameters() if p.requires_grad}
+        return (
+            type(self).__call__ is OnePass.__call__
+            and [(turn.terms, turn.loss) for turn in turns] == [(self, "loss")]
+            and {id(p) for p in turns[0].parameters} == trained
+        )
+
     def summed(self, shares: dict[str, Any], epoch: float) -> dict[str, Any]:
         """The means of `terms` over a batch, from the sums of `gradient`'s shares."""
         return shares
