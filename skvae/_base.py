@@ -33,7 +33,7 @@ from .networks import ACTIVATIONS, Network
 from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS, PriorSpec
 
-__all__ = ["BaseVAE", "SetOutput", "offers"]
+__all__ = ["BaseVAE", "SetOutput", "offers", "takes_gaps"]
 
 
 class BaseVAE(CallbackSupportMixin, Saved):
@@ -272,3 +272,14 @@ def offers(what: str) -> Callable[[Any], bool]:
         raise AttributeError(f"objective={objective!r} {LACKS[what]}.")
 
     return check
+
+
+def takes_gaps(estimator: Any) -> bool:
+    """Whether rows may have missing cells; the AttributeError says why not."""
+    fitted = estimator.__sklearn_is_fitted__()
+    decoder = estimator._specs["decoder"] if fitted else estimator.decoder
+    if not getattr(decoder, "reads_x", False):
+        return True
+    raise AttributeError(
+        f"decoder={decoder!r} reads the row it predicts, which must be complete: nothing can be filled."
+    )

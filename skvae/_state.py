@@ -100,9 +100,14 @@ class Blueprint:
                 }
             )
 
-        parts = build_seeded(networks, rng)
-        kind = AutoregressiveVAE if getattr(parts["decoder"], "reads_x", False) else VAE
-        objective = self.objective
+        parts, objective = build_seeded(networks, rng), self.objective
+        reads_x = getattr(parts["decoder"], "reads_x", False)
+        if reads_x and "density" not in objective.offers:
+            raise ValueError(
+                f"objective={objective!r} trains no density, and decoder={self.decoder!r} reads the row it predicts, "
+                "which it would learn to copy. Use an objective with a density, or another decoder."
+            )
+        kind = AutoregressiveVAE if reads_x else VAE
         return kind(likelihood=density, offers=objective.offers, code=objective.code, scale=self.scale, **parts)
 
 

@@ -120,6 +120,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         model = clone(self.estimator) if self.estimator is not None else VAETransformer(likelihood="auto")
         if model.random_state is None:
             model.set_params(random_state=self.random_state)
+        if not hasattr(model, "impute"):
+            raise ValueError(
+                f"decoder={model.decoder!r} reads the row it predicts, which must be complete: nothing can be filled. "
+                "Use another decoder."
+            )
         model.fit(X, sample_weight=sample_weight)
         columns = {name: vars(model)[name] for name in ("n_features_in_", "feature_names_in_") if name in vars(model)}
         become(self, {"estimator_": model, **columns})

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ._linear import LinearMaps
 from ._math import log_normal
-from ._tables.batches import Batch
+from ._tables.batches import Batch, Table
 from ._tables.moments import Scale, Units
 from .likelihoods import LikelihoodModule
 from .networks import ACTIVATIONS, LinearPath
@@ -182,6 +182,10 @@ class VAE(nn.Module):
         outputs = self.params(z, compared.x)
         return Emitted(mu, log_var, eps.flatten(0, 1), z.flatten(0, 1), outputs.flatten(0, 1), hidden)
 
+    def check_rows(self, rows: Table) -> None:
+        """Raise ValueError for rows that the model cannot be trained on."""
+        return
+
     def _hidden(self, seen: Tensor) -> list[Tensor]:
         if not isinstance(self.encoder, LinearPath):
             raise TypeError(
@@ -290,9 +294,9 @@ class VAE(nn.Module):
 
     @property
     def has_linear_path(self) -> bool:
-        """Whether both networks can be set to a linear map."""
-        networks = self.encoder, self.decoder
-        return all(isinstance(network, LinearPath) for network in networks) and isinstance(self.code, nn.Identity)
+        """Whether both networks can be set to a linear map, as a `LinearPath` can."""
+        can = all(hasattr(network, "start_at") for network in (self.encoder, self.decoder))
+        return can and isinstance(self.code, nn.Identity)
 
     @torch.no_grad()
     def start_at(self, start: LinearMaps, rng: torch.Generator) -> None:
@@ -310,13 +314,12 @@ class VAE(nn.Module):
             maps.append(torch.where(torch.as_tensor(unused), small, full))
         decoder, encoder = maps
         log_var = torch.as_tensor(np.append(np.log(start.posterior_var), np.zeros(n_components - n_started)))
-        assert isinstance(self.encoder, LinearPath)
-        assert isinstance(self.decoder, LinearPath)
-        self.decoder.start_at(decoder, torch.as_tensor(start.decoder_bias))
+        networks: Any = self
+        networks.decoder.start_at(decoder, torch.as_tensor(start.decoder_bias))
         weight, bias = encoder.T, torch.zeros_like(log_var)
         if self.has_posterior:
             weight, bias = torch.cat([weight, torch.zeros_like(weight)]), torch.cat([bias, log_var])
-        self.encoder.start_at(weight, bias)
+        networks.encoder.start_at(weight, bias)
 
 
 class AutoregressiveVAE(VAE):
@@ -325,6 +328,10 @@ class AutoregressiveVAE(VAE):
     `mean` feeds each feature's mean to the next: a plug-in, not E[x|z]. Rows must be complete: what the decoder would
     read in a gap is unknown.
     """
+
+    def check_rows(self, rows: Table) -> None:
+        for block in rows.blocks():
+            _refuse_gaps(block.mask)
 
     def emit(
         self, seen: Batch, compared: Batch, rng: torch.Generator, n_draws: int = 1, reads_hidden: bool = False
@@ -342,8 +349,9 @@ class AutoregressiveVAE(VAE):
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         if x is None:
             x = self.mean(z)
-        rows = x.expand(*z.shape[:-1], x.shape[-1])
-        flat = self.decoder(z.reshape(-1, z.shape[-1]), rows.reshape(-1, x.shape[-1]))
+        seen = self.likelihood.encoding.encode(x)
+        rows = seen.expand(*z.shape[:-1], seen.shape[-1])
+        flat = self.decoder(z.reshape(-1, z.shape[-1]), rows.reshape(-1, seen.shape[-1]))
         return flat.reshape(*z.shape[:-1], -1)
 
     def mean(self, z: Tensor) -> Tensor:

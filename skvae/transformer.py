@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
-from ._base import BaseVAE, offers
+from ._base import BaseVAE, offers, takes_gaps
 from ._chunk import continue_fit
 from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
@@ -309,6 +309,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         """
         return self._means(self._codes(self._reader().read(X), posterior_mean), like=X)
 
+    @available_if(takes_gaps)
     @at_once
     def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
         """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
@@ -316,7 +317,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseVAE)
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
         the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories. Under an
         objective without a density the gaps take the reconstruction (AutoRec, Sedhain et al. 2015); there are no draws
-        then.
+        then. Absent where the decoder reads the row it predicts.
 
         Parameters
         ----------

@@ -184,6 +184,7 @@ class Training:
         progress: Progress | None = None,
     ):
         self.model, self.objective, self.rows, self.settings, self.rng = model, objective, rows, settings, rng
+        model.check_rows(rows)
         self.players = make_players(model, objective, settings.solver)
         self.step = make_step(model, objective, self.players)
         if progress is not None:

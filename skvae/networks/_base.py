@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -45,9 +46,12 @@ class Network(Spec):
     ----------
     reads_columns : bool
         Whether `build_encoder` and `build_decoder` take a third argument, the table's `Columns`.
+    reads_x : bool
+        Whether its decoder is an `AutoregressiveDecoder`, so that rows with gaps can be refused by name.
     """
 
     reads_columns: ClassVar[bool] = False
+    reads_x: bool = False
 
     def count_layers(self) -> int:
         """How many layers with weights a module has at least: a saved file that holds fewer arrays is damaged."""
@@ -103,14 +107,19 @@ class LinearPath(nn.Module):
             x = layer(x)
         return outputs.add_(_leading_outputs(self.body[-1], x, n_outputs))
 
-    @torch.no_grad()
     def start_at(self, weight: Tensor, bias: Tensor) -> None:
         """Make the whole network the linear map x -> weight x + bias; the body's last weights start at zero."""
-        self.linear.weight.copy_(weight)
-        self.linear.bias.copy_(bias)
-        last = next((layer for layer in reversed(self.body or ()) if list(layer.parameters())), None)
-        for parameter in () if last is None else last.parameters():
-            parameter.zero_()
+        start_linear(self.linear, self.body or (), weight, bias)
+
+
+@torch.no_grad()
+def start_linear(linear: nn.Linear, body: Iterable[nn.Module], weight: Tensor, bias: Tensor) -> None:
+    """Set a linear map, and to zero the last weights of the layers whose output is added to it."""
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+    last = [layer for layer in body if list(layer.parameters())][-1:]
+    for parameter in (p for layer in last for p in layer.parameters()):
+        parameter.zero_()
 
 
 class AutoregressiveDecoder(nn.Module, ABC):
@@ -123,7 +132,7 @@ class AutoregressiveDecoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
-        """Outputs (N, n_params) for latents (N, J) and rows (N, D)."""
+        """Outputs (N, n_params) for latents (N, J) and what the encoder sees of rows, (N, n_inputs)."""
 
 
 def _leading_outputs(layer: nn.Module, x: Tensor, n_outputs: int) -> Tensor:
@@ -144,6 +153,10 @@ class Supplied(Network):
 
     def __init__(self, network: NetworkLike) -> None:
         self.network = network
+
+    @property
+    def reads_x(self) -> bool:  # type: ignore[override]
+        return getattr(self.network, "reads_x", False)
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
         return self._build(n_in, n_out)
