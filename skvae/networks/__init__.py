@@ -10,5 +10,16 @@ from ._base import AutoregressiveDecoder, Columns, LinearPath, Network, Supplied
 from ._conv import Conv
 from ._layers import ACTIVATIONS
 from ._mlp import MLP
+from ._pixelcnn import PixelCNN
 
-__all__ = ["ACTIVATIONS", "MLP", "AutoregressiveDecoder", "Columns", "Conv", "LinearPath", "Network", "Supplied"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "AutoregressiveDecoder",
+    "Columns",
+    "Conv",
+    "LinearPath",
+    "Network",
+    "PixelCNN",
+    "Supplied",
+]

@@ -39,6 +39,7 @@ class Planes:
 
     Attributes
     ----------
+    n_channels : int
     shape : tuple of int
     place : ndarray of int
         Of every number, in the flat image.
@@ -57,9 +58,9 @@ class Planes:
         slot = np.empty_like(columns)
         slot[order] = np.arange(len(columns)) - np.repeat(np.cumsum(counts) - counts, counts)
         pixel, channel = np.divmod(columns, n_channels)
-        self.n_each = int(counts.max())
-        self.shape = (n_channels * self.n_each, height, width)
-        self.place = (channel * self.n_each + slot) * height * width + pixel
+        n_each = int(counts.max())
+        self.n_channels, self.shape = n_channels, (n_channels * n_each, height, width)
+        self.place = (channel * n_each + slot) * height * width + pixel
 
     @property
     def is_straight(self) -> bool:
