@@ -27,25 +27,13 @@ __all__ = [
     "Autoencoder",
     "Batch",
     "Emitted",
-    "Objective",
-    "OnePass",
-    "Slopes",
-    "Turn",
-]
-
-__all__ = [
-    "ELBO",
-    "IWAE",
-    "OBJECTIVES",
-    "Autoencoder",
-    "Batch",
-    "Emitted",
     "FeatureConsistent",
     "Objective",
     "OnePass",
     "Slopes",
     "Turn",
 ]
+
 
 # "input_noise" is the anomaly detector's: its prior is made of training rows, which must have some width.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
