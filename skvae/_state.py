@@ -170,6 +170,7 @@ class FittedModel:
             "_order": self.order,
             "_seed": self.seed,
             "_weights": self.weights,
+            **self.specs["objective"].attributes(self.weights, self.order),
         }
 
     @property
@@ -372,6 +373,7 @@ def fault_of_model(state: dict[str, Any]) -> str | None:
         or _fault_of_columns(state["_columns"], state["n_features_in_"])
         or _fault_of_likelihood(state)
         or _fault_of_weights(state)
+        or _fault_of_attributes(state)
     )
 
 
@@ -414,6 +416,12 @@ def _fault_of_weights(state: dict[str, Any]) -> str | None:
     if found != expected:
         return f"arrays {sorted(found.items() ^ expected.items(), key=str)} do not fit the model"
     return None
+
+
+def _fault_of_attributes(state: dict[str, Any]) -> str | None:
+    said = state["_specs"]["objective"].attributes(state["_weights"], state["_order"])
+    wrong = [name for name, value in said.items() if not np.array_equal(np.asarray(state.get(name)), value)]
+    return f"{wrong[0]} is not what its weights say" if wrong else None
 
 
 def _shapes(blueprint: Blueprint) -> dict[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -111,6 +112,14 @@ class Objective(Spec, ABC):
     def start(self, model: VAE, rows: Table, rng: torch.Generator) -> None:
         """Prepare the model on the table of training rows before the first epoch; `rows.whole()` are its tensors."""
         return
+
+    def attributes(self, weights: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
+        """What a fitted estimator has beside the usual, under names that end in "_".
+
+        `weights` are those of the fitted model, by the names of its parameters (`extras.<name>....`); `order` are the
+        latents in public order, as numbers in training order.
+        """
+        return {}
 
     @abstractmethod
     def __call__(self, model: VAE, batch: Batch, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
