@@ -173,7 +173,7 @@ class VAE(nn.Module):
         The encoder sees the first rows; a decoder that reads x, the second ones.
         """
         shown = self.seen(seen.x, seen.mask)
-        hidden = self._hidden(shown) if reads_hidden else ()
+        hidden = self.hidden(shown) if reads_hidden else ()
         mu, log_var = self.encode_seen(shown)
         if log_var is None:
             return Emitted(mu, None, None, mu, self.params(mu, compared.x), hidden)
@@ -186,7 +186,8 @@ class VAE(nn.Module):
         """Raise ValueError for rows that the model cannot be trained on."""
         return
 
-    def _hidden(self, seen: Tensor) -> list[Tensor]:
+    def hidden(self, seen: Tensor) -> list[Tensor]:
+        """The encoder's activations, (N, units) each, where it sees `seen`."""
         if not isinstance(self.encoder, LinearPath):
             raise TypeError(
                 "The objective reads the encoder's activations, which only a skvae.networks.LinearPath shows; "
