@@ -68,6 +68,9 @@ def test_the_registry_names_these_objectives():
         "iwae": "IWAE()",
         "input_noise": "ELBO(input_noise=0.05)",
         "autoencoder": "Autoencoder()",
+        "sparse": "Sparse()",
+        "denoising": "Denoising()",
+        "contractive": "Contractive()",
         "wae": "WAE()",
         "adversarial": "Adversarial()",
     }

@@ -128,7 +128,9 @@ class Case(NamedTuple):
         kinds = ROLES[self.network]
         built = {role: of_image(kind, self.rows.shape[1]) for role, kind in kinds.items()}
         own = {"objective": self.spec, "prior": FAMILY["prior"][self.prior], "likelihood": MEMBERS[self.likelihood]}
-        shared = {"hidden_layer_sizes": (4,), "max_iter": 2, "n_draws": 4}
+        # Where the means of activations are compared with a share, they must be shares.
+        activation = "sigmoid" if getattr(self.spec, "penalty", None) == "kl" else "relu"
+        shared = {"hidden_layer_sizes": (4,), "activation": activation, "max_iter": 2, "n_draws": 4}
         return make(**{**shared, **own, **built, **parameters})
 
     @property
@@ -144,6 +146,8 @@ def refusal(case: Case) -> str | None:
     """What the error says of a case that is not allowed."""
     if case.spec.input_noise and case.likelihood in SET_VALUES:
         return "These columns hold set values .* to which no noise can be added; use objective='elbo'"
+    if getattr(case.spec, "noise", None) == "gaussian" and case.likelihood in SET_VALUES:
+        return "adds noise to the columns, and these hold set values .* use noise='mask'"
     return None
 
 

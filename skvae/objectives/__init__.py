@@ -13,9 +13,12 @@ from ..model import Emitted
 from ._adversarial import Adversarial
 from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
+from ._contractive import Contractive
+from ._denoising import Denoising
 from ._elbo import ELBO
 from ._feature_consistent import FeatureConsistent
 from ._iwae import IWAE
+from ._sparse import Sparse
 from ._wae import WAE
 
 __all__ = [
@@ -26,11 +29,14 @@ __all__ = [
     "Adversarial",
     "Autoencoder",
     "Batch",
+    "Contractive",
+    "Denoising",
     "Emitted",
     "FeatureConsistent",
     "Objective",
     "OnePass",
     "Slopes",
+    "Sparse",
     "Turn",
 ]
 
@@ -41,6 +47,9 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "iwae": IWAE,
     "input_noise": partial(ELBO, input_noise=0.05),
     "autoencoder": Autoencoder,
+    "sparse": Sparse,
+    "denoising": Denoising,
+    "contractive": Contractive,
     "wae": WAE,
     "adversarial": Adversarial,
 }
