@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 N = 24
 # Classes that need an argument, and settings beside those that a parameter's rule lists.
-NEED: dict[str, dict[str, Any]] = {}
+NEED: dict[str, dict[str, Any]] = {"FeatureConsistent": {"network": nn.Identity()}}
 ALSO: dict[str, list[dict[str, Any]]] = {"ELBO": [{"beta": 4.0}, {"n_draws": 3}, {"free_bits": 0.1}]}
 # Priors that are made of a fitted model, and so no parameter.
 NO_PARAMETER = {"AggregatedPosterior"}
