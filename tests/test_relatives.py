@@ -186,8 +186,13 @@ def covering(axes: list[list[str]], allowed: bool) -> list[Case]:
     return chosen
 
 
-# Settings of a member meet the other family's; of networks and likelihoods the member itself meets all.
-IN_FULL = [Case(o, p) for o, p in product(FAMILY["objective"], FAMILY["prior"])]
+# Settings of a member meet the other family's where they train a prior; of networks and likelihoods the member itself
+# meets all.
+IN_FULL = [
+    Case(o, p)
+    for (o, objective), p in product(FAMILY["objective"].items(), FAMILY["prior"])
+    if "prior" in objective.offers or "(" not in o + p or p == "normal"
+]
 AXES = [*([name for name in FAMILY[kind] if "(" not in name] for kind in FAMILY), list(ROLES), list(MEMBERS)]
 COVERING, REFUSED = covering(AXES, allowed=True), covering(AXES, allowed=False)
 
