@@ -5,6 +5,7 @@ Public classes say `__module__ = "skvae"`: users import them from here, and save
 
 from ._version import __version__ as __version__
 from .anomaly import VAEAnomalyDetector
+from .classifier import VAEClassifier
 from .imputer import VAEImputer
 from .likelihoods import (
     Bernoulli,
@@ -40,6 +41,7 @@ __all__ = [
     "Poisson",
     "StudentT",
     "VAEAnomalyDetector",
+    "VAEClassifier",
     "VAEImputer",
     "VAETransformer",
     "VAETransformerCV",

@@ -143,8 +143,8 @@ class BaseVAE(CallbackSupportMixin, Saved):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
         """A fit of a new model to X."""
-        settings = self._settings(resolve_device(self.device))
-        reader, rows = read(settings, X, y, sample_weight)
+        settings, target = self._understood(self._settings(resolve_device(self.device)), y, sample_weight)
+        reader, rows = read(settings, X, target, sample_weight)
         settings = settings.seeded(self.random_state)
         with fit_task(self, X, y, settings.max_iter) as task:
             task.result = self._learn(reader, rows, settings, task.epoch)
@@ -155,14 +155,18 @@ class BaseVAE(CallbackSupportMixin, Saved):
         """One epoch of a new model, or of the present one, on X."""
         earlier = self._earlier()
         if earlier is None:
-            settings = self._settings(resolve_device(self.device))
+            settings, y = self._understood(self._settings(resolve_device(self.device)), y, sample_weight)
             reader, rows = read(settings, X, y, sample_weight)
             return self._learn_chunk(reader, rows, settings.seeded(self.random_state))
-        settings = self._settings(self._fitted().device(self.device))
+        settings, y = self._understood(self._settings(self._fitted().device(self.device)), y, sample_weight)
         check_same_specs(settings, earlier)
         reader = self._reader()
         rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
         return self._learn_chunk(reader, rows, replace(settings, seed=earlier["_seed"]))
+
+    def _understood(self, settings: FitSettings, y: Any, sample_weight: Any) -> tuple[FitSettings, Any]:
+        """y as training reads it, and the settings that follow from it."""
+        return settings, y
 
     @abstractmethod
     def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ from .objectives import OBJECTIVES, Objective
 from .priors import PRIORS
 
 __all__ = [
+    "AUTO_MOST",
     "Fit",
     "FitSettings",
     "Paused",
@@ -116,6 +117,7 @@ class FitSettings:
     verbose: int
     device: torch.device
     seed: int = 0
+    attributes: dict[str, Any] = field(default_factory=dict)  # the estimator's that are known before training
     auto_components: Callable[[Covariance], int] = leading_components
 
     @classmethod
@@ -391,16 +393,16 @@ def _value(reader: TableReader, model: VAE, scale: Scale, settings: FitSettings,
     return FittedModel(specs, reader.schema, scale, len(order), order, settings.seed, pack(model))
 
 
-def _of_table(reader: TableReader, mean: np.ndarray) -> dict[str, Any]:
+def _of_table(reader: TableReader, mean: np.ndarray, settings: FitSettings) -> dict[str, Any]:
     """The attributes that the table alone decides."""
-    return reader.attributes | {"mean_": mean, "likelihood_": described(reader.likelihood, reader.schema)}
+    likelihood = described(reader.likelihood, reader.schema)
+    return settings.attributes | reader.attributes | {"mean_": mean, "likelihood_": likelihood}
 
 
 def _so_far(reader: TableReader, prepared: Prepared, begun: Start, settings: FitSettings) -> dict[str, Any]:
     """The attributes of an estimator whose fit stopped here."""
-    order = np.arange(begun.n_components)
-    model = _value(reader, begun.model, prepared.scale, settings, order)
-    return _of_table(reader, prepared.moments.mean) | model.attributes
+    model = _value(reader, begun.model, prepared.scale, settings, np.arange(begun.n_components))
+    return _of_table(reader, prepared.moments.mean, settings) | model.attributes
 
 
 @torch.no_grad()
@@ -421,7 +423,7 @@ def publish(
     before = {} if earlier is None else earlier
     order = before.get("_order", np.argsort(-information, kind="stable"))
     value = _value(reader, model, scale, settings, order)
-    attributes = _of_table(reader, mean) | value.attributes | _progress(result, before)
+    attributes = _of_table(reader, mean, settings) | value.attributes | _progress(result, before)
     attributes["_asked"] = {name: repr(spec) for name, spec in settings.specs.items()}
     if model.has_posterior:
         attributes["latent_information_"] = information[order]

@@ -12,9 +12,12 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import Gaussian, StudentT, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
+from skvae import Gaussian, StudentT, VAEAnomalyDetector, VAEClassifier, VAEImputer, VAETransformer, VAETransformerCV
 
 REASON = "A weight of 2 equals two copies in distribution only: batches and draws differ. See test_a_weight_is_a_copy."
+MINUS_ONE = (
+    "It takes -1 for a label; as in SelfTrainingClassifier it marks rows without one. The other one is unlabeled=None."
+)
 WAIVED = {"check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data"}
 
 # scikit-learn runs these in its own test_common, but parametrize_with_checks leaves them out.
@@ -44,6 +47,11 @@ ESTIMATORS = [
 ]
 
 
+CLASSIFIERS = [
+    VAEClassifier(2, unlabeled=None, max_iter=5, random_state=0),
+    VAEClassifier(hidden_layer_sizes=(8,), max_iter=5, random_state=0),
+]
+
 # Of these, the ones that look at no transform, and one that only classifiers and transformers are given.
 EXTRA_CHECKS_OF_DETECTORS = [
     "check_estimators_partial_fit_n_features",
@@ -66,7 +74,10 @@ def waived(estimator):
     if (numbers and estimator.objective == "elbo") or isinstance(estimator, VAEImputer):
         return {}  # on tables as small as the check's it keeps the linear start, drawn by nobody; present cells stay
     sparse = estimator.__sklearn_tags__().input_tags.sparse
-    return {name: REASON for name in WAIVED if sparse or "sparse" not in name}
+    reasons = {name: REASON for name in WAIVED if sparse or "sparse" not in name}
+    if isinstance(estimator, VAEClassifier) and estimator.unlabeled == -1:
+        reasons["check_classifiers_classes"] = MINUS_ONE
+    return reasons
 
 
 @pytest.fixture
@@ -78,7 +89,7 @@ def numpy_generator():
 
 
 @pytest.mark.usefixtures("numpy_generator")
-@parametrize_with_checks([*ESTIMATORS, *DETECTORS], expected_failed_checks=waived, xfail_strict=True)
+@parametrize_with_checks([*ESTIMATORS, *DETECTORS, *CLASSIFIERS], expected_failed_checks=waived, xfail_strict=True)
 def test_scikit_learn_check(estimator, check):
     check(estimator)
 
@@ -86,7 +97,9 @@ def test_scikit_learn_check(estimator, check):
 @pytest.mark.filterwarnings("ignore:X (does not have valid|has) feature names")  # the checks mix containers on purpose
 @pytest.mark.parametrize("name", EXTRA_CHECKS)
 @pytest.mark.parametrize(
-    "estimator", ESTIMATORS, ids=["feature", "shared", "auto", "student_t", "autoencoder", "cv", "imputer", "draws"]
+    "estimator",
+    [*ESTIMATORS, CLASSIFIERS[0]],
+    ids=["feature", "shared", "auto", "student_t", "autoencoder", "cv", "imputer", "draws", "classifier"],
 )
 def test_scikit_learn_extra_check(estimator, name):
     getattr(estimator_checks, name)(type(estimator).__name__, clone(estimator))

@@ -121,7 +121,7 @@ def test_fitted_attributes_are_documented_with_their_types(cls):
     }
     estimator = cls(**{name: value for name, value in settings.items() if name in cls._get_param_names()})
     with np.errstate(all="ignore"):
-        estimator.fit(load_wine(as_frame=True).data)
+        estimator.fit(*load_wine(as_frame=True, return_X_y=True))
     # VAETransformerCV is a VAETransformer, and refers to it.
     parents = [parent for parent in cls.__mro__ if parent in ESTIMATORS]
     entries = [entry for parent in parents for entry in ClassDoc(parent)["Attributes"]]

@@ -73,6 +73,7 @@ def test_the_registry_names_these_objectives():
         "contractive": "Contractive()",
         "wae": "WAE()",
         "adversarial": "Adversarial()",
+        "classified": "Classified()",
     }
 
 

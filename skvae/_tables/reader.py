@@ -196,6 +196,7 @@ class TableReader:
                 raise ValueError(f"y holds NaN, but objective={objective!r} compares every row with all of its y.")
         else:
             y = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
+            objective.check_labels(y)
         check_consistent_length(X, y)
         return y
 

@@ -13,6 +13,7 @@ from ..model import Emitted
 from ._adversarial import Adversarial
 from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
+from ._classified import Classified
 from ._contractive import Contractive
 from ._denoising import Denoising
 from ._elbo import ELBO
@@ -29,6 +30,7 @@ __all__ = [
     "Adversarial",
     "Autoencoder",
     "Batch",
+    "Classified",
     "Contractive",
     "Denoising",
     "Emitted",
@@ -52,4 +54,5 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "contractive": Contractive,
     "wae": WAE,
     "adversarial": Adversarial,
+    "classified": Classified,
 }

@@ -109,6 +109,10 @@ class Objective(Spec, ABC):
         """
         return {}
 
+    def check_labels(self, y: np.ndarray) -> None:
+        """Raise ValueError where y, (N,), holds a label that the objective does not know, for `target` "label"."""
+        return
+
     def start(self, model: VAE, rows: Table, rng: torch.Generator) -> None:
         """Prepare the model on the table of training rows before the first epoch; `rows.whole()` are its tensors."""
         return
