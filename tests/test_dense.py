@@ -40,7 +40,7 @@ from skvae._training.steps import AutogradStep, make_step
 from skvae.likelihoods import CellWeights, LikelihoodModule
 from skvae.likelihoods._location_scale import FeatureNoise
 from skvae.networks import ACTIVATIONS, Supplied
-from skvae.objectives import OnePass
+from skvae.objectives import Autoencoder, Denoising, OnePass
 from skvae.priors import Mixture, Normal
 
 D, J = 5, 3
@@ -72,6 +72,9 @@ OBJECTIVES = {
     "sampled": ELBO("sampled"),
     "all": ELBO("sampled", n_draws=3, beta=0.7, warmup=4, free_bits=0.3),
     "input noise": ELBO(input_noise=0.2),
+    "autoencoder": Autoencoder(),
+    "hidden cells": Denoising("mask"),
+    "cells with noise": Denoising(scale=0.4),
     "all, with noise": ELBO("sampled", n_draws=3, beta=0.7, warmup=4, free_bits=0.3, input_noise=0.2),
 }
 PAIRS = [
@@ -270,6 +273,41 @@ class Half(Gaussian):
 def test_a_subclass_that_states_a_gradient_is_asked_for_it():
     model = make_model(Half(), ELBO(), MLP((6,)))
     assert_same_step(model, ELBO(), make_rows(8, missing=True, weighted=True))
+
+
+class AbsoluteDensity(FeatureNoise):
+    """An error of its own."""
+
+    def error(self, outputs, x):
+        return (outputs - x).abs()
+
+
+class Absolute(Gaussian):
+    def build(self, n_features, scale):
+        return AbsoluteDensity(scale, self.noise_floor)
+
+
+def test_a_subclass_with_another_error_is_not_asked_for_its_parents_gradient():
+    model = make_model(Absolute(), Autoencoder(), MLP((6,)))
+    assert_same_step(model, Autoencoder(), make_rows(8, missing=True, weighted=True))
+
+
+class Cubed(Autoencoder):
+    """Another formula, under a gradient that is not its own."""
+
+    def terms(self, emitted, batch, model, rng, epoch):
+        return {"loss": super().terms(emitted, batch, model, rng, epoch)["loss"] ** 3}
+
+
+def test_an_objective_with_another_formula_is_not_asked_for_its_parents_gradient():
+    assert_same_step(make_model(Gaussian(), Cubed(), MLP((6,))), Cubed(), make_rows(8, missing=True))
+
+
+@pytest.mark.parametrize("likelihood", ["feature", "shared", "student_t", "laplace"])
+def test_the_error_of_plain_columns_needs_no_autograd(likelihood):
+    model = make_model(LIKELIHOODS[likelihood], Autoencoder(), MLP((6,)))
+    (player,) = make_players(model, Autoencoder(), lambda parameters: None)
+    assert engine.DenseStep(model, Autoencoder(), player.vector.data, player.vector.grad).pure
 
 
 @pytest.mark.parametrize("weighted", [False, True])

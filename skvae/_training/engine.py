@@ -21,14 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from .._tables.batches import Batch, Table
-from .._tables.moments import Array, Units, reduce_blocks
+from .._tables.moments import Array, Units
 from .._torch import make_generator, namespace, repays_a_thread
-from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient, autograd_gradient
+from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient
 from ..model import LOG_VAR_RANGE, VAE, Emitted
 from ..objectives import Objective, OnePass, Slopes
 from ..priors import Prior
 from .held_out import HELD_OUT_ROWS, held_out_values, repeated
 from .mlp import NUMPY, TORCH, AutogradNetwork, Backend, GraphFreeMLP, Values, is_graph_free
+from .stated import LogSlope, mean_volume, stated_formula, states_gradient
 
 __all__ = ["DenseStep", "understands"]
 
@@ -58,10 +59,6 @@ def _own_parameters(model: VAE) -> bool:
     """Whether no two parts share a parameter: every part sets its gradients, none adds to another's."""
     parts = [list(part.parameters()) for part in model.children()]
     return sum(map(len, parts)) == len(list(model.parameters()))
-
-
-# What a warp adds to the log-likelihood, of what the encoder sees; None where nothing is bent.
-LogSlope = Callable[[Values], Values] | None
 
 
 class _Workspace:
@@ -149,6 +146,10 @@ class At:
         nll, slope = self._nll(outputs, self.x, self.cells)
         return nll if self.volume is None else nll - self.volume / math.prod(nll.shape), slope
 
+    def error_gradient(self, outputs: Values) -> tuple[Values, Values]:
+        """The same of the likelihood's `error`, where the objective `reads_error`."""
+        return self._nll(outputs, self.x, self.cells)
+
 
 class DenseStep:
     """The gradient of `objective(model, batch, rng, epoch)["loss"]`, for models and objectives it `understands`.
@@ -173,9 +174,9 @@ class DenseStep:
         self.in_networks = [p for network in networks for p in network.parameters() if p.requires_grad]
         mine = set(map(id, self.in_networks))
         self.elsewhere = [p for p in model.parameters() if p.requires_grad and id(p) not in mine]
-        self.states_gradient = _states_gradient(model, objective)
+        self.states_gradient = states_gradient(model, objective)
         # Whether the likelihood states its gradient, of `step_input` in place of x.
-        self.reads_seen = self.states_gradient and self.density.states_gradient
+        self.reads_seen = self.states_gradient and (self.density.states_gradient or objective.reads_error)
         # Whether a table is put in that form once: some views read x itself.
         self.prepares = (
             self.reads_seen
@@ -196,7 +197,7 @@ class DenseStep:
         """The rows to train on as this step reads them: what the encoder sees in place of x, where that will do."""
         rows = self._formed(rows)
         if self.prepares and not self.objective.input_noise:
-            self.mean_volume = _mean_volume(self.density, rows)
+            self.mean_volume = mean_volume(self.density, rows)
         return rows
 
     def _formed(self, rows: Table) -> Table:
@@ -392,14 +393,10 @@ class DenseStep:
 
     def _formula(self, backend: Backend) -> tuple[NLLGradient, LogSlope]:
         """The likelihood's gradient for such arrays, and what of its value it leaves out."""
-        xp = backend.xp
-        if xp not in self.formulas:
-            stated = self.density.gradient(xp) if self.reads_seen else None
-            if stated is not None:
-                self.formulas[xp] = stated, self.density.encoding.log_slope(xp)
-            else:
-                self.formulas[xp] = _of_tensors(autograd_gradient(self.density), backend), None
-        return self.formulas[xp]
+        if backend.xp not in self.formulas:
+            found = self.density, self.objective.reads_error, self.reads_seen
+            self.formulas[backend.xp] = stated_formula(*found, backend)
+        return self.formulas[backend.xp]
 
     def _weights(self, work: _Workspace, batch: Batch) -> tuple[Values, CellWeights]:
         """What a row counts, and its cells: shares of 1."""
@@ -440,49 +437,6 @@ def _by_columns(module: LikelihoodModule) -> bool:
     """Whether a step reads one number per column, to which noise may be added: views may treat it as they treat x."""
     encoding = module.encoding
     return encoding.n_noisy == encoding.n_inputs == module.n_features and not module.n_more()
-
-
-def _states_gradient(model: VAE, objective: OnePass) -> bool:
-    """Whether objective and prior state all slopes.
-
-    A subclass that changes the formula, and not its gradient, is not asked for the gradient. Extra modules could only
-    have theirs from autograd.
-    """
-    depth = {
-        name: next(i for i, kind in enumerate(type(objective).__mro__) if name in vars(kind))
-        for name in ("gradient", "summed", "terms", "views")
-    }
-    return (
-        type(objective).gradient is not OnePass.gradient
-        and max(depth["gradient"], depth["summed"]) <= min(depth["terms"], depth["views"])
-        and model.prior.states_gradient
-        and not any(p.requires_grad for p in model.extras.parameters())
-    )
-
-
-def _of_tensors(gradient: NLLGradient, backend: Backend) -> NLLGradient:
-    """A gradient that takes tensors, for arrays."""
-    _, view, tensor = backend
-
-    def nll_gradient(outputs: Values, x: Values, cells: CellWeights) -> tuple[Values, Values]:
-        nll, slope = gradient(tensor(outputs), tensor(x), CellWeights(*map(tensor, cells)))
-        return view(nll), view(slope)
-
-    return nll_gradient
-
-
-def _mean_volume(module: LikelihoodModule, rows: Table) -> float | None:
-    """The mean over a table of what a warp adds to a row's log-likelihood: the steps of an epoch leave it out."""
-    log_slope, n_inputs = module.encoding.log_slope(torch), module.encoding.n_inputs
-    if log_slope is None:
-        return None
-
-    def partial(block: Batch) -> Tensor:
-        terms = log_slope(block.x[:, :n_inputs])
-        terms = terms if block.mask is None else terms * block.mask
-        return (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=torch.float64)
-
-    return float(reduce_blocks(rows.blocks(), partial)) / len(rows)
 
 
 def _repeat(values: Values, n_draws: int) -> Values:

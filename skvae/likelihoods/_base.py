@@ -254,6 +254,10 @@ class LikelihoodModule(nn.Module, ABC):
         """
         return None
 
+    def error_gradient(self, xp: Any) -> NLLGradient:
+        """The same for cells.mass * `error`, where `states_error` says so."""
+        raise NotImplementedError(f"{type(self).__name__} states no gradient of its error.")
+
     def more(self, x: Tensor) -> Tensor:
         """What `gradient` reads of x beside what the encoder sees: (N, any number)."""
         return x[..., :0]
@@ -271,6 +275,11 @@ class LikelihoodModule(nn.Module, ABC):
     def states_gradient(self) -> bool:
         """Whether `gradient` does without autograd."""
         return type(self).gradient is not LikelihoodModule.gradient
+
+    @property
+    def states_error(self) -> bool:
+        """Whether `error_gradient` is there."""
+        return False
 
 
 def autograd_gradient(module: LikelihoodModule) -> NLLGradient:

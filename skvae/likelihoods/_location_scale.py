@@ -175,6 +175,24 @@ class _LearntNoise(LocationScale):
 
         return nll_gradient
 
+    @property
+    def states_error(self) -> bool:
+        """Where the encoder sees x, whose mean is the decoder's; not where a subclass says otherwise."""
+        own = type(self).error is LikelihoodModule.error and type(self).mean is LocationScale.mean
+        return own and self.encoding.log_slope(torch) is None
+
+    def error_gradient(self, xp: Any) -> NLLGradient:
+        assert self.log_noise.grad is not None
+        grad, unit = as_arrays(xp, self.log_noise.grad, self.unit)
+
+        def error_gradient(outputs: Any, seen: Any, cells: CellWeights) -> tuple[Any, Any]:
+            residual = unit * outputs - seen
+            slope = cells.mass * residual
+            grad[...] = 0.0
+            return (residual * slope).sum(-2)[..., None, :], 2 * unit * slope
+
+        return error_gradient
+
 
 class FeatureNoise(_LearntNoise):
     """One learnt variance per column."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .._tables.batches import Batch
 from ..model import VAE, Emitted
-from ._base import OnePass
+from ._base import OnePass, Slopes
 
 __all__ = ["Autoencoder"]
 
@@ -51,8 +53,14 @@ class Autoencoder(OnePass):
 
     __module__ = "skvae.objectives"
 
+    reads_error = True
+
     def terms(
         self, emitted: Emitted, batch: Batch, model: VAE, rng: torch.Generator, epoch: float
     ) -> dict[str, Tensor]:
         """||x - g(f(x))||^2 over the present cells."""
         return {"loss": model.squared_error(emitted.outputs, batch)}
+
+    def gradient(self, emitted: Emitted, at: Any, epoch: float) -> Slopes:
+        error, outputs = at.error_gradient(emitted.outputs)
+        return Slopes({"loss": error}, outputs)

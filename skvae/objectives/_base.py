@@ -153,11 +153,14 @@ class OnePass(Objective):
         Whether `terms` reads `emitted.hidden`, the encoder's activations.
     in_data_units : bool
         Whether `views` calls `units.to_data`.
+    reads_error : bool
+        Whether `gradient` asks for `at.error_gradient`, and not for `at.nll_gradient`.
     """
 
     n_draws: int = 1
     reads_hidden: bool = False
     in_data_units: bool = False
+    reads_error: bool = False
 
     def views(self, units: Units, batch: Batch, rng: torch.Generator) -> tuple[Batch, Batch]:
         """What the encoder sees of a batch, and what the decoder's outputs are compared with."""
@@ -181,8 +184,9 @@ class OnePass(Objective):
         """The slopes of the mean of "loss" over a batch, without a graph; None: `terms` is asked, by autograd.
 
         It must agree with `terms`. Arrays are numpy's or torch's. `at` has `xp`, which of the two;
-        `nll_gradient(outputs)`, the likelihood's -log p(x|z) and its slope; `prior`; `std`, (B, J); `mass`, what a row
-        counts; and `repeat` and `sum_draws`, between (B, K) and (S B, K).
+        `nll_gradient(outputs)`, the likelihood's -log p(x|z) and its slope, or, for an objective that `reads_error`,
+        `error_gradient(outputs)`, the same of its error; `prior`; `std`, (B, J); `mass`, what a row counts; and
+        `repeat` and `sum_draws`, between (B, K) and (S B, K). Not asked where the likelihood does not state the latter.
         """
         return None
 

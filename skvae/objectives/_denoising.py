@@ -140,6 +140,8 @@ class Denoising(Autoencoder):
         noise = eps * torch.tensor(scale, dtype=x.dtype, device=x.device)
         return replace(batch, x=units.add_noise(x, noise)), batch
 
+    gradient = Autoencoder.gradient  # of damaged rows, too, once these are there
+
     def _by_user(self, units: Units, batch: Batch, rng: torch.Generator) -> Batch:
         """The rows as a user's function damages them, in the units of X."""
         x = batch.x
