@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from ._callbacks import EpochLog
+from ._inference.draws import decodes_to_numbers
 from ._inference.scores import latent_information
 from ._linear import Covariance
 from ._params import named
@@ -72,8 +73,6 @@ ACTIVE_VARIANCE = 0.01
 WORTH_A_WARNING = 0.2
 # The largest step that float32 holds.
 LARGEST_STEP = float(np.finfo(np.float32).max)
-# Points z at which means of p(x|z) are to be finite.
-DECODED_DRAWS = 16
 # Rows the final diagnostics look at, at most.
 DIAGNOSTIC_ROWS = 10_000
 
@@ -431,23 +430,15 @@ def publish(
     if (noise := _noise_variance(model, some, mu, scale)) is not None:
         attributes["noise_variance_"] = noise
     said = [attributes[name] for name in ("latent_information_", "noise_variance_") if name in attributes]
-    if not (all(np.isfinite(found).all() for found in said) and _decodes(model, value)):
+    # Inference is in float64, which holds more.
+    decodes = decodes_to_numbers(model, scale) or decodes_to_numbers(value.module(torch.device("cpu")), scale)
+    if not (decodes and all(np.isfinite(found).all() for found in said)):
         raise DivergedError(
             f"{settings.name} ended with a model whose numbers are not finite. Lower learning_rate_init="
             f"{settings.learning_rate_init}, or the input_noise of an objective that adds any; if X or sample_weight "
             "hold extreme values, clip or transform them."
         )
     return Fit(value, attributes)
-
-
-def _decodes(model: VAE, value: FittedModel) -> bool:
-    """Whether means of p(x|z) are finite, in model units, at the prior's middle and at some draws around it."""
-    z = torch.randn(DECODED_DRAWS, value.n_components, generator=make_generator(0), dtype=torch.float32)
-    z[0] = 0
-    if model.mean(z).isfinite().all():
-        return True
-    # Inference is in float64, which holds more.
-    return bool(value.module(torch.device("cpu")).mean(z.double()).isfinite().all())
 
 
 def _progress(result: TrainingResult, before: dict[str, Any]) -> dict[str, Any]:

@@ -428,9 +428,13 @@ def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str
 
 def _mean_and_std(values: np.ma.MaskedArray) -> tuple[np.ndarray, np.ndarray]:
     """Over the folds that were begun; nothing spreads about -inf, so that the deviation is NaN there."""
-    finite = np.isfinite(values).filled(True).all(axis=1)
-    std = np.where(finite, np.ma.getdata(np.ma.where(finite[:, None], values, 0.0).std(axis=1)), np.nan)
-    return np.ma.getdata(values.mean(axis=1)), std
+    finite = np.isfinite(values).filled(True)
+    # In units of its own, powers of two, a row of the largest numbers has sums and squares that are numbers.
+    largest = np.where(finite, np.abs(values).filled(0.0), 0.0).max(axis=1)
+    unit = 2.0 ** np.clip(np.frexp(largest)[1], 0, 1000)
+    values, finite = np.ma.masked_array(values.data / unit[:, None], values.mask), finite.all(axis=1)
+    std = np.ma.getdata(np.ma.where(finite[:, None], values, 0.0).std(axis=1))
+    return np.ma.getdata(values.mean(axis=1)) * unit, np.where(finite, std, np.nan) * unit
 
 
 def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:

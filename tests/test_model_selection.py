@@ -20,6 +20,7 @@ from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Bernoulli, Gaussian, VAETransformer, VAETransformerCV
 from skvae.likelihoods import Likelihood
+from skvae.model_selection import _mean_and_std
 from skvae.objectives import Objective
 
 # Few epochs of long steps: enough to tell models apart, and no good models.
@@ -728,3 +729,10 @@ def test_own_networks_are_compared(table):
     vae = make(encoder=MLP((6,), "tanh"), decoder=MLP(())).fit(table)
     search = grid_search({"n_components": [1, 2]}, encoder=MLP((6,), "tanh"), decoder=MLP(())).fit(table)
     np.testing.assert_array_equal(vae.scores_, scores_of(search))
+
+
+def test_means_and_deviations_over_folds_hold_for_the_largest_scores():
+    begun = np.ma.masked_array([[1e300, -1e300], [3.0, 4.0], [-np.inf, 1.0], [1.0, 9.0]], mask=[[0, 0]] * 3 + [[0, 1]])
+    means, deviations = _mean_and_std(begun)
+    np.testing.assert_array_equal(means, [0.0, 3.5, -np.inf, 1.0])
+    np.testing.assert_array_equal(deviations, [1e300, 0.5, np.nan, 0.0])

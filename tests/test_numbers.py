@@ -8,7 +8,7 @@ import pytest
 from helpers import column_moments, make
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae import ELBO, Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
+from skvae import ELBO, Gaussian, Mixed, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 from skvae._tables.moments import ColumnSums, reduce_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -323,3 +323,12 @@ def test_the_table_of_fit_is_a_chunk_whatever_the_rounding_of_a_constant_column(
     assert np.isfinite(vae.partial_fit(X).score(X))
     with pytest.raises(ValueError, match="^column 1 is"):
         vae.partial_fit(2 * X)
+
+
+def test_a_fit_whose_draws_would_overflow_is_refused():
+    X = np.array([[-1e-7, 5e2], [0.0, -1e172]])
+    vae = VAETransformer(
+        2, likelihood=Mixed([], remainder="gaussian"), learning_rate_init=1e3, max_iter=2, init="random", random_state=0
+    )
+    with pytest.raises(ValueError, match="ended with a model whose numbers are not finite"):
+        vae.set_params(hidden_layer_sizes=(3,), activation="gelu", early_stopping=False, batch_size=7).fit(X)

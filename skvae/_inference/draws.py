@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._math import log_normal
 from .._tables.batches import Batch
+from .._tables.moments import Scale
 from .._torch import make_generator
 from ..model import VAE
 from .cells import Lattice, cells
 from .posterior import laplace, posterior
 from .scores import weighed
 
-__all__ = ["Starts", "draws_around", "draws_by_cells", "draws_by_modes", "starts_of"]
+__all__ = ["Starts", "decodes_to_numbers", "draws_around", "draws_by_cells", "draws_by_modes", "starts_of"]
 
 
 # Draws from the prior among which modes are looked for, how many of them one is the highest of, and how many of such
@@ -31,6 +33,8 @@ STARTS, NEIGHBOURS, PEAKS = 256, 8, 2
 # Points around the modes, at least, and from the prior, which all rows of a block share: no place with a part of the
 # posterior is out of reach, though no mode lies there.
 BY_MODES, BY_PRIOR = 256, 1024
+# Points z at which a model is to decode to numbers.
+DECODED = 16
 
 
 class Starts(NamedTuple):
@@ -122,6 +126,20 @@ def _drawn(model: VAE, z: Tensor, log_weight: Tensor, n_draws: int, rng: torch.G
     chosen = _chosen(_shares(log_weight), n_draws, rng)
     kept = z.gather(0, chosen[..., None].expand(-1, -1, z.shape[-1])).masked_fill(lost[:, None], 0.0)
     return model.sample(kept, rng).masked_fill(lost[:, None], math.nan)
+
+
+def decodes_to_numbers(model: VAE, scale: Scale) -> bool:
+    """Whether means of p(x|z) are finite, at 0 and at some z around it, and draws too, in the data's own units."""
+    dtype = next(model.decoder.parameters()).dtype
+    z = torch.randn(DECODED, model.prior.n_components, generator=make_generator(0), dtype=dtype)
+    z[0] = 0
+    outputs = model.params(z)
+    if not model.likelihood.mean(outputs).isfinite().all():
+        return False
+    if not model.is_density:
+        return True
+    drawn = model.likelihood.sample(outputs, make_generator(0))
+    return bool(np.isfinite(scale.to_data(drawn.double().numpy())).all())
 
 
 def _chosen(shares: Tensor, n_draws: int, rng: torch.Generator) -> Tensor:
