@@ -460,7 +460,7 @@ def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> 
     variance = model.likelihood.variance(model.params(mu, rows.x)) if model.is_density else None
     if variance is None:
         return None
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         noise = rows.mean(variance).double().numpy()
         # The variance of a column of 1e200 is beyond float64: the largest number that is not, then.
         noise = np.where(np.isfinite(noise), np.minimum(noise * scale.scale**2, np.finfo(float).max), noise)
