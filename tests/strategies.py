@@ -232,7 +232,8 @@ class Example:
     def rows(self) -> Any:
         """The same rows, as an array or a frame that can be sliced."""
         frames = ("pandas", "nullable", "pyarrow", "polars")
-        return CONTAINERS["pandas" if self.container in frames else "array"](self.X)
+        container = "pandas" if self.container in frames else "float32" if self.container == "float32" else "array"
+        return CONTAINERS[container](self.X)
 
     def weight(self) -> np.ndarray | None:
         return WEIGHTS[self.weights](len(self.X))
