@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import Watcher, assert_same, by_skops, make
+from helpers import Watcher, assert_same, by_skops, make, with_gaps
 from members import MEMBERS, table
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -25,7 +25,8 @@ from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
 import skvae
-from skvae import networks, objectives, priors
+from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV, networks, objectives, priors
+from skvae.metrics import reconstruction_error
 from skvae.networks import Network
 from skvae.objectives import OBJECTIVES, Objective
 from skvae.priors import PRIORS, PriorSpec
@@ -300,7 +301,7 @@ def test_partial_fit_goes_on_and_a_saved_model_goes_on_alike(case):
 @every(IN_FULL)
 def test_a_search_tries_it_and_a_pipeline_holds_it(case):
     X, y = case.rows, case.y
-    scoring = None if hasattr(case.estimator(), "score") else mean_error
+    scoring = None if hasattr(case.estimator(), "score") else reconstruction_error
     pipeline = make_pipeline(FunctionTransformer(), case.estimator(max_iter=1))
     search = GridSearchCV(
         pipeline, {"vaetransformer__n_components": [1, 2]}, cv=2, scoring=scoring, error_score="raise"
@@ -310,9 +311,24 @@ def test_a_search_tries_it_and_a_pipeline_holds_it(case):
     np.testing.assert_array_equal(search.transform(X), best.transform(X))
 
 
-def mean_error(estimator: Any, X: np.ndarray, y: Any = None) -> float:
-    model = estimator[-1]
-    return -np.square((model.reconstruct(X) - X) / model.scale_).mean()
+@pytest.mark.parametrize("objective", [name for name in FAMILY["objective"] if "(" not in name])
+@pytest.mark.parametrize("kind", ["detector", "search", "imputer"])
+def test_the_other_estimators_hold_it_or_say_what_to_use(kind, objective):
+    case = Case(objective, "normal")
+    X, holes = case.rows, with_gaps(case.rows, 0.1)
+    shared = {"objective": case.spec, "hidden_layer_sizes": (4,), "max_iter": 1, "n_draws": 4, "random_state": 0}
+    made = {
+        "detector": lambda: VAEAnomalyDetector(2, criterion="reconstruction", **shared).fit(X).score_samples(X),
+        "search": lambda: VAETransformerCV((1, 2), cv=2, **shared).fit(X).transform(X),
+        "imputer": lambda: VAEImputer(VAETransformer(2, **shared)).fit(holes).transform(holes),
+    }
+    if kind == "search" and "density" not in case.spec.offers:
+        with pytest.raises(ValueError, match=r"trains no density of X, .*; use GridSearchCV"):
+            made[kind]()
+        return
+    found = made[kind]()
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(made[kind](), found)
 
 
 # What is not
