@@ -3,8 +3,8 @@
 Protocol: the first --rows training images and --test test images of mnist.npz in [0, 1], averaged over 2 x 2 pixels for
 --size 14. One network for all (--network mlp: 128 relu units at 14 x 14, 512 and 256 at 28 x 28; conv: `Conv`),
 `Gaussian(noise="shared")`, batches of 100 rows, --epochs epochs without early stopping, everything else at its
-defaults; each objective of `skvae.objectives.OBJECTIVES` with the prior N(0, I), and the ELBO with every prior of
-`skvae.priors.PRIORS`. Of the test rows, means over --seeds:
+defaults; each objective of `skvae.objectives.OBJECTIVES` that needs no labels with the prior N(0, I), and the ELBO with
+every prior of `skvae.priors.PRIORS`. Of the test rows, means over --seeds:
 - 5-NN: accuracy of the 5 nearest training codes; NMI: of k-means with 10 clusters on the codes, beside the digits;
 - trust: trustworthiness of 1000 codes, 12 neighbours;
 - MSE: of reconstructed pixels; nats: `score`, a row, where there is a density.
@@ -51,6 +51,7 @@ HIDDEN = {14: (128,), 28: (512, 256)}
 MEASURES = ["5-NN", "NMI", "trust", "MSE", "nats"]
 EPOCHS = 15
 SEEN, DRAWN = 1000, 16  # rows whose neighbours are compared; pictures a system on the sheet
+WITHOUT_LABELS = [name for name, make in OBJECTIVES.items() if make().target is None]
 PEERS = ("pixels", "PCA", "UMAP")
 ANCHORS = """Anchors, a convolutional network of 64, 128 and 512 units, 30 epochs, 50,000 rows:
   5-NN  J=2: AE .793, VAE .765, PCA .420   J=64: AE .976, VAE .979, PCA .973
@@ -234,20 +235,19 @@ def cell(measure: str, value: float) -> str:
     return f"{value:.{ {'MSE': 4, 'nats': 1}.get(measure, 3) }f}"
 
 
-def table(found: dict[tuple[str, int], list[Result]], components: Sequence[int]) -> tuple[list[str], list[list[str]]]:
-    """One line a system: the measures for every number of latents, means over the seeds."""
-    header = ["", *(f"{measure}, J={J}" for J in components for measure in [*MEASURES, "s"])]
-    rows = []
+def table(found: dict[tuple[str, int], list[Result]], components: Sequence[int], timed: bool) -> list[list[str]]:
+    """The header, and one line a system: the measures for every number of latents, means over the seeds."""
+    rows = [["", *(f"{name}, J={J}" for J in components for name in [*MEASURES, *(["s"] if timed else [])])]]
     for name in dict.fromkeys(name for name, _ in found):
-        row = [name]
+        rows.append([name])
         for J in components:
             results = found[name, J]
             means = np.mean([result.measures for result in results], axis=0)
-            row += [cell(*pair) for pair in zip(MEASURES, means, strict=True)]
-            seconds = np.mean([result.seconds for result in results])
-            row.append("failed" if np.isnan(seconds) else f"{seconds:.0f}")
-        rows.append(row)
-    return header, rows
+            rows[-1] += [cell(*pair) for pair in zip(MEASURES, means, strict=True)]
+            if timed:
+                seconds = np.mean([result.seconds for result in results])
+                rows[-1].append("failed" if np.isnan(seconds) else f"{seconds:.0f}")
+    return rows
 
 
 def draw_sheet(found: dict[tuple[str, int], list[Result]], data: Data, components: int, path: Path) -> None:
@@ -278,7 +278,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--size", type=int, choices=[14, 28], default=14)
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}; with --best its own")
     parser.add_argument("--components", type=int, nargs="+", default=[10, 2])
-    parser.add_argument("--objectives", type=lambda text: text.split(","), default=list(OBJECTIVES))
+    parser.add_argument("--objectives", type=lambda text: text.split(","), default=WITHOUT_LABELS)
     parser.add_argument("--priors", type=lambda text: text.split(","), default=list(PRIORS))
     parser.add_argument("--network", choices=["mlp", "conv"], default="mlp")
     parser.add_argument("--device", default="cpu")
@@ -298,13 +298,14 @@ def main() -> None:
         found.setdefault((task.system.name, task.components), []).append(result)
         said = "  ".join(f"{n} {cell(n, v)}" for n, v in zip(MEASURES, result.measures, strict=True) if not np.isnan(v))
         print(f"{task.system.name}, J={task.components}, seed {task.seed}: {result.failed or said}", flush=True)
-    header, rows = table(found, args.components)
+    header, *rows = table(found, args.components, timed=True)
     print()
     print_table(header, rows, args.markdown)
     print("", ANCHORS, *verdicts(found, args), sep="\n", flush=True)
     if args.sheet:
         draw_sheet(found, load(args.data, DRAWN, DRAWN, args.size), args.components[0], args.sheet)
     if args.docs:
+        header, *rows = table(found, args.components, timed=False)
         rewrite(args.docs, "systems", COMMAND, format_table(header, rows, markdown=True))
 
 

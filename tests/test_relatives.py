@@ -318,12 +318,16 @@ def test_the_other_estimators_hold_it_or_say_what_to_use(kind, objective):
     X, holes = case.rows, with_gaps(case.rows, 0.1)
     shared = {"objective": case.spec, "hidden_layer_sizes": (4,), "max_iter": 1, "n_draws": 4, "random_state": 0}
     made = {
-        "detector": lambda: VAEAnomalyDetector(2, criterion="reconstruction", **shared).fit(X).score_samples(X),
-        "search": lambda: VAETransformerCV((1, 2), cv=2, **shared).fit(X).transform(X),
+        "detector": lambda: VAEAnomalyDetector(2, criterion="reconstruction", **shared).fit(X, case.y).score_samples(X),
+        "search": lambda: VAETransformerCV((1, 2), cv=2, **shared).fit(X, case.y).transform(X),
         "imputer": lambda: VAEImputer(VAETransformer(2, **shared)).fit(holes).transform(holes),
     }
-    if kind == "search" and "density" not in case.spec.offers:
-        with pytest.raises(ValueError, match=r"trains no density of X, .*; use GridSearchCV"):
+    lacks = {
+        "search": "density" not in case.spec.offers and r"trains no density of X, .*; use GridSearchCV",
+        "imputer": case.spec.target and "is trained towards y",
+    }
+    if message := lacks.get(kind):
+        with pytest.raises(ValueError, match=message):
             made[kind]()
         return
     found = made[kind]()
