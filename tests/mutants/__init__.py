@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._mutant import Mutant
 from .detector import DETECTOR
+from .displays import DISPLAYS
 from .estimators import ESTIMATORS
 from .inference import INFERENCE
 from .likelihoods import LIKELIHOODS
@@ -13,4 +14,4 @@ from .training import TRAINING
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = [*OBJECTIVES, *LIKELIHOODS, *TABLES, *TRAINING, *INFERENCE, *ESTIMATORS, *DETECTOR]
+MUTANTS = [*OBJECTIVES, *LIKELIHOODS, *TABLES, *TRAINING, *INFERENCE, *ESTIMATORS, *DETECTOR, *DISPLAYS]
