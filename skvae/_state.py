@@ -84,7 +84,7 @@ class Blueprint:
         """
         if density is None:
             density = self.likelihood.build(self.n_features, self.scale)
-        dims = Dims(self.n_features, self.n_components, density.n_params)
+        dims = Dims(self.n_features, self.n_components, density.n_params, density.encoding.n_inputs)
         n_encoded = (2 if "posterior" in self.objective.offers else 1) * self.n_components
 
         columns = Columns(density.columns_of_inputs(), density.columns_of_outputs())

@@ -32,11 +32,12 @@ CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTrans
 
 
 class Dims(NamedTuple):
-    """The sizes an objective's own modules may depend on."""
+    """The sizes an objective's own modules may depend on; the encoder sees `n_inputs` numbers of a row."""
 
     n_features: int
     n_components: int
     n_params: int
+    n_inputs: int
 
 
 class Emitted(NamedTuple):
@@ -227,6 +228,11 @@ class VAE(nn.Module):
         """What the encoder sees of rows: (N, n_inputs)."""
         seen = self.likelihood.encoding.encode(x)
         return seen if mask is None else seen * self.likelihood.encoding.per_input(mask)
+
+    def shown(self, outputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What `seen` would be of rows whose cells are E[x|z], of categories their probabilities: (N, n_inputs)."""
+        shown = self.likelihood.encoded_mean(outputs)
+        return shown if mask is None else shown * self.likelihood.encoding.per_input(mask)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """The likelihood's parameters for latents (..., J): (..., n_params)."""

@@ -217,7 +217,7 @@ def test_objectives_are_told_the_sizes(likelihood, n_params):
     objective, network = Counting(), MLP(())
     scale = Scale(np.zeros(D), np.ones(D))
     model = Blueprint(D, J, likelihood, objective, priors.Normal(), network, network, scale).build(seeded())
-    assert objective.asked == Dims(D, J, n_params)
+    assert objective.asked == Dims(D, J, n_params, D)
     assert model.decoder.linear.out_features == n_params
     assert model.encoder.linear.out_features == 2 * J
 

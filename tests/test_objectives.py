@@ -85,7 +85,7 @@ def test_hooks_have_their_types(name):
     assert isinstance(objective, Objective)
     assert objective.offers == {"posterior", "prior", "density"}
     assert objective.target is None
-    assert objective.modules(Dims(D, J, D)) == {}
+    assert objective.modules(Dims(D, J, D, D)) == {}
     assert objective.start(model, model_and_rows()[1], seeded()) is None
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     [turn] = objective.players(model)

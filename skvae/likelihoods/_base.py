@@ -229,7 +229,11 @@ class LikelihoodModule(nn.Module, ABC):
 
         The mean's, in the units that the encoder sees: the columns' standard deviations, log counts.
         """
-        return (self.encoding.encode(self.mean(outputs)) - self.encoding.encode(x)).square()
+        return (self.encoded_mean(outputs) - self.encoding.encode(x)).square()
+
+    def encoded_mean(self, outputs: Tensor) -> Tensor:
+        """What the encoder sees of a row whose cells are their means, with a slope: (..., N, n_inputs)."""
+        return self.encoding.encode(self.mean(outputs))
 
     def expected(self, outputs: Tensor) -> Tensor:
         """What may be averaged over draws of z before it is turned into x by `collapse`: (..., N, n_inputs)."""

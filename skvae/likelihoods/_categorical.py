@@ -202,6 +202,10 @@ class _CategoricalModule(Linked):
         """sum_k (p_k - [x = k])^2 over a column's categories (Brier 1950)."""
         return self.column_sums((self.expected(outputs) - self.encoding.features(x)).square())
 
+    def encoded_mean(self, outputs: Tensor) -> Tensor:
+        """Of the probabilities, not of the most likely category, which has no slope."""
+        return self.encoding.centred(self.expected(outputs))
+
     def collapse(self, expected: Tensor) -> Tensor:
         """The most likely category."""
         return self.padded(expected).argmax(-1).to(expected.dtype)

@@ -154,7 +154,11 @@ class Centred(Encoding):
         self.pooled_std.copy_(var.sqrt() if var > 0 else torch.ones((), dtype=torch.float32))
 
     def encode(self, x: Tensor) -> Tensor:
-        return (self.features(x) - self.column_mean).div_(self.pooled_std)
+        return self.centred(self.features(x))
+
+    def centred(self, features: Tensor) -> Tensor:
+        """What the encoder sees of `features`."""
+        return (features - self.column_mean).div_(self.pooled_std)
 
     @property
     def share(self) -> Array:

@@ -226,6 +226,9 @@ class _MixedModule(LikelihoodModule):
     def expected(self, outputs: Tensor) -> Tensor:
         return torch.cat([member.expected(own) for member, own in self._each(outputs)], dim=-1)
 
+    def encoded_mean(self, outputs: Tensor) -> Tensor:
+        return torch.cat([member.encoded_mean(own) for member, own in self._each(outputs)], dim=-1)
+
     def collapse(self, expected: Tensor) -> Tensor:
         parts = expected.split(self.encoding.n_each, dim=-1)
         return self.encoding.in_place([member.collapse(own) for member, own in zip(self.members, parts, strict=True)])
