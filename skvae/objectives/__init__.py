@@ -11,6 +11,7 @@ from functools import partial
 from .._tables.batches import Batch
 from ..model import Emitted
 from ._adversarial import Adversarial
+from ._ali import ALI
 from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
 from ._classified import Classified
@@ -20,12 +21,15 @@ from ._elbo import ELBO
 from ._feature_consistent import FeatureConsistent
 from ._iwae import IWAE
 from ._sparse import Sparse
+from ._vaegan import VAEGAN
 from ._wae import WAE
 
 __all__ = [
+    "ALI",
     "ELBO",
     "IWAE",
     "OBJECTIVES",
+    "VAEGAN",
     "WAE",
     "Adversarial",
     "Autoencoder",
@@ -55,4 +59,6 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "wae": WAE,
     "adversarial": Adversarial,
     "classified": Classified,
+    "vaegan": VAEGAN,
+    "ali": ALI,
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -13,7 +11,7 @@ from ..model import VAE
 from ..priors import Prior
 from ._base import Turn
 
-__all__ = ["Critic", "all_but", "critic_of", "drawn", "prior_turns"]
+__all__ = ["Critic", "all_but", "coded", "critic_of", "drawn", "has_density", "prior_turns"]
 
 # Of the critics' units: what a negative input keeps of its slope.
 LEAK = 0.2
@@ -35,12 +33,12 @@ class Critic(nn.Module):
     def __init__(self, n_in: int, width: int):
         super().__init__()
         first, second = (nn.Linear(n, width, dtype=torch.float32) for n in (n_in, width))
-        self.features = nn.Sequential(first, nn.LeakyReLU(LEAK), second, nn.LeakyReLU(LEAK))
-        self.verdict = nn.Linear(width, 1, dtype=torch.float32)
+        self.hidden = nn.Sequential(first, nn.LeakyReLU(LEAK))
+        self.verdict = nn.Sequential(second, nn.LeakyReLU(LEAK), nn.Linear(width, 1, dtype=torch.float32))
 
     def forward(self, v: Tensor) -> Tensor:
         """Logits, (N,), of rows (N, n_in)."""
-        return self.verdict(self.features(v)).squeeze(-1)
+        return self.verdict(self.hidden(v)).squeeze(-1)
 
     def real_loss(self, v: Tensor) -> Tensor:
         """-log sigmoid(c(v)): what the critic loses if v is real, (N,)."""
@@ -68,24 +66,38 @@ def drawn(model: VAE, batch: Batch, rng: torch.Generator) -> Tensor:
     return model.prior.sample(len(batch), rng, batch.x.dtype)
 
 
+def coded(model: VAE, batch: Batch, rng: torch.Generator) -> Tensor:
+    """A draw of z for every row, or its code where the encoder emits one: (N, J)."""
+    mu, log_var = model.encode(batch.x, batch.mask)
+    if log_var is None:
+        return mu
+    eps = torch.randn(mu.shape, generator=rng, dtype=mu.dtype, device=mu.device)
+    return mu + torch.exp(0.5 * log_var) * eps
+
+
 def all_but(model: VAE, *parts: str) -> list[nn.Parameter]:
     """The parameters to train outside these parts of the model."""
     return [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(parts)]
 
 
-def prior_turns(prior: Prior, codes: Callable[[VAE, Batch, torch.Generator], Tensor]) -> list[Turn]:
+def has_density(prior: Prior) -> bool:
+    """Whether a prior can do more than be drawn from."""
+    return type(prior).log_prob is not Prior.log_prob
+
+
+def prior_turns(prior: Prior) -> list[Turn]:
     """The turn of a prior with parameters, which is fitted to the codes by maximum likelihood; none without.
 
     Neither a critic nor an MMD trains it: a prior that may move towards the codes could make both blind by shrinking
     with them, and draws have no slope over a mixture's weights. One without a density stays as it started.
     """
     learnt = [p for p in prior.parameters() if p.requires_grad]
-    if not learnt or type(prior).log_prob is Prior.log_prob:
+    if not learnt or not has_density(prior):
         return []
 
     def surprise(model: VAE, batch: Batch, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:
         with torch.no_grad():
-            z = codes(model, batch, rng)
+            z = coded(model, batch, rng)
         return {"prior": -prior.log_prob(z)}
 
     return [Turn(learnt, surprise, "prior")]

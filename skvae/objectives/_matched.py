@@ -69,7 +69,7 @@ class MatchedCodes(OnePass):
         turns = [Turn(all_but(model, "extras", "prior"), self)]
         if self.penalty == "gan":
             turns.append(Turn(list(model.extras.parameters()), self.critic, "critic"))
-        return turns + prior_turns(model.prior, lambda model, batch, rng: model.encode_mean(batch.x, batch.mask))
+        return turns + prior_turns(model.prior)
 
     def monitor(self, model: VAE, batch: Batch, rng: torch.Generator) -> Tensor:  # type: ignore[override]
         """Minus the error and the codes' MMD, (N,): a critic that is still learning is no referee."""
