@@ -133,7 +133,7 @@ class Normality:
         The mean contributions to a score, and to an explanation, of such rows.
     training_scores, training_weight : ndarray of shape (n_scored,)
     margin : float
-        Scores that differ by less are equal.
+        Scores that differ by less, or by less than a billionth of themselves, are equal.
     offset : float
         The threshold.
     """
@@ -169,7 +169,15 @@ class Normality:
 
     def below(self, score: float) -> float:
         """The threshold that lies below a score and all that are equal to it."""
-        return score - self.margin
+        return float(score - self._apart(score))
+
+    def above(self, scores: np.ndarray) -> np.ndarray:
+        """What lies above these scores and all that are equal to them: (n_rows,)."""
+        return scores + self._apart(scores)
+
+    def _apart(self, scores: Any) -> Any:
+        """The margin, or more: numbers are far apart themselves where a row lies far out."""
+        return self.margin + EQUAL * np.minimum(np.abs(scores), np.finfo(float).max)
 
     def view(self, inference: Inference) -> ScoringContext:
         """What a criterion looks at beside the rows."""

@@ -401,8 +401,7 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         check_is_fitted(self)
         if not hasattr(self, "calibration_scores_"):
             raise ValueError("p_values needs the scores of normal rows; call calibrate first.")
-        equal = self.score_samples(X) + self._margin
-        lower = np.searchsorted(self.calibration_scores_, equal, side="right")
+        lower = np.searchsorted(self.calibration_scores_, self._normality().above(self.score_samples(X)), side="right")
         return (1 + lower) / (len(self.calibration_scores_) + 1)
 
     @at_once

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import roc_auc_score
 
-from skvae import _normality
+from skvae import VAEAnomalyDetector, _normality
 
 
 @every_criterion
@@ -220,3 +220,17 @@ def test_more_latents_than_columns_find_the_rows_to_train_on(likelihood):
     detector = make(n_components=20, likelihood=likelihood, contamination=0.1).fit(correlated(100))
     assert detector.support_.mean() == 0.5
     assert np.isfinite(detector.training_scores_).all()
+
+
+def test_rows_far_out_that_are_equal_have_one_p_value_alone_and_in_company():
+    """Scores of 1e17 nats are numbers 16 apart, which is more than what sets ordinary scores apart."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(20, 3)), 2, axis=0)
+    X[:2, 0] = 1e9
+    detector = VAEAnomalyDetector(2, likelihood="gaussian", criterion="elbo", random_state=0).fit(X[10:])
+    whole = detector.calibrate(X, false_alarm_rate=0.5).p_values(X)
+    scores = detector.score_samples(X)
+    assert scores[0] < -1e16
+    nudged = detector._normality().above(scores[:1] - 4 * np.spacing(np.abs(scores[:1])))
+    assert nudged > scores[0]
+    np.testing.assert_array_equal([detector.p_values(row[None])[0] for row in X], whole)
