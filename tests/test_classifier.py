@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from helpers import by_skops
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -18,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import VAEClassifier, VAETransformer
 from skvae._training import engine
-from skvae.objectives import Batch, Classified
+from skvae.objectives import Classified
 from skvae.priors import Mixture
 
 SMALL = {"hidden_layer_sizes": (8,), "max_iter": 5, "n_draws": 8, "random_state": 0}
@@ -293,46 +292,16 @@ def test_partial_fit_knows_its_classes_from_the_first_call(wine):
     assert model.n_iter_ == 32
 
 
-def test_consistency_moves_a_row_where_its_class_changes_most(wine):
-    """With a linear encoder and classes of one width p(c|x) is logistic, which changes most along its coefficients."""
-    X, y, _ = wine
-    model = make(n_components=3, likelihood="gaussian", hidden_layer_sizes=()).fit(X, y == 0)
-    vae, objective = model.module_, Classified(consistency=1.0)
-    vae.prior.log_var.zero_()
-    x = torch.tensor((X - model.mean_) / model.scale_)
-
-    def logit(x):
-        return objective.log_proba(vae, vae.encode(x)[0]).diff(dim=1)[:, 0]
-
-    slope = logit(torch.eye(13, dtype=x.dtype)) - logit(torch.zeros(1, 13, dtype=x.dtype))
-    length = 0.1 * float(x.square().sum(1).mean().sqrt()) * float(slope.norm())
-    found = objective._change(vae, vae.encode(x)[0], Batch(x), torch.Generator().manual_seed(0))
-    p = torch.sigmoid(logit(x))
-    moved = torch.stack([torch.sigmoid(logit(x) + sign * length) for sign in (1, -1)])
-    expected = p * (p / moved).log() + (1 - p) * ((1 - p) / (1 - moved)).log()
-    assert float((found - expected).abs().amin(0).max()) < 1e-8
-    assert float(found.min()) >= 0
-
-
-@pytest.mark.parametrize("consistency", [0.0, 1.0])
-def test_a_fit_without_a_graph_ends_at_autograds_model(wine, consistency, monkeypatch):
-    """Both kinds of step see the same batches and draws; terms that read the encoder again included."""
+def test_a_fit_without_a_graph_ends_at_autograds_model(wine, monkeypatch):
+    """Both kinds of step see the same batches and draws."""
     X, _, few = wine
-    model, found = make(objective=Classified(consistency=consistency), max_iter=3), []
+    model, found = make(max_iter=3), []
     for understands in (engine.understands, lambda model, objective: False):
         monkeypatch.setattr(engine, "understands", understands)
         found.append((model.fit(X, few).predict_proba(X), model.history_))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-3)
-    assert found[0][1].keys() == found[1][1].keys() >= {"cross_entropy", *(["change"] if consistency else [])}
+    assert found[0][1].keys() == found[1][1].keys() >= {"cross_entropy"}
     np.testing.assert_allclose(found[0][1]["loss"], found[1][1]["loss"], rtol=1e-4)
-
-
-def test_consistency_can_be_watched_and_goes_with_gaps(wine):
-    X, y, few = wine
-    gaps = np.where(np.random.RandomState(0).rand(*X.shape) < 0.1, np.nan, X)
-    model = make(objective=Classified(consistency=1.0), early_stopping=True, max_iter=10).fit(gaps, few)
-    assert len(model.validation_curve_) == 11
-    assert model.score(gaps, y) > 0.8
 
 
 def test_latents_of_a_class_may_be_groups_themselves(wine):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .._params import Count
 from .._tables.batches import Batch, Table
@@ -24,8 +23,6 @@ __all__ = ["ClassPrior", "Classified"]
 
 # Log variances of a class are kept within plus and minus this.
 CLASS_LOG_VAR = 7.0
-# How far `consistency` moves a row, as a share of a typical row's length, and a share of that by which it finds where.
-RADIUS, PROBE = 0.1, 0.1
 
 
 class ClassPrior(Prior):
@@ -131,9 +128,6 @@ class Classified(ELBO):
         C. y holds 0 to C - 1, and NaN where the class is unknown. :class:`skvae.VAEClassifier` counts them itself.
     weight : float, default=10.0
         Weight of the labelled rows' mean cross entropy beside the mean bound of all rows, in nats.
-    consistency : float, default=0.0
-        Weight of a term that keeps rows near each other in one class: KL(p(c|x) || p(c|x + r)), with r where it raises
-        this most, a tenth as long as rows are (virtual adversarial training, Miyato et al. 2018).
     n_draws : int, default=1
         Draws of z per row and step, as in :class:`skvae.ELBO`; so are beta, warmup, free_bits and input_noise.
     beta : float, default=1.0
@@ -156,9 +150,6 @@ class Classified(ELBO):
     Jiang, Z. et al. (2017). Variational deep embedding: an unsupervised and generative approach to clustering.
     arXiv:1611.05148.
 
-    Miyato, T. et al. (2018). Virtual adversarial training: a regularization method for supervised and semi-supervised
-    learning. arXiv:1704.03976.
-
     Examples
     --------
     >>> from sklearn.datasets import load_iris
@@ -177,7 +168,6 @@ class Classified(ELBO):
     _parameter_constraints: ClassVar[dict] = {
         "n_classes": [Count(2)],
         "weight": [Interval(Real, 0, None, closed="left")],
-        "consistency": [Interval(Real, 0, None, closed="left")],
         **{name: rule for name, rule in ELBO._parameter_constraints.items() if name != "kl"},
     }
 
@@ -186,7 +176,6 @@ class Classified(ELBO):
         n_classes: int = 2,
         *,
         weight: float = 10.0,
-        consistency: float = 0.0,
         n_draws: int = 1,
         beta: float = 1.0,
         warmup: int = 0,
@@ -196,7 +185,6 @@ class Classified(ELBO):
         super().__init__(n_draws=n_draws, beta=beta, warmup=warmup, free_bits=free_bits, input_noise=input_noise)
         self.n_classes = n_classes
         self.weight = weight
-        self.consistency = consistency
 
     @property
     def is_bound(self) -> bool:
@@ -225,26 +213,7 @@ class Classified(ELBO):
         terms = super().terms(emitted, batch, model, rng, epoch)
         log_proba = self.log_proba(model, emitted.mu).gather(1, _labels(batch)[:, None])[:, 0]
         cross_entropy = -_prior(model).rows_a_label * _known(batch) * log_proba
-        terms |= {"loss": terms["loss"] + self.weight * cross_entropy, "cross_entropy": cross_entropy}
-        if self.consistency:
-            change = self._change(model, emitted.mu, batch, rng)
-            terms |= {"loss": terms["loss"] + self.consistency * change, "change": change}
-        return terms
-
-    def _change(self, model: VAE, mu: Tensor, batch: Batch, rng: torch.Generator) -> Tensor:
-        """KL(p(c|x) || p(c|x + r)) in nats, (B,), r the direction that one step of the power method finds."""
-        seen, log_p = model.seen(batch.x, batch.mask), self.log_proba(model, mu).detach()
-        length = RADIUS * seen.square().sum(1).mean().sqrt()
-
-        def moved(step: Tensor) -> Tensor:
-            log_q = self.log_proba(model, model.encode_seen(seen + length * step)[0])
-            return (log_p.exp() * (log_p - log_q)).sum(-1)
-
-        with torch.enable_grad():
-            drawn = torch.randn(seen.shape, generator=rng, dtype=seen.dtype, device=seen.device)
-            drawn = (PROBE * functional.normalize(drawn, dim=1)).requires_grad_()
-            (slope,) = torch.autograd.grad(moved(drawn).sum(), drawn)
-        return moved(functional.normalize(slope, dim=1))
+        return {**terms, "loss": terms["loss"] + self.weight * cross_entropy, "cross_entropy": cross_entropy}
 
 
 def _prior(model: VAE) -> ClassPrior:
