@@ -71,6 +71,7 @@ def test_the_registry_names_these_objectives():
         "sparse": "Sparse()",
         "denoising": "Denoising()",
         "contractive": "Contractive()",
+        "clustered": "Clustered()",
         "wae": "WAE()",
         "adversarial": "Adversarial()",
         "classified": "Classified()",

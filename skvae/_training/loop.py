@@ -214,6 +214,7 @@ class Training:
         rows = self.step.prepared(self.rows)
         while not self.over and self.epoch < until:
             self.epoch += 1
+            self.objective.begin_epoch(self.model, self.rows, self.rng, settings.done + self.epoch)
             terms = self._one_epoch(rows.batches(settings.batch_size, self.rng))
             with self._averaged():
                 if not self._is_finite(terms):

@@ -15,6 +15,7 @@ from ._ali import ALI
 from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
 from ._classified import Classified
+from ._clustered import Clustered
 from ._contractive import Contractive
 from ._denoising import Denoising
 from ._elbo import ELBO
@@ -35,6 +36,7 @@ __all__ = [
     "Autoencoder",
     "Batch",
     "Classified",
+    "Clustered",
     "Contractive",
     "Denoising",
     "Emitted",
@@ -56,6 +58,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "sparse": Sparse,
     "denoising": Denoising,
     "contractive": Contractive,
+    "clustered": Clustered,
     "wae": WAE,
     "adversarial": Adversarial,
     "classified": Classified,

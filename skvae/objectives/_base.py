@@ -117,6 +117,10 @@ class Objective(Spec, ABC):
         """Prepare the model on the table of training rows before the first epoch; `rows.whole()` are its tensors."""
         return
 
+    def begin_epoch(self, model: VAE, rows: Table, rng: torch.Generator, epoch: int) -> None:
+        """Change the model before an epoch, the first is 1, by a look at the table of training rows."""
+        return
+
     def attributes(self, weights: dict[str, np.ndarray], order: np.ndarray) -> dict[str, np.ndarray]:
         """What a fitted estimator has beside the usual, under names that end in "_".
 
