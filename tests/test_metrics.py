@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import make, with_gaps
-from probes import Autoencoder, Sparse
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -16,21 +15,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import Gaussian, VAEAnomalyDetector, VAETransformer, VAETransformerCV
 from skvae.metrics import reconstruction_error
-from skvae.objectives import OnePass
+from skvae.objectives import Autoencoder, Denoising, OnePass
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-class Cleaned(OnePass):
-    """||y - g(f(x))||^2."""
-
-    target = "row"
-
-    def views(self, units, batch, rng):
-        return batch, type(batch)(batch.y, batch.mask, batch.weight)
-
-    def terms(self, emitted, batch, model, rng, epoch):
-        return {"loss": model.squared_error(emitted.outputs, batch)}
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +76,12 @@ def test_categories_score_the_brier_score_of_their_probabilities():
 
 def test_a_model_of_pairs_is_compared_with_its_targets(digits):
     noisy = digits + 8 * np.random.default_rng(0).normal(size=digits.shape)
-    vae = make(objective=Cleaned(), max_iter=20).fit(noisy, digits)
+    vae = make(objective=Denoising("paired"), max_iter=20).fit(noisy, digits)
     expected = -np.mean(((vae.reconstruct(noisy) - digits) / vae.scale_) ** 2)
     assert reconstruction_error(vae, noisy, digits) == pytest.approx(expected, rel=1e-9)
-    with pytest.raises(ValueError, match=r"objective=Cleaned\(\) is trained towards y; give reconstruction_error a y"):
+    with pytest.raises(
+        ValueError, match=r"objective=Denoising\(.*\) is trained towards y; give reconstruction_error a y"
+    ):
         reconstruction_error(vae, noisy)
 
 
@@ -147,15 +136,15 @@ def test_a_table_without_a_cell_is_refused_in_words(digits):
 
 
 def test_families_are_compared_in_one_search(digits):
-    grid = {"objective": ["elbo", Autoencoder(), Sparse(0.1)], "n_components": [1, 4]}
+    grid = {"objective": ["elbo", "autoencoder", "denoising", "clustered"], "n_components": [1, 4]}
     search = GridSearchCV(make(), grid, scoring=reconstruction_error, cv=3).fit(digits)
-    scores = search.cv_results_["mean_test_score"].reshape(2, 3)  # sizes, then families
+    scores = search.cv_results_["mean_test_score"].reshape(2, 4)  # sizes, then families
     assert np.isfinite(scores).all()
     assert (scores[0] < scores[1]).all()
     assert search.best_params_["n_components"] == 4
     train, test = next(KFold(3).split(digits))
     vae = make(objective=Autoencoder(), n_components=4).fit(digits[train])
-    assert search.cv_results_["split0_test_score"][4] == reconstruction_error(vae, digits[test])
+    assert search.cv_results_["split0_test_score"][5] == reconstruction_error(vae, digits[test])
     assert search.score(digits) == reconstruction_error(search.best_estimator_, digits)
 
 
