@@ -12,7 +12,7 @@ clustered; k-means starts 10 times. Mean over the seeds, and the spread from lea
 - taught: `FeatureConsistent` with the hidden layer of a classifier of the 3,000 other images. Its codes know what
   labels say, so it does not compete.
 Anchors, from the literature, on all of MNIST with larger networks: autoencoder + k-means .88, DEC .91, VaDE .945.
-Prediction: clustered has the highest NMI of what has seen no label; pixels and PCA the lowest.
+Prediction: clustered has the highest NMI, if not accuracy, of what has seen no label; pixels and PCA the lowest.
 """
 
 from __future__ import annotations
