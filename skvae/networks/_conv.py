@@ -46,7 +46,7 @@ class Conv(Network):
         Side of the kernels, in pixels; one for all layers, or one for each.
     strides : int or sequence of int, default=2
         By how many pixels kernels move on; 2 halves both sides. At most as many as the kernel has.
-    hidden_layer_sizes : sequence of int, default=()
+    hidden_layer_sizes : sequence of int, default=(100,)
         Fully connected layers between the convolutions and the latents.
     activation : str or callable, default="relu"
         A name in `skvae.networks.ACTIVATIONS`, or a callable without arguments that returns an `nn.Module`.
@@ -60,7 +60,7 @@ class Conv(Network):
     Encoder and decoder may differ. A network that is often drawn for 28 x 28 digits, with convolutions of 32, 64
     (stride 2), 64 and 64 channels and 32 units before the latents, and back by one transposed convolution and one
     convolution, is `encoder=Conv((28, 28), (32, 64, 64, 64), strides=(1, 2, 1, 1), hidden_layer_sizes=(32,))` and
-    `decoder=Conv((28, 28), (32, 64), strides=(1, 2))`.
+    `decoder=Conv((28, 28), (32, 64), strides=(1, 2), hidden_layer_sizes=())`.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class Conv(Network):
         *,
         kernel_sizes: int | Sequence[int] = 3,
         strides: int | Sequence[int] = 2,
-        hidden_layer_sizes: Sequence[int] = (),
+        hidden_layer_sizes: Sequence[int] = (100,),
         activation: Activation = "relu",
     ) -> None:
         self.image_shape = image_shape

@@ -8,10 +8,11 @@ from .displays import DISPLAYS
 from .estimators import ESTIMATORS
 from .inference import INFERENCE
 from .likelihoods import LIKELIHOODS
+from .networks import NETWORKS
 from .objectives import OBJECTIVES
 from .tables import TABLES
 from .training import TRAINING
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = [*OBJECTIVES, *LIKELIHOODS, *TABLES, *TRAINING, *INFERENCE, *ESTIMATORS, *DETECTOR, *DISPLAYS]
+MUTANTS = [*NETWORKS, *OBJECTIVES, *LIKELIHOODS, *TABLES, *TRAINING, *INFERENCE, *ESTIMATORS, *DETECTOR, *DISPLAYS]
