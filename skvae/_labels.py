@@ -14,11 +14,12 @@ __all__ = ["Chunk", "Labels"]
 
 
 class Chunk(NamedTuple):
-    """The y of a call, the classes that are known from earlier ones, and those that the call names."""
+    """The y of a call, the classes that are known from earlier ones, those that the call names, and if it has to."""
 
     labels: Any
     known: np.ndarray | None = None
     classes: Any = None
+    names_classes: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Labels:
             if (values.dtype.kind in "US") == isinstance(unlabeled, str) and unlabeled is not None:
                 known &= np.asarray(values != unlabeled)
         labels = cls(values, known)
+        if values.dtype.kind == "f" and np.isinf(values[known]).any():
+            raise ValueError("y holds infinity; labels are classes, and NaN stands for a row without one.")
         if known.any():
             check_classification_targets(_sorted(labels._plain(known)))
         return labels

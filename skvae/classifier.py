@@ -269,9 +269,7 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         ValueError
             If a parameter, X or y breaks a rule, y holds a label that is not among the classes, or the epoch diverges.
         """
-        if classes is None and not self.__sklearn_is_fitted__():
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        return super().partial_fit(X, Chunk(y, getattr(self, "classes_", None), classes), sample_weight)
+        return super().partial_fit(X, Chunk(y, getattr(self, "classes_", None), classes, True), sample_weight)
 
     @at_once
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -360,6 +358,8 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         labels = Labels.of(y.labels, self.unlabeled)
         classes = y.known
         if classes is None:
+            if y.names_classes and y.classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
             weighed = None if sample_weight is None else relative_weights(sample_weight, labels.values) > 0
             classes = (
                 labels.classes(weighed) if y.classes is None else Labels.of(y.classes, self.unlabeled).classes(None)

@@ -165,6 +165,7 @@ BAD = {
     "no label": (np.full(178, -1), "y labels no row. VAEClassifier needs labels of at least 2 classes"),
     "one class": (np.where(np.arange(178) % 2, 3, -1), "at least 2 classes; there is only 1 class, 3"),
     "numbers": (np.linspace(0, 1, 178), "Unknown label type: continuous"),
+    "infinity": (np.where(np.arange(178) % 2, np.inf, 1.0), "y holds infinity"),
     "two columns": (np.zeros((178, 2)), "y should be a 1d array"),
     "other length": (np.arange(100) % 2, r"inconsistent numbers of samples: \[178, 100\]"),
     "-1 as text": (
