@@ -103,7 +103,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         X : array-like of shape (n_samples, n_features)
             Training rows; NaN marks a missing cell.
         y : object, default=None
-            Ignored.
+            Ignored, unless the estimator's objective has a `target`.
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight 2 counts as two rows.
 
@@ -125,7 +125,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
                 f"decoder={model.decoder!r} reads the row it predicts, which must be complete: nothing can be filled. "
                 "Use another decoder."
             )
-        model.fit(X, sample_weight=sample_weight)
+        model.fit(X, y, sample_weight=sample_weight)
         columns = {name: vars(model)[name] for name in ("n_features_in_", "feature_names_in_") if name in vars(model)}
         become(self, {"estimator_": model, **columns})
         return self

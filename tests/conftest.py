@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 from threadpoolctl import threadpool_limits
 
 settings.register_profile("skvae", derandomize=True, deadline=None, max_examples=15, database=None)
-# The tests that take a `part` of it run PARTS times, each with examples of its own: 2500 in all, on as many processes.
+# Tests that take a `profile_part` run PARTS times, each with examples of its own: 2500 in all, on as many processes.
 settings.register_profile(
     "thorough", derandomize=False, deadline=None, max_examples=100, database=None, print_blob=True
 )
@@ -35,11 +35,12 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `any_seed` draws what it looks at, and holds for every seed; one that takes a `part` runs once
-    for each part of hypothesis' profile.
+    """A test that takes `any_seed` draws what it looks at, and holds for every seed.
+
+    One that takes a `profile_part` runs once for each part of hypothesis' profile.
     """
-    if "part" in metafunc.fixturenames:
-        metafunc.parametrize("part", range(PARTS[settings.get_current_profile_name()]))
+    if "profile_part" in metafunc.fixturenames:
+        metafunc.parametrize("profile_part", range(PARTS[settings.get_current_profile_name()]))
     if "any_seed" in metafunc.fixturenames:
         first, _, last = metafunc.config.getoption("seeds").partition("-")
         metafunc.parametrize("any_seed", range(int(first), int(last or first) + 1))

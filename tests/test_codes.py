@@ -325,7 +325,6 @@ def test_l1_silences_hidden_units():
         (Denoising("paired"), {}, "is trained towards y; give fit a y"),
         (Contractive(weight=-0.1), {}, "'weight' parameter of Contractive"),
     ],
-    ids=repr,
 )
 def test_what_cannot_be_is_said_in_a_sentence_before_training_and_the_last_model_stays(objective, settings, words):
     vae = estimator("autoencoder", max_iter=1).fit(digits(100))

@@ -19,6 +19,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import Gaussian, Mixed, VAEImputer, VAETransformer
+from skvae.objectives import Denoising
 
 
 @pytest.fixture(scope="module")
@@ -416,3 +417,11 @@ def test_a_failed_refit_keeps_the_previous_model(gapped):
         imputer.fit(np.where(np.arange(3) == 1, np.nan, gapped[:, :3]))
     assert imputer.n_features_in_ == 13
     np.testing.assert_array_equal(imputer.transform(gapped), before)
+
+
+def test_an_objective_with_a_target_is_given_y(correlated):
+    noisy = correlated + np.random.default_rng(0).normal(size=correlated.shape)
+    vae = VAETransformer(2, objective=Denoising("paired"), max_iter=2, random_state=0)
+    imputer = VAEImputer(vae).fit(noisy, correlated)
+    gaps = np.where(np.eye(*correlated.shape) == 1, np.nan, correlated)
+    np.testing.assert_array_equal(imputer.transform(gaps), vae.fit(noisy, correlated).impute(gaps))

@@ -160,25 +160,25 @@ def assert_takes_a_chunk(kind, estimator, X, weight, said):
 
 
 @given(example=examples("transformer"))
-def test_a_transformer_keeps_the_rules(part, example):
+def test_a_transformer_keeps_the_rules(profile_part, example):
     with documented_warnings():
         check(example)
 
 
 @given(example=examples("detector"))
-def test_a_detector_keeps_the_rules(part, example):
+def test_a_detector_keeps_the_rules(profile_part, example):
     with documented_warnings():
         check(example)
 
 
 @given(example=examples("search"))
-def test_a_search_keeps_the_rules(part, example):
+def test_a_search_keeps_the_rules(profile_part, example):
     with documented_warnings():
         check(example)
 
 
 @given(example=examples("imputer"))
-def test_an_imputer_keeps_the_rules(part, example):
+def test_an_imputer_keeps_the_rules(profile_part, example):
     with documented_warnings():
         check(example)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
@@ -99,7 +100,8 @@ class FeatureConsistent(OnePass):
         outputs = model.params(torch.zeros(2, model.prior.n_components, dtype=torch.float32, device="cpu"), two.x)
         outputs = outputs.detach().requires_grad_()
         rule = f"FeatureConsistent's network must turn {two.n_features} columns into a tensor of as many rows"
-        if not model.likelihood.mean(outputs).requires_grad:
+        columns = model.likelihood.columns_of_inputs()  # several numbers stand for a cell that is a category
+        if not model.likelihood.mean(outputs).requires_grad or len(columns) > len(np.unique(columns)):
             raise ValueError(
                 "FeatureConsistent compares means of p(x|z), which categories do not have; give them as one-hot "
                 "columns of another likelihood, or use another objective."
