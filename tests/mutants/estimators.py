@@ -96,8 +96,8 @@ ESTIMATORS = [
     Mutant(
         "the imputer ignores weights",
         "imputer.py",
-        "model.fit(X, sample_weight=sample_weight)",
-        "model.fit(X)",
+        "model.fit(X, y, sample_weight=sample_weight)",
+        "model.fit(X, y)",
         "test_imputer.py::test_weights_reach_the_model",
     ),
     Mutant(
