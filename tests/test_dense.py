@@ -158,6 +158,21 @@ def test_every_objective_gives_autograds_gradient(name, likelihood, missing, wei
         assert_same_step(model, objective, make_rows(n_rows, missing, weighted))
 
 
+@pytest.mark.parametrize("likelihood", ["feature", "poisson", "mixed"])
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_a_mixture_states_autograds_gradient(name, likelihood):
+    """Numpy's and torch's, of weighted rows with gaps; a mode that is wider than it may be passes none to its width."""
+    if "noise" in name and likelihood in WITHOUT_NOISE:
+        return
+    objective = OBJECTIVES[name]
+    model = make_model(LIKELIHOODS[likelihood], objective, MLP((6,), "tanh"), prior=Mixture(4))
+    model.prior.log_var.data[0, 0] = 9.0
+    for n_rows, weighted in ((1, False), (33, True)):
+        assert_same_step(model, objective, make_rows(n_rows, missing=weighted, weighted=weighted))
+    dense = engine.DenseStep(model, objective, *(torch.zeros(1) for _ in range(2)))
+    assert dense.pure
+
+
 class SquaredError(OnePass):
     """A plain autoencoder, with a pull of its code towards what the prior draws."""
 

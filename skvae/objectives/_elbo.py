@@ -133,16 +133,24 @@ class ELBO(OnePass):
         beta, mass = self.beta_at(epoch), at.mass
         nll, outputs = at.nll_gradient(emitted.outputs)
         weight = mass if beta == 1 else beta * mass
-        if self.kl == "analytic":
-            kl, slope_mu, slope_log_var = at.prior.kl_gradient(emitted.mu, emitted.log_var, at.std)
+        closed = at.prior.kl_gradient(emitted.mu, emitted.log_var, at.std) if self.kl == "analytic" else None
+        if closed is not None:
+            kl, slope_mu, slope_log_var = closed
             kl = mass * kl
             charge = self._charge(kl, weight)
             return Slopes(self._shares(nll, kl), outputs, None, charge * slope_mu, charge * slope_log_var)
-        draws = log_normal(emitted.eps, at.repeat(emitted.log_var)) - at.prior.log_prob_per_latent(emitted.z)
-        kl = mass / self.n_draws * at.sum_draws(draws)
-        charge = at.xp.broadcast_to(self._charge(kl, weight), emitted.log_var.shape)
-        slope_z = -at.repeat(charge / self.n_draws) * at.prior.log_prob_gradient(emitted.z)
-        return Slopes(self._shares(nll, kl), outputs, slope_z, None, -0.5 * charge)
+        log_q, (log_p, back) = (
+            log_normal(emitted.eps, at.repeat(emitted.log_var)),
+            at.prior.log_prob_gradient(emitted.z),
+        )
+        if log_p.shape[-1] < log_q.shape[-1]:
+            log_q = log_q.sum(-1)[..., None]
+        kl = mass / self.n_draws * at.sum_draws(log_q - log_p)
+        charge = at.xp.broadcast_to(self._charge(kl, weight), kl.shape)
+        slope_z = back(at.repeat(charge / self.n_draws))
+        return Slopes(
+            self._shares(nll, kl), outputs, slope_z, None, at.xp.broadcast_to(-0.5 * charge, emitted.log_var.shape)
+        )
 
     def summed(self, shares: dict[str, Any], epoch: float) -> dict[str, Any]:
         nll, kl, uncharged = shares["nll"], shares["kl"], shares.get("uncharged", 0.0)

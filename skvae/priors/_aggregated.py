@@ -91,7 +91,7 @@ class AggregatedPosterior(_Codes):
     @cached_property
     def _quadratic(self) -> tuple[Tensor, Tensor]:
         """`log_terms` multiplied out."""
-        return quadratic(self.mean, self.var, self.log_weight)
+        return quadratic(self.mean, self.var.log(), self.log_weight)
 
     @cached_property
     def _register(self) -> tuple[KDTree, Tensor]:

@@ -28,13 +28,16 @@ class Prior(nn.Module, ABC):
     least_curvature : float
         What -log p(z) curves by at least, or a small positive number where it is not log-concave: the posterior of a
         row with gaps is never taken to be wider.
+    is_standard : bool
+        Whether p(z) is N(0, I), the linear models' own.
     reads_encoder : bool
         Whether `log_prob` calls the encoder that `bind` hands over.
     states_gradient : bool
-        Whether `log_prob_gradient` and `kl_gradient` are there.
+        Whether `log_prob_gradient` is there, and `kl_gradient` where the KL has a closed form.
     """
 
     least_curvature: float = 1e-3
+    is_standard: ClassVar[bool] = False
     reads_encoder: ClassVar[bool] = False
     states_gradient: ClassVar[bool] = False
 
@@ -65,16 +68,23 @@ class Prior(nn.Module, ABC):
         """log p(z_j) in nats where the latents are independent, of the array's own kind: (..., J). None elsewhere."""
         return None
 
-    def log_prob_gradient(self, z: Any) -> Any:
-        """d log p(z) / dz without a graph, for arrays of any kind: (..., J)."""
-        return None
+    def log_prob_gradient(self, z: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """log p(z) of (N, J) latents without a graph, (N, J) latent by latent or (N, 1), and the way back.
+
+        That is a function from what each -log p counts, of the same shape, to the slope over z, (N, J), of their sum.
+        It also sets the `.grad` of the prior's own parameters. Arrays are numpy's or torch's.
+        """
+        raise NotImplementedError(f"{type(self).__name__} states no gradient.")
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor | None:
         """KL(N(mu, sigma^2) || p) in nats, one per latent, (..., J), where it has a closed form; None elsewhere."""
         return None
 
     def kl_gradient(self, mu: Any, log_var: Any, std: Any) -> Any:
-        """KL, d KL / d mu and d KL / d log_var without a graph: three (..., J), of the arrays' own kind."""
+        """KL, d KL / d mu and d KL / d log_var without a graph: three (..., J), of the arrays' own kind.
+
+        None where the KL has no closed form.
+        """
         return None
 
 

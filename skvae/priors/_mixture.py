@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from .._params import Count
 from .._tables.batches import Table
-from .._torch import thread_limit
+from .._torch import double, namespace, thread_limit
 from ._base import Prior, PriorSpec
-from ._modes import Modes, codes, drawn_rows
+from ._modes import Modes, codes, drawn_rows, quadratic
 
 __all__ = ["Mixture", "MixturePrior"]
 
@@ -38,6 +39,8 @@ class MixturePrior(Modes):
         K, the number of Gaussians.
     """
 
+    states_gradient = True
+
     def __init__(self, n_components: int, n_modes: int):
         super().__init__(n_components)
         shape = n_modes, n_components
@@ -47,6 +50,33 @@ class MixturePrior(Modes):
 
     def modes(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.mean, self.log_var.clamp(-MODE_LOG_VAR, MODE_LOG_VAR), torch.log_softmax(self.logit, dim=0)
+
+    def log_prob_gradient(self, z: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """Every mode has its share of the slopes: shares are the softmax of the modes' terms."""
+        xp, n = namespace(z), self.n_components
+        parts = self.mean, self.log_var, self.logit
+        mean, log_var, logit = (double(_memory(xp, part)) for part in parts)
+        held = xp.clip(log_var, -MODE_LOG_VAR, MODE_LOG_VAR)
+        total, weight = _softmax(xp, logit)
+        constant, factors = quadratic(mean, held, logit - total)
+        exact = double(z)
+        powers = xp.concat([exact * exact, exact], -1)
+        log_p, share = _softmax(xp, constant + powers @ factors)
+
+        def back(counts: Any) -> Any:
+            counted = double(counts) * share
+            mass, sums = counted.sum(0), counted.T @ powers
+            about = sums[:, n:] - mean * mass[:, None]
+            squares = sums[:, :n] - mean * (sums[:, n:] + about)
+            precision = xp.exp(-held)
+            slope_log_var = 0.5 * (mass[:, None] - precision * squares) * (held == log_var)
+            slopes = -precision * about, slope_log_var, weight * mass.sum() - mass
+            for part, slope in zip(parts, slopes, strict=True):
+                _memory(xp, part.grad)[...] = slope
+            by_power = counted @ factors.T
+            return xp.asarray(-2 * exact * by_power[:, :n] - by_power[:, n:], dtype=z.dtype)
+
+        return xp.asarray(log_p, dtype=z.dtype), back
 
     @torch.no_grad()
     def start(self, model: Any, rows: Table, rng: torch.Generator) -> None:
@@ -73,6 +103,19 @@ class MixturePrior(Modes):
         log_weight = np.log(mass[:, 0] / np.bincount(at))
         for parameter, values in zip((self.mean, self.log_var, self.logit), (centre, log_var, log_weight), strict=True):
             parameter.copy_(torch.from_numpy(values[at]))
+
+
+def _memory(xp: Any, tensor: Any) -> Any:
+    """An array of numpy or torch on the tensor's own memory."""
+    return tensor.detach().numpy() if xp is np else tensor.detach()
+
+
+def _softmax(xp: Any, terms: Any) -> tuple[Any, Any]:
+    """log sum exp over the last axis, which stays, and the terms' shares of it."""
+    top = xp.amax(terms, axis=-1, keepdims=True)
+    share = xp.exp(terms - top)
+    total = share.sum(-1)[..., None]
+    return top + xp.log(total), share / total
 
 
 class Mixture(PriorSpec):

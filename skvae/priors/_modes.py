@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._math import LOG_2PI
 from .._tables.batches import Batch, Table
-from .._torch import double
+from .._torch import double, namespace
 from ._base import Prior
 
 __all__ = ["Modes", "codes", "drawn_rows", "quadratic"]
@@ -19,15 +19,17 @@ __all__ = ["Modes", "codes", "drawn_rows", "quadratic"]
 START_ROWS = 5000
 
 
-def quadratic(mean: Tensor, var: Tensor, log_weight: Tensor) -> tuple[Tensor, Tensor]:
+def quadratic(mean: Any, log_var: Any, log_weight: Any) -> tuple[Any, Any]:
     """log w_k + log N(z; mean_k, var_k) multiplied out: a constant, (K,), and factors of z^2 and z, (2 J, K).
 
     As one product it takes neither the time nor the memory of an array over latents and modes. Where variances are
-    small its terms are large, so they want double precision.
+    small its terms are large, so they want double precision. Tensors, or numpy arrays in their place.
     """
-    precision = 1 / var
-    constant = log_weight - 0.5 * (var.log() + LOG_2PI + mean.square() * precision).sum(-1)
-    return constant, torch.cat([-0.5 * precision, mean * precision], dim=-1).T
+    xp = namespace(mean)
+    precision = xp.exp(-log_var)
+    slope = mean * precision
+    constant = log_weight - 0.5 * (log_var + LOG_2PI + mean * slope).sum(-1)
+    return constant, xp.concat([-0.5 * precision, slope], -1).T
 
 
 def drawn_rows(rows: Table, rng: torch.Generator) -> Batch:
@@ -55,7 +57,7 @@ class Modes(Prior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         mean, log_var, log_weight = map(double, self.modes())
-        constant, weights = quadratic(mean, log_var.exp(), log_weight)
+        constant, weights = quadratic(mean, log_var, log_weight)
         flat = double(z).reshape(-1, self.n_components)
         terms = torch.addmm(constant, torch.cat([flat.square(), flat], dim=1), weights)
         return torch.logsumexp(terms, dim=1).reshape(z.shape[:-1]).to(z.dtype)

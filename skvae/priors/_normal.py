@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class StandardNormal(Prior):
     """
 
     least_curvature = 1.0
+    is_standard = True
     states_gradient = True
 
     def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -34,9 +36,9 @@ class StandardNormal(Prior):
     def log_prob_per_latent(self, z: Any) -> Any:
         return log_normal(z)
 
-    def log_prob_gradient(self, z: Any) -> Any:
-        """-z."""
-        return -z
+    def log_prob_gradient(self, z: Any) -> tuple[Any, Callable[[Any], Any]]:
+        """Of -log p it is z."""
+        return log_normal(z), lambda counts: counts * z
 
     def kl(self, mu: Tensor, log_var: Tensor) -> Tensor:
         """1/2 (mu^2 + sigma^2 - 1 - log sigma^2), one per latent (Kingma & Welling 2013, appendix B)."""
