@@ -475,14 +475,15 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
         return
     likelihood = begun.model.likelihood
     comparable = settings.objective.is_bound and likelihood.linear_start() is not None
-    if comparable and not (begun.linear and (result.held_out or result.best == 0)):
+    linear = begun.linear and begun.model.prior.is_standard
+    if comparable and not (linear and (result.held_out or result.best == 0)):
         rows = (prepared.training if prepared.held_out is None else prepared.held_out).subsample(DIAGNOSTIC_ROWS)
         with single_blas():
             most = max_latents(begun.n_components, prepared.cov, likelihood.shared_noise)
-            linear = baseline(likelihood, rows, prepared.cov, most)
+            reference = baseline(likelihood, rows, prepared.cov, most)
         reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
-        if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):
-            model = f"the {linear:.3f} of the linear model of the same likelihood"
+        if reached < reference - WORTH_A_WARNING - 0.01 * abs(reference):
+            model = f"the {reference:.3f} of the linear model of the same likelihood"
             advice = "Raise max_iter or learning_rate_init, keep init='linear', or use PCA or FactorAnalysis."
             _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
 

@@ -11,7 +11,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 from helpers import ROUTES, answers, assert_same, make, rows_of, seeded, with_gaps
-from sklearn.datasets import load_iris, load_wine
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from skvae import ELBO, IWAE, VAEAnomalyDetector, VAEImputer, VAETransformerCV
@@ -321,6 +323,15 @@ def test_codes_may_follow_one(name):
     z = vae.module_.prior.sample(5000, seeded(), torch.float64)
     codes = torch.tensor(vae.transform(X))[:, np.argsort(vae._order)]
     torch.testing.assert_close(z.mean(0), codes.mean(0), rtol=0, atol=0.5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_that_ends_below_the_linear_model_says_so():
+    """A learnt prior does not start there, so that rows that are held out do not see to it."""
+    X = StandardScaler().fit_transform(load_breast_cancer().data)
+    with pytest.warns(ConvergenceWarning, match=r"nats per row, below the .* of the linear model"):
+        make(n_components=8, prior=Vamp(20), max_iter=3).fit(X)
+    make(n_components=8, max_iter=3).fit(X)
 
 
 # What a fitted model says of rows
