@@ -61,8 +61,8 @@ ESTIMATORS = [
     Mutant(
         "a model that ends below the linear one says nothing",
         FIT,
-        "if reached < linear - WORTH_A_WARNING - 0.01 * abs(linear):",
-        "if reached < linear - 1e9:",
+        "if reached < reference - WORTH_A_WARNING - 0.01 * abs(reference):",
+        "if reached < reference - 1e9:",
         "test_base.py::test_ending_below_the_linear_model_is_a_warning",
     ),
     Mutant(

@@ -62,15 +62,15 @@ OBJECTIVES = [
     Mutant(
         "the sampled KL's stated gradient has the wrong sign",
         ELBO,
-        "slope_z = -at.repeat(charge / self.n_draws)",
-        "slope_z = at.repeat(charge / self.n_draws)",
+        "slope_z = back(",
+        "slope_z = -back(",
         GRADIENTS,
     ),
     Mutant(
         "the sampled KL sums its draws",
         ELBO,
-        "kl = mass / self.n_draws * at.sum_draws(draws)",
-        "kl = mass * at.sum_draws(draws)",
+        "kl = mass / self.n_draws * at.sum_draws(log_q - log_p)",
+        "kl = mass * at.sum_draws(log_q - log_p)",
         GRADIENTS,
     ),
     Mutant(
@@ -233,5 +233,19 @@ OBJECTIVES = [
         "return float(torch.exp(-self.modes()[1].detach().max()))",
         "return 1.0",
         "test_learnt_priors.py::test_a_posterior_may_be_as_wide_as_a_wide_mode",
+    ),
+    Mutant(
+        "a mode beyond its bounds gets a gradient for its width",
+        "priors/_mixture.py",
+        " * (held == log_var)",
+        "",
+        "test_dense.py::test_a_mixture_states_autograds_gradient",
+    ),
+    Mutant(
+        "what a learnt prior reached is not compared with the linear model",
+        "_fit.py",
+        "linear = begun.linear and begun.model.prior.is_standard",
+        "linear = begun.linear",
+        "test_learnt_priors.py::test_a_fit_that_ends_below_the_linear_model_says_so",
     ),
 ]
