@@ -283,9 +283,8 @@ def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused
     blueprint = Blueprint(len(prepared.scale.scale), n_components, scale=prepared.scale, **specs)
     model = blueprint.build(make_generator(settings.seed), prepared.density)
     model.to("cpu", torch.float32).check_widths()
-    if paused is not None:
-        return Start(model, n_components, paused.linear)
-    return Start(model, n_components, _begin(model, prepared.training, prepared.cov, settings))
+    linear = paused.linear if paused is not None else _begin(model, prepared.training, prepared.cov, settings)
+    return Start(model, n_components, linear)
 
 
 def _begin(model: VAE, rows: Batch | ArrayTable, cov: Covariance, settings: FitSettings) -> bool:
@@ -475,8 +474,7 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
         return
     likelihood = begun.model.likelihood
     comparable = settings.objective.is_bound and likelihood.linear_start() is not None
-    linear = begun.linear and begun.model.prior.is_standard
-    if comparable and not (linear and (result.held_out or result.best == 0)):
+    if comparable and not (begun.linear and begun.model.prior.is_standard and (result.held_out or result.best == 0)):
         rows = (prepared.training if prepared.held_out is None else prepared.held_out).subsample(DIAGNOSTIC_ROWS)
         with single_blas():
             most = max_latents(begun.n_components, prepared.cov, likelihood.shared_noise)
