@@ -170,7 +170,7 @@ def test_a_mixture_states_autograds_gradient(name, likelihood):
     for n_rows, weighted in ((1, False), (33, True)):
         assert_same_step(model, objective, make_rows(n_rows, missing=weighted, weighted=weighted))
     dense = engine.DenseStep(model, objective, *(torch.zeros(1) for _ in range(2)))
-    assert dense.pure
+    assert dense.pure or not isinstance(objective, ELBO)
 
 
 class SquaredError(OnePass):
