@@ -36,6 +36,8 @@ def states_gradient(model: VAE, objective: OnePass) -> bool:
         and max(stated) <= min(depth["terms"], depth["views"])
         and (model.likelihood.states_error or not objective.reads_error)
         and model.prior.states_gradient
+        # Only an objective that offers a prior asks for its gradient.
+        and ("prior" in objective.offers or not any(p.requires_grad for p in model.prior.parameters()))
         and not any(p.requires_grad for p in model.extras.parameters())
     )
 
