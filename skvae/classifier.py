@@ -64,7 +64,7 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         log variances, of the latents; the decoder's are the likelihood's parameters.
     init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
-    max_iter : int, default=200
+    max_iter : int, default=50
         Epochs at most.
     batch_size : int or "auto", default="auto"
         Rows per step. "auto": a tenth of the training rows, between 32 and 200.

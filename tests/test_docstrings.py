@@ -1,5 +1,6 @@
 """Docstrings follow numpydoc, and name the parameters and attributes that there are."""
 
+import ast
 import importlib
 import inspect
 
@@ -109,6 +110,25 @@ def test_documented_parameters_are_the_signature(path):
         return
     doc = ClassDoc(value) if inspect.isclass(value) else FunctionDoc(value)
     assert documented(doc["Parameters"]) == [name for name in inspect.signature(value).parameters if name != "self"]
+
+
+SPECS = {
+    getattr(module, name): name
+    for module in (importlib.import_module(f"skvae.{family}") for family in FAMILIES)
+    for name in module.__all__
+    if inspect.isclass(getattr(module, name)) and hasattr(getattr(module, name), "get_params")
+}
+
+
+@pytest.mark.parametrize("cls", [*dict.fromkeys([*ESTIMATORS, *SPECS])], ids=lambda cls: cls.__name__)
+def test_documented_defaults_are_the_signatures(cls):
+    parameters = inspect.signature(cls.__init__).parameters
+    for entry in ClassDoc(cls)["Parameters"]:
+        _, said, default = entry.type.partition("default=")
+        for name in entry.name.split(", "):
+            found = parameters[name].default
+            assert said == ("" if found is inspect.Parameter.empty else "default="), name
+            assert not said or ast.literal_eval(default) == found, name
 
 
 @pytest.mark.parametrize("cls", ESTIMATORS, ids=lambda cls: cls.__name__)
