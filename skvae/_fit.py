@@ -482,7 +482,8 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
         reached = held_out_mean(begun.model, settings.objective, rows, settings.seed, most_repeats=100)
         if reached < reference - WORTH_A_WARNING - 0.01 * abs(reference):
             model = f"the {reference:.3f} of the linear model of the same likelihood"
-            advice = "Raise max_iter or learning_rate_init, keep init='linear', or use PCA or FactorAnalysis."
+            keep = "keep init='linear'" if begun.model.prior.is_standard else "take prior='normal'"
+            advice = f"Raise max_iter or learning_rate_init, {keep}, or use PCA or FactorAnalysis."
             _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
 
 

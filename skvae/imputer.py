@@ -8,6 +8,7 @@ from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, c
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from ._base import takes_gaps
 from ._params import RandomState
 from ._saved import Rule, Saved, fault_of_values
 from ._state import DETAILS, MODEL, become
@@ -120,11 +121,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         model = clone(self.estimator) if self.estimator is not None else VAETransformer(likelihood="auto")
         if model.random_state is None:
             model.set_params(random_state=self.random_state)
-        if not hasattr(model, "impute"):
-            raise ValueError(
-                f"decoder={model.decoder!r} reads the row it predicts, which must be complete: nothing can be filled. "
-                "Use another decoder."
-            )
+        try:
+            takes_gaps(model)
+        except AttributeError as error:
+            raise ValueError(f"{error} Use another decoder.") from error
         model.fit(X, y, sample_weight=sample_weight)
         columns = {name: vars(model)[name] for name in ("n_features_in_", "feature_names_in_") if name in vars(model)}
         become(self, {"estimator_": model, **columns})

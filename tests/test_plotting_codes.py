@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skvae import VAEAnomalyDetector, VAETransformer
+from skvae.objectives import Autoencoder
 from skvae.plotting import LatentDisplay, ManifoldDisplay, ReconstructionDisplay, TraversalDisplay
-from tests.probes import Autoencoder
 
 mpl = pytest.importorskip("matplotlib")
 plt = pytest.importorskip("matplotlib.pyplot")

@@ -211,6 +211,7 @@ def test_blocks_hold_at_least_one_row(n_draws):
     assert block_rows(linear_vae().module_, n_draws) >= 1
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # a mixture takes more epochs
 @pytest.mark.parametrize("prior", ["normal", "mixture"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "identity"])
 @pytest.mark.parametrize("likelihood", [Gaussian("decoder"), "student_t", "poisson", "categorical"], ids=str)

@@ -130,7 +130,7 @@ def _drawn(model: VAE, z: Tensor, log_weight: Tensor, n_draws: int, rng: torch.G
 
 def decodes_to_numbers(model: VAE, scale: Scale) -> bool:
     """Whether means of p(x|z) are finite, at 0 and at some z around it, and draws too, in the data's own units."""
-    dtype = next(model.decoder.parameters()).dtype
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     z = torch.randn(DECODED, model.prior.n_components, generator=make_generator(0), dtype=dtype)
     z[0] = 0
     outputs = model.params(z)

@@ -55,11 +55,11 @@ class ManifoldDisplay(Display):
     >>> from skvae.plotting import ManifoldDisplay
     >>> X = load_digits().data[:500]
     >>> vae = VAETransformer(2, max_iter=20, random_state=0).fit(X)
-    >>> display = ManifoldDisplay.from_estimator(vae, n=5, image_shape=(8, 8))
+    >>> display = ManifoldDisplay.from_estimator(vae, n=4, image_shape=(8, 8))
     >>> display.decoded.shape
-    (5, 5, 8, 8)
-    >>> display.x.round(2)  # where the normal distribution function is .05, .275, ..., .95
-    array([-1.64, -0.6 ,  0.  ,  0.6 ,  1.64])
+    (4, 4, 8, 8)
+    >>> display.x.round(2)  # where the normal distribution function is .05, .35, .65 and .95
+    array([-1.64, -0.39,  0.39,  1.64])
     """
 
     __module__ = "skvae.plotting"

@@ -86,11 +86,11 @@ class Vamp(PriorSpec):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.datasets import load_digits
     >>> from skvae import VAETransformer
-    >>> vae = VAETransformer(2, prior="vamp", max_iter=20, random_state=0).fit(load_iris().data)
+    >>> vae = VAETransformer(8, prior="vamp", max_iter=10, random_state=0).fit(load_digits().data)
     >>> vae.sample(5, random_state=0).shape
-    (5, 4)
+    (5, 64)
     """
 
     __module__ = "skvae.priors"
