@@ -30,6 +30,7 @@ __all__ = [
     "onednn_is_exact",
     "repays_a_thread",
     "resolve_device",
+    "seed_from",
     "single_blas",
     "thread_limit",
     "torch_scope",
@@ -85,6 +86,11 @@ def resolve_device(name: str, told: bool = False) -> torch.device:
 def draw_seed(random_state: Any) -> int:
     """A seed from what a user gave as `random_state`."""
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def seed_from(rng: torch.Generator) -> int:
+    """A seed for another generator, drawn from this one."""
+    return int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:

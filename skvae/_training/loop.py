@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._tables.batches import ArrayTable, Batch
 from .._tables.moments import Array
+from .._torch import seed_from
 from ..model import VAE
 from ..objectives import Objective
 from .held_out import Judge
@@ -194,7 +195,7 @@ class Training:
             for player, state in zip(self.players, solver_state or [], strict=False):
                 player.load_state(state)
             self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
-            self.seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
+            self.seed = seed_from(rng)
             self.kept = self._snapshot()
         self.judge = None if held_out is None else self._judge(held_out, progress)
         if self.judge is not None and not self.result.held_out:

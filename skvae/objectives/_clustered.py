@@ -10,16 +10,16 @@ import torch
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
+from .._clusters import clusters_of
 from .._params import Count
 from .._tables.batches import Batch, Table
-from .._torch import thread_limit
 from ..model import VAE, Dims, Emitted
 from ._base import OnePass
 
 __all__ = ["Clustered"]
 
-# Rows at most whose codes k-means looks at, and how often it starts.
-KMEANS_ROWS, N_INIT = 10_000, 4
+# Rows at most whose codes k-means looks at.
+KMEANS_ROWS = 10_000
 
 
 class Clustered(OnePass):
@@ -121,17 +121,11 @@ class Clustered(OnePass):
     @torch.no_grad()
     def _place(self, model: VAE, rows: Table, rng: torch.Generator) -> None:
         """Centres by k-means of the codes of some rows."""
-        from sklearn.cluster import KMeans  # a twentieth of what importing skvae takes
-
         if self.n_clusters > len(rows):
             raise ValueError(f"n_clusters={self.n_clusters} takes as many training rows; there are {len(rows)}.")
         some = next(iter(rows.batches(min(KMEANS_ROWS, len(rows)), rng)))
         codes = model.encode_mean(some.x, some.mask).cpu().double().numpy()
         weight = None if some.weight is None else some.weight.cpu().double().numpy()
-        n_clusters = min(self.n_clusters, len(np.unique(codes, axis=0)))
-        seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
-        with thread_limit(0):  # sums by several threads differ in their last bits
-            found = KMeans(n_clusters, n_init=N_INIT, random_state=seed).fit(codes, sample_weight=weight)
+        found = clusters_of(codes, weight, self.n_clusters, rng).cluster_centers_
         # Of fewer different codes some have several centres.
-        at = np.arange(self.n_clusters) % n_clusters
-        self._centers(model).copy_(torch.from_numpy(found.cluster_centers_[at]))
+        self._centers(model).copy_(torch.from_numpy(found[np.arange(self.n_clusters) % len(found)]))

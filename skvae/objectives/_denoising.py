@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._tables.batches import Batch, Table
 from .._tables.moments import Units
+from .._torch import seed_from
 from ..model import VAE
 from ._autoencoder import Autoencoder
 
@@ -148,8 +149,7 @@ class Denoising(Autoencoder):
         X = units.scale.to_data(x.cpu().double().numpy())
         if batch.mask is not None:
             X[batch.mask.cpu().numpy() == 0] = np.nan
-        seed = int(torch.randint(2**31 - 1, (), generator=rng, device=rng.device))
-        damaged = np.asarray(self.noise(X, np.random.default_rng(seed)), dtype=np.float64)  # type: ignore[operator]
+        damaged = np.asarray(self.noise(X, np.random.default_rng(seed_from(rng))), dtype=np.float64)  # type: ignore[operator]
         if damaged.shape != X.shape:
             raise ValueError(
                 f"objective={self!r}: its noise must return an array of the shape it gets, {X.shape}; it returned "

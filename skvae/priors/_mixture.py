@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._clusters import clusters_of
 from .._params import Count
 from .._tables.batches import Table
-from .._torch import double, namespace, thread_limit
+from .._torch import double, namespace
 from ._base import Prior, PriorSpec
 from ._modes import Modes, codes, drawn_rows, quadratic
 
@@ -24,8 +25,6 @@ __all__ = ["Mixture", "MixturePrior"]
 MODE_LOG_VAR, MODE_SPREAD = 7.0, 1.5
 # At its start a mode takes so many of its rows from all modes alike: a few rows have no variance of their own.
 SHARED_ROWS = 5.0
-# How often k-means starts, of which the best is taken.
-N_INIT = 4
 
 
 class MixturePrior(Modes):
@@ -81,17 +80,11 @@ class MixturePrior(Modes):
     @torch.no_grad()
     def start(self, model: Any, rows: Table, rng: torch.Generator) -> None:
         """At the clusters that k-means finds among the codes: as wide as their codes lie and as q(z|x) is."""
-        from sklearn.cluster import KMeans  # a twentieth of what importing skvae takes
-
         some = drawn_rows(rows, rng)
         mean, var = (values.double().numpy() for values in codes(model, some))
         weight = np.ones(len(mean)) if some.weight is None else some.weight.double().numpy()
-        n_clusters, seed = (
-            min(len(self.logit), len(np.unique(mean, axis=0))),
-            torch.randint(2**31 - 1, (), generator=rng),
-        )
-        with thread_limit(0):  # sums by several threads differ in their last bits
-            found = KMeans(n_clusters, n_init=N_INIT, random_state=int(seed)).fit_predict(mean, sample_weight=weight)
+        clusters = clusters_of(mean, weight, len(self.logit), rng)
+        found, n_clusters = clusters.labels_, clusters.n_clusters
         of_cluster = (found == np.arange(n_clusters)[:, None]) * weight
         mass = of_cluster.sum(1, keepdims=True)
         centre = of_cluster @ mean / mass
