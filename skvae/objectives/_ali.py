@@ -19,7 +19,7 @@ from ..model import VAE, Dims
 from ..networks import LinearPath
 from ..priors import Prior, PriorSpec
 from ._base import Objective, Turn
-from ._critic import Critic, all_but, coded, critic_of, has_density, prior_turns
+from ._critic import Critic, all_but, coded, critic_of, prior_turns
 
 __all__ = ["ALI"]
 
@@ -99,7 +99,7 @@ class Pushed(Prior):
         """log p of codes of all levels, the lowest first: (N,); without the top's where that has no density."""
         steps = zip(self.downs, pairwise(levels), strict=True)
         found = torch.stack([down.log_prob(lower, upper) for down, (lower, upper) in steps]).sum(0)  # type: ignore
-        return found + self.top.log_prob(levels[-1]) if has_density(self.top) else found
+        return found + self.top.log_prob(levels[-1]) if self.top.has_density else found
 
 
 class ALI(Objective):

@@ -11,7 +11,7 @@ from ..model import VAE
 from ..priors import Prior
 from ._base import Turn
 
-__all__ = ["Critic", "all_but", "coded", "critic_of", "drawn", "has_density", "prior_turns"]
+__all__ = ["Critic", "all_but", "coded", "critic_of", "drawn", "prior_turns"]
 
 # Of the critics' units: what a negative input keeps of its slope.
 LEAK = 0.2
@@ -80,11 +80,6 @@ def all_but(model: VAE, *parts: str) -> list[nn.Parameter]:
     return [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith(parts)]
 
 
-def has_density(prior: Prior) -> bool:
-    """Whether a prior can do more than be drawn from."""
-    return type(prior).log_prob is not Prior.log_prob
-
-
 def prior_turns(prior: Prior) -> list[Turn]:
     """The turn of a prior with parameters, which is fitted to the codes by maximum likelihood; none without.
 
@@ -92,7 +87,7 @@ def prior_turns(prior: Prior) -> list[Turn]:
     with them, and draws have no slope over a mixture's weights. One without a density stays as it started.
     """
     learnt = [p for p in prior.parameters() if p.requires_grad]
-    if not learnt or not has_density(prior):
+    if not learnt or not prior.has_density:
         return []
 
     def surprise(model: VAE, batch: Batch, rng: torch.Generator, epoch: float) -> dict[str, Tensor]:

@@ -45,6 +45,11 @@ class Prior(nn.Module, ABC):
         super().__init__()
         self.n_components = n_components
 
+    @property
+    def has_density(self) -> bool:
+        """Whether there is a `log_prob`, so that p(z) can do more than be drawn from."""
+        return type(self).log_prob is not Prior.log_prob
+
     def bind(self, encode: Callable[[Tensor], tuple[Tensor, Any]]) -> None:
         """Receive the encoder: from what it sees, (N, n_inputs), to means and log variances, (N, J) each."""
         return
