@@ -13,7 +13,19 @@ from sklearn.utils.validation import _num_samples
 
 from .._params import Count
 
-__all__ = ["ANOMALOUS", "KNOWN", "NORMAL", "Array", "Display", "ExplainedRow", "Picture", "number", "place_in", "ticks"]
+__all__ = [
+    "ANOMALOUS",
+    "KNOWN",
+    "NORMAL",
+    "Array",
+    "Display",
+    "ExplainedRow",
+    "Picture",
+    "checked_place",
+    "number",
+    "place_in",
+    "ticks",
+]
 
 ANOMALOUS, NORMAL, KNOWN = "#cc3311", "#4477aa", "#bbbbbb"
 
@@ -103,10 +115,14 @@ class ExplainedRow(NamedTuple):
 
 def place_in(X: Any, row: Any) -> int:
     """The place of a row in X, if it is one."""
-    n_rows = _num_samples(X)
-    if not Count(0).is_satisfied_by(row) or row >= n_rows:
-        raise ValueError(f"row={row!r} must be an integer from 0 to {n_rows - 1}, the place of a row in X.")
-    return int(row)
+    return checked_place("row", row, _num_samples(X), "a row in X")
+
+
+def checked_place(name: str, value: Any, n: int, of: str) -> int:
+    """A parameter that is the place of one of n things, if it is."""
+    if not Count(0).is_satisfied_by(value) or value >= n:
+        raise ValueError(f"{name}={value!r} must be an integer from 0 to {n - 1}, the place of {of}.")
+    return int(value)
 
 
 def number(value: float, digits: int = 4, sign: str = "") -> str:

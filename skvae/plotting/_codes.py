@@ -10,7 +10,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._params import Count
-from ._base import Array, number
+from ._base import Array, checked_place, number
 
 __all__ = ["Codes", "check_codes", "check_count", "last_step"]
 
@@ -62,10 +62,7 @@ class Codes:
 
     def place(self, component: Any, name: str = "component") -> int:
         """The place of a latent, if it is one."""
-        last = len(self.names) - 1
-        if not Count(0).is_satisfied_by(component) or component > last:
-            raise ValueError(f"{name}={component!r} must be an integer from 0 to {last}, the place of a latent.")
-        return int(component)
+        return checked_place(name, component, len(self.names), "a latent")
 
     def pair(self, components: Any) -> tuple[int, int]:
         """The places of two latents, if there are two."""
