@@ -82,10 +82,8 @@ class Labels:
             places = np.searchsorted(classes, values).clip(max=len(classes) - 1)
             new = np.asarray(classes[places] != values)
         except TypeError:  # labels of another kind have no place among these
-            places, new = (
-                np.zeros(len(values), dtype=int),
-                np.array([value not in classes.tolist() for value in values]),
-            )
+            places = np.zeros(len(values), dtype=int)
+            new = np.array([value not in classes.tolist() for value in values])
         if new.any():
             raise ValueError(
                 f"y holds the label {values[new][:1].tolist()[0]!r}, which is none of the classes {classes.tolist()}. "

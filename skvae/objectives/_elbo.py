@@ -139,18 +139,15 @@ class ELBO(OnePass):
             kl = mass * kl
             charge = self._charge(kl, weight)
             return Slopes(self._shares(nll, kl), outputs, None, charge * slope_mu, charge * slope_log_var)
-        log_q, (log_p, back) = (
-            log_normal(emitted.eps, at.repeat(emitted.log_var)),
-            at.prior.log_prob_gradient(emitted.z),
-        )
+        log_q = log_normal(emitted.eps, at.repeat(emitted.log_var))
+        log_p, back = at.prior.log_prob_gradient(emitted.z)
         if log_p.shape[-1] < log_q.shape[-1]:
             log_q = log_q.sum(-1)[..., None]
         kl = mass / self.n_draws * at.sum_draws(log_q - log_p)
         charge = at.xp.broadcast_to(self._charge(kl, weight), kl.shape)
         slope_z = back(at.repeat(charge / self.n_draws))
-        return Slopes(
-            self._shares(nll, kl), outputs, slope_z, None, at.xp.broadcast_to(-0.5 * charge, emitted.log_var.shape)
-        )
+        slope_log_var = at.xp.broadcast_to(-0.5 * charge, emitted.log_var.shape)
+        return Slopes(self._shares(nll, kl), outputs, slope_z, None, slope_log_var)
 
     def summed(self, shares: dict[str, Any], epoch: float) -> dict[str, Any]:
         nll, kl, uncharged = shares["nll"], shares["kl"], shares.get("uncharged", 0.0)
