@@ -6,7 +6,7 @@ from ._mutant import Mutant
 
 __all__ = ["ESTIMATORS"]
 
-FIT, BASE, TRANSFORMER, RACE = "_fit.py", "_base.py", "transformer.py", "_race.py"
+FIT, BASE, TRANSFORMER, GENERATE, RACE = "_fit.py", "_base.py", "transformer.py", "_generate.py", "_race.py"
 
 ESTIMATORS = [
     Mutant(
@@ -81,14 +81,14 @@ ESTIMATORS = [
     ),
     Mutant(
         "gaps are filled with the columns' means",
-        TRANSFORMER,
+        GENERATE,
         "inference.scale.to_data(filling)",
         "inference.scale.to_data(0 * filling)",
         "test_transformer.py::test_impute_beats_the_mean_and_leaves_present_cells_alone",
     ),
     Mutant(
         "imputation writes into the table it is given",
-        TRANSFORMER,
+        GENERATE,
         "filled = np.array(reader.read(X)[:])",
         "filled = np.asarray(reader.read(X)[:])",
         "test_transformer.py::test_impute_returns_a_new_array",
