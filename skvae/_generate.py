@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,11 +15,21 @@ from ._inference.scores import completed
 from ._params import Count, RandomState
 from ._state import at_once
 from ._tables.containers import unpack_container
+from ._tables.frames import frame_library
+from ._tables.given import repeated, table_of_given
 from ._tables.moments import Array, at_most
 from ._torch import draw_seed, make_generator, torch_scope
 from .model import VAE
 
 __all__ = ["DrawsRows"]
+
+
+class _Cells(NamedTuple):
+    """A table in numbers, which of its cells are missing, and the numbers of the rows that lack one."""
+
+    numbers: Array
+    gaps: np.ndarray
+    rows: np.ndarray
 
 
 class DrawsRows(BaseVAE):
@@ -56,62 +66,88 @@ class DrawsRows(BaseVAE):
             If a parameter or X breaks a rule, or a row with gaps lies so far outside the training data that its code
             is not finite.
         """
-        reader, inference = self._reader(), self._inference()
+        inference = self._inference()
         if n_draws is not None and not Count().is_satisfied_by(n_draws):
             raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
+        if n_draws is not None:
+            self._refuse_draws("n_draws")
         X = unpack_container(X)
-        filled = np.array(reader.read(X)[:])
-        gaps = np.isnan(filled)
-        rows = np.flatnonzero(gaps.any(axis=1))
-        found = [filled] if n_draws is None else [filled.copy() for _ in range(n_draws)]
-        if len(rows):
-            values = self._fillings(inference, filled[rows], n_draws, random_state)
-            refuse_far_rows(values, rows)
+        cells = self._cells(X)
+        found = [cells.numbers] if n_draws is None else [cells.numbers.copy() for _ in range(n_draws)]
+        if len(cells.rows):
+            values = self._fillings(inference, cells, n_draws, random_state)
             for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
-                table[gaps] = at_most(inference.scale.to_data(filling)[gaps[rows]], table.dtype)
-        tables = [reader.schema.filled(X, table, gaps, drawn=n_draws is not None) for table in found]
+                table[cells.gaps] = at_most(filling[cells.gaps[cells.rows]], table.dtype)
+        schema = self._fitted().schema
+        tables = [schema.filled(X, table, cells.gaps, drawn=n_draws is not None) for table in found]
         return tables[0] if n_draws is None else tables
 
-    def _fillings(self, inference: Inference, X: Array, n_draws: int | None, random_state: Any) -> np.ndarray:
-        """Conditional means, (N, 1, D), or draws, (N, n_draws, D), of rows in model units."""
+    def _cells(self, X: Any) -> _Cells:
+        numbers = np.array(self._reader().read(X)[:])
+        gaps = np.isnan(numbers)
+        return _Cells(numbers, gaps, np.flatnonzero(gaps.any(axis=1)))
+
+    def _fillings(self, inference: Inference, cells: _Cells, n_draws: int | None, random_state: Any) -> np.ndarray:
+        """Conditional means, (R, 1, D), or draws, (R, n_draws, D), of the R rows with gaps, in data units."""
+        X = cells.numbers[cells.rows]
         if not inference.model.is_density:
-            if n_draws is not None:
-                objective = self._fitted().specs["objective"]
-                raise ValueError(f"objective={objective!r} trains no density to draw from; use n_draws=None.")
-            return inference.by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
-        if n_draws is None:
-            return inference.conditional_mean(X)[:, None]
-        return inference.conditional_draws(X, n_draws, _generator(random_state, inference))
+            values = inference.by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
+        elif n_draws is None:
+            values = inference.conditional_mean(X)[:, None]
+        else:
+            values = inference.conditional_draws(X, n_draws, _generator(random_state, inference))
+        refuse_far_rows(values, cells.rows)
+        return inference.scale.to_data(values)
+
+    def _refuse_draws(self, parameter: str) -> None:
+        """Raise ValueError where there is no p(x) to draw from."""
+        if not self._inference().model.is_density:
+            objective = self._fitted().specs["objective"]
+            raise ValueError(f"objective={objective!r} trains no density to draw from; use {parameter}=None.")
 
     @available_if(offers("prior"))
     @at_once
-    def sample(self, n_samples: int = 1, *, random_state: RandomState = None) -> Any:
-        """Draw new rows: z from p(z), then x from p(x|z).
+    def sample(self, n_samples: int = 1, *, random_state: RandomState = None, given: Any = None) -> Any:
+        """Draw new rows: z from p(z), then x from p(x|z). Or rows of which some cells are given.
 
         Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
         Absent where the objective offers no prior.
 
+        With `given`, the other cells are drawn from p(others | given), as `impute` draws missing ones: no row is drawn
+        and thrown away, so rare conditions take no longer than common ones.
+
         Parameters
         ----------
         n_samples : int, default=1
-            Rows to draw.
+            Rows to draw; of every row of `given`, where there are some.
         random_state : int, RandomState or None, default=None
             None draws anew at every call.
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
+            Cells that the rows are to have. A dict or a Series holds one row's, by their columns' names (numbers where
+            `fit` saw none); a data frame holds some columns of one row or more; an array holds all columns. What is
+            missing (None, NaN) is not given. Not under an objective without a density, nor with a decoder that reads
+            the row it predicts.
 
         Returns
         -------
-        X : ndarray or DataFrame of shape (n_samples, n_features)
+        X : ndarray or DataFrame of shape (n_samples, n_features) or (n_rows * n_samples, n_features)
             In data units. A DataFrame where `fit` was given one, with the same columns and types: those of whole
-            numbers are rounded.
+            numbers are rounded. Given cells are untouched; each given row's draws stand together, in the rows' order
+            and, of a pandas frame, under the row's label.
 
         Raises
         ------
         ValueError
-            If `n_samples` is not an integer of at least 1.
+            If `n_samples` is not an integer of at least 1, `given` has a column or a category that `fit` has not seen
+            or is of a wrong shape, or one of its rows is too far from the training data.
+        TypeError
+            If `given` holds something that is no cell of a table.
         """
         model, inference = self._fitted(), self._inference()
         if not Count().is_satisfied_by(n_samples):
             raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        if given is not None:
+            return self._sample_given(given, int(n_samples), inference, random_state)
         rng = _generator(random_state, inference)
         with torch_scope(rng.device, grad=False):
             z = inference.model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
@@ -120,6 +156,19 @@ class DrawsRows(BaseVAE):
             return model.sample(z, rng) if model.is_density else model.mean(z)
 
         return model.schema.decoded(inference.decoded(z, rows), typed=True)
+
+    def _sample_given(self, given: Any, n_samples: int, inference: Inference, random_state: Any) -> Any:
+        schema, decoder = self._fitted().schema, self._fitted().specs["decoder"]
+        if getattr(decoder, "reads_x", False):
+            raise ValueError(f"decoder={decoder!r} reads the row it predicts, which must be complete; use given=None.")
+        self._refuse_draws("given")
+        table = table_of_given(given, schema, inference.model.likelihood.n_features)
+        cells = self._cells(table)
+        numbers, gaps = (np.repeat(values, n_samples, axis=0) for values in (cells.numbers, cells.gaps))
+        if len(cells.rows):
+            values = self._fillings(inference, cells, n_samples, random_state)
+            numbers[gaps] = at_most(values[cells.gaps[cells.rows][:, None].repeat(n_samples, 1)], numbers.dtype)
+        return schema.filled(repeated(table, n_samples, frame_library(given) is not None), numbers, gaps, drawn=True)
 
 
 def _generator(random_state: Any, inference: Inference) -> torch.Generator:

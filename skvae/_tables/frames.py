@@ -12,12 +12,14 @@ import numpy as np
 from .types import in_type, is_number, kinds_of, number_type, object_type, objects, plain
 
 __all__ = [
+    "absent_column",
     "axis_of",
     "column_filled",
     "column_of",
     "column_values",
     "frame_library",
     "frame_of",
+    "in_own_type",
     "is_axis",
     "is_category_type",
     "is_number_type",
@@ -63,6 +65,11 @@ def new_series(library: str | None, values: np.ndarray) -> Any:
     if library == "pandas":
         return _library("pandas").Series(values)
     return _library("polars").Series(values.tolist(), strict=False)
+
+
+def absent_column(library: str, n_rows: int) -> Any:
+    """A column of no type and without values, as `frame_of` takes it."""
+    return objects([None] * n_rows) if library == "pandas" else _library(library).Series([None] * n_rows)
 
 
 def type_of(X: Any, column: int) -> Any:
@@ -325,6 +332,13 @@ def column_filled(
     if not pandas:
         return _library("polars").concat([kept.alias(""), made.alias("")]).gather(place)
     return _library("pandas").concat([kept, _library("pandas").Series(made)], ignore_index=True).array[place]
+
+
+def in_own_type(library: str, series: Any, name: str, known: list | None) -> Any:
+    """A column in the type of this name; as it is where that would change a cell."""
+    none = column_of(library, objects([]) if known is not None else np.empty(0), name, known)
+    found = _converted(series, none.dtype)
+    return series if found is None else found
 
 
 def _converted(series: Any, dtype: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from math import isinf
 from numbers import Real
 from typing import Any
@@ -148,7 +149,7 @@ class Schema:
                 raise infinity_in(self.label(column), row)
             raise ValueError(
                 f"{self.label(column)} holds {value!r} in row {row}, a category that fit has not seen; "
-                f"it knows {_listed(known)}. Mark the cell as missing (NaN), or fit to rows that have it."
+                f"it knows {_listed(known, value)}. Mark the cell as missing (NaN), or fit to rows that have it."
             )
         return codes[inverse]
 
@@ -323,6 +324,10 @@ def _looked_up(known: list, codes: Array) -> np.ndarray:
     return table[codes.astype(int)]
 
 
-def _listed(known: list) -> str:
+def _listed(known: list, value: Any) -> str:
+    """Some of the known categories, those that are spelt like `value` first where there are many."""
+    if len(known) > NAMED_CATEGORIES:
+        close = set(get_close_matches(str(value), list(map(str, known))))
+        known = sorted(known, key=lambda one: str(one) not in close)
     shown = ", ".join(map(repr, known[:NAMED_CATEGORIES]))
     return shown if len(known) <= NAMED_CATEGORIES else f"{shown} and {len(known) - NAMED_CATEGORIES} more"

@@ -82,15 +82,15 @@ ESTIMATORS = [
     Mutant(
         "gaps are filled with the columns' means",
         GENERATE,
-        "inference.scale.to_data(filling)",
-        "inference.scale.to_data(0 * filling)",
+        "inference.scale.to_data(values)",
+        "inference.scale.to_data(0 * values)",
         "test_transformer.py::test_impute_beats_the_mean_and_leaves_present_cells_alone",
     ),
     Mutant(
         "imputation writes into the table it is given",
         GENERATE,
-        "filled = np.array(reader.read(X)[:])",
-        "filled = np.asarray(reader.read(X)[:])",
+        "numbers = np.array(self._reader().read(X)[:])",
+        "numbers = np.asarray(self._reader().read(X)[:])",
         "test_transformer.py::test_impute_returns_a_new_array",
     ),
     Mutant(

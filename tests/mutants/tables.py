@@ -100,4 +100,18 @@ TABLES = [
         "return n_components > 0 and fits and cov.has_gaps and cov.n_columns < 0",
         "test_linear.py",
     ),
+    Mutant(
+        "draws of the given rows are shuffled among them",
+        "_tables/given.py",
+        "numbers = np.repeat(np.arange(len(table)), n_times)",
+        "numbers = np.tile(np.arange(len(table)), n_times)",
+        "test_given.py::test_of_rows_each_has_its_draws_in_order_and_its_label",
+    ),
+    Mutant(
+        "columns that are given lie where they stand in what is given",
+        "_tables/given.py",
+        "return [names.index(label) for label in labels]",
+        "return list(range(len(labels)))",
+        "test_given.py::test_of_rows_each_has_its_draws_in_order_and_its_label",
+    ),
 ]
