@@ -23,6 +23,7 @@ from .likelihoods import (
 from .model_selection import VAETransformerCV
 from .networks import MLP
 from .objectives import ELBO, IWAE
+from .pooling import pool
 from .transformer import VAETransformer
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "VAEImputer",
     "VAETransformer",
     "VAETransformerCV",
+    "pool",
 ]

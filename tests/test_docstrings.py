@@ -75,9 +75,14 @@ def test_methods_of_an_estimator(cls):
 
 
 @pytest.mark.parametrize(
-    "path", [path for name in ("plotting", "metrics") for path in described(importlib.import_module(f"skvae.{name}"))]
+    "path",
+    [
+        path
+        for name in ("plotting", "metrics", "pooling")
+        for path in described(importlib.import_module(f"skvae.{name}"))
+    ],
 )
-def test_plotting_and_metrics(path):
+def test_plotting_metrics_and_pooling(path):
     assert not faults(path, IGNORED, OF_PUBLIC_CLASSES)
 
 
@@ -100,6 +105,7 @@ def documented(section):
         *(cls.__name__ for cls in CLASSES),
         *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.plotting"))),
         *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.metrics"))),
+        *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.pooling"))),
     ],
 )
 def test_documented_parameters_are_the_signature(path):

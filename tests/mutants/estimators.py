@@ -149,4 +149,18 @@ ESTIMATORS = [
         "near = left[means[left] >= means[best]]",
         "test_selection.py::test_the_smallest_model_within_one_standard_error_is_chosen",
     ),
+    Mutant(
+        "pooling takes few tables for many",
+        "pooling.py",
+        "added = (1 + 1 / m) * between",
+        "added = between",
+        "test_pooling.py::test_three_numbers_by_hand",
+    ),
+    Mutant(
+        "pooling forgets that a table is small",
+        "pooling.py",
+        "of_present / (1 + of_present / df)",
+        "df",
+        "test_pooling.py::test_degrees_of_freedom_of_a_small_table",
+    ),
 ]
