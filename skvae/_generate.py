@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +10,22 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor
 
 from ._base import BaseVAE, offers, takes_gaps
+from ._chunk import continue_fit
+from ._codes import Codes, with_codes, with_rows
+from ._codes import fault as fault_of_codes
+from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.scores import completed
 from ._params import Count, RandomState
+from ._reservoir import Reservoir
+from ._reservoir import fault as fault_of_reservoir
+from ._saved import Rule
 from ._state import at_once
 from ._tables.containers import unpack_container
 from ._tables.frames import frame_library
 from ._tables.given import repeated, table_of_given
 from ._tables.moments import Array, at_most
+from ._tables.reader import TableReader, TrainingRows
 from ._torch import draw_seed, make_generator, torch_scope
 from .model import VAE
 
@@ -33,7 +41,17 @@ class _Cells(NamedTuple):
 
 
 class DrawsRows(BaseVAE):
-    """`sample` and `impute`, which a transformer has and a detector does not."""
+    """`sample` and `impute`, which a transformer has and a detector does not; the codes that `sample` draws around."""
+
+    _parameter_constraints: ClassVar[dict] = {**BaseVAE._parameter_constraints, "keep_codes": ["boolean"]}
+
+    _leaves: ClassVar[dict[str, Rule | None]] = {
+        **BaseVAE._leaves,
+        "_codes": Rule("codes of training rows", lambda v, D, J: fault_of_codes(v, D, J) is None),
+        "_reservoir": Rule("rows, weights and keys", lambda v, D, J: fault_of_reservoir(v, D) is None),
+    }
+
+    keep_codes: bool
 
     @available_if(takes_gaps)
     @at_once
@@ -107,8 +125,14 @@ class DrawsRows(BaseVAE):
 
     @available_if(offers("prior"))
     @at_once
-    def sample(self, n_samples: int = 1, *, random_state: RandomState = None, given: Any = None) -> Any:
-        """Draw new rows: z from p(z), then x from p(x|z). Or rows of which some cells are given.
+    def sample(
+        self, n_samples: int = 1, *, random_state: RandomState = None, prior: str = "aggregated", given: Any = None
+    ) -> Any:
+        """Draw new rows: a z, then x from p(x|z). Or rows of which some cells are given.
+
+        By default z is a training row's code with the spread of q(z|x) around it: a draw of the aggregated posterior
+        (Hoffman & Johnson 2016), which is where the decoder has learnt what rows look like (Tomczak & Welling 2018).
+        q is as much wider as makes other rows' codes most likely. `score_samples` is of p(z), the model's own prior.
 
         Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
         Absent where the objective offers no prior.
@@ -122,6 +146,9 @@ class DrawsRows(BaseVAE):
             Rows to draw; of every row of `given`, where there are some.
         random_state : int, RandomState or None, default=None
             None draws anew at every call.
+        prior : {"aggregated", "model"}, default="aggregated"
+            Where z comes from: around the codes of up to 5000 training rows, which are kept (see `keep_codes`), or from
+            p(z), as always with `given`.
         given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Cells that the rows are to have. A dict or a Series holds one row's, by their columns' names (numbers where
             `fit` saw none); a data frame holds some columns of one row or more; an array holds all columns. What is
@@ -138,8 +165,8 @@ class DrawsRows(BaseVAE):
         Raises
         ------
         ValueError
-            If `n_samples` is not an integer of at least 1, `given` has a column or a category that `fit` has not seen
-            or is of a wrong shape, or one of its rows is too far from the training data.
+            If a parameter breaks a rule, no codes were kept to draw around, `given` has a column or a category that
+            `fit` has not seen or is of a wrong shape, or one of its rows is too far from the training data.
         TypeError
             If `given` holds something that is no cell of a table.
         """
@@ -149,13 +176,52 @@ class DrawsRows(BaseVAE):
         if given is not None:
             return self._sample_given(given, int(n_samples), inference, random_state)
         rng = _generator(random_state, inference)
-        with torch_scope(rng.device, grad=False):
-            z = inference.model.prior.sample(int(n_samples), rng, torch.float64).cpu().numpy()
+        Z, _ = self._latents(int(n_samples), prior, rng, inference)
 
         def rows(model: VAE, z: Tensor) -> Tensor:
             return model.sample(z, rng) if model.is_density else model.mean(z)
 
-        return model.schema.decoded(inference.decoded(z, rows), typed=True)
+        return model.schema.decoded(inference.decoded(Z, rows), typed=True)
+
+    def _latents(
+        self, n_samples: int, prior: str, rng: torch.Generator, inference: Inference
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Draws of z, (n_samples, J), in training order, and around which of the kept codes: (n_samples,)."""
+        if prior not in ("aggregated", "model"):
+            raise ValueError(f"prior={prior!r} must be 'aggregated' or 'model'.")
+        with torch_scope(rng.device, grad=False):
+            if prior == "aggregated":
+                z, place = self._kept(inference).draw(n_samples, rng)
+                return z.cpu().numpy(), place
+            return inference.model.prior.sample(n_samples, rng, torch.float64).cpu().numpy(), None
+
+    def _kept(self, inference: Inference) -> Codes:
+        """The codes of training rows; ValueError where none are kept."""
+        state = vars(self)
+        if "_codes" in state:
+            return Codes(**state["_codes"])
+        if "_reservoir" in state:
+            known = Reservoir(**state["_reservoir"])
+            return Codes.of(inference, known.X, known.weight)
+        raise ValueError(
+            "No codes of training rows are kept, as keep_codes=False asks or because the fit has not ended; use "
+            "sample(prior='model'), or fit with keep_codes=True."
+        )
+
+    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:
+        return self._with_codes(fit_model(reader, rows, settings, epoch), rows, settings)
+
+    def _with_codes(self, fit: Fit, rows: TrainingRows, settings: FitSettings) -> Fit:
+        """A fit to these rows, with their codes where they are to be kept and of use."""
+        keeps = self.keep_codes and "prior" in fit.model.offers
+        return with_codes(fit, rows, settings) if keeps else fit
+
+    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> Fit:
+        earlier = self._earlier()
+        fit = continue_fit(reader, rows, settings, earlier)
+        if not (self.keep_codes and "prior" in fit.model.offers):
+            return fit
+        return with_rows(fit, rows, earlier, None if earlier is None else self._inference())
 
     def _sample_given(self, given: Any, n_samples: int, inference: Inference, random_state: Any) -> Any:
         schema, decoder = self._fitted().schema, self._fitted().specs["decoder"]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
 
+from ._codes import CODES, Codes, weights
 from ._fit import FitSettings, components, prepare
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion, unit
@@ -17,7 +18,6 @@ from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
 from ._linear import Covariance
 from ._params import is_users_function
-from ._reservoir import Reservoir
 from ._saved import is_finite_array
 from ._tables.batches import to_rows
 from ._tables.moments import Array, has_gaps, row_blocks
@@ -26,12 +26,10 @@ from ._torch import single_blas, thread_limit, torch_scope
 from .likelihoods import baseline_samples, max_latents
 from .priors import AggregatedPosterior
 
-__all__ = ["ATTRIBUTES", "Normality", "as_many_as_columns", "fault", "joined", "known_rows", "learn", "supported"]
+__all__ = ["ATTRIBUTES", "Normality", "as_many_as_columns", "fault", "learn", "rows_behind", "supported"]
 
 # n_components="auto": as many latents as columns, at most this many.
 AUTO_MOST = 64
-# Training rows whose codes make the aggregated posterior, at most.
-CODES = 5000
 # Training rows that say what is typical, of scores and of explanations, at most.
 SCORED, EXPLAINED = 2000, 50
 # contamination="auto": the share of training rows below the threshold.
@@ -79,7 +77,7 @@ def supported(
         The columns' standard deviations over all rows, where some are left out: a column that is constant in the
         others keeps its scale.
     """
-    weight = _weights(table)
+    weight = weights(table)
     kept = np.ones(len(table), dtype=bool)
     if share == 1:
         return table, kept, None
@@ -261,35 +259,23 @@ def learn(
     typical = _finite_mean(found.explanations(inference, few.X), few.weight, criterion)
     # Explanations are to sum to the score less the mean of all training scores.
     typical[-1] += np.ma.masked_invalid(scores).mean() - typical.sum()
-    weight: Any = some.weight if auto else _weights(table)
+    weight: Any = some.weight if auto else weights(table)
     found = replace(found, typical_explanation=typical, training_scores=scores, training_weight=weight)
     return replace(found, offset=found.at_share(share))
 
 
-def known_rows(sample: dict[str, Any] | None, codes: dict[str, np.ndarray], inference: Inference) -> Reservoir:
-    """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
-    if sample is not None:
-        return Reservoir(**sample)
-    X = inference.decoded(codes["mean"], lambda model, z: model.mean(z))
-    return Reservoir.of(X, np.exp(codes["log_weight"]) * len(X), inference.seed)
-
-
-def joined(known: Reservoir | None, chunk: Reservoir) -> Reservoir:
-    """A sample of the rows of both, of the size that is kept."""
-    return (chunk if known is None else known.joined(chunk)).smallest(CODES)
+def rows_behind(codes: dict[str, np.ndarray]) -> Codes:
+    """The codes of normal rows, as `known_rows` takes them."""
+    return Codes(codes["mean"], codes["var"], np.exp(codes["log_weight"]) * len(codes["mean"]))
 
 
 def _sample(table: TrainingRows, most: int, seed: int) -> TrainingRows:
     """At most `most` of the rows, with weights."""
-    weight = _weights(table)
+    weight = weights(table)
     if len(table) <= most:
         return TrainingRows(table.X, None, weight)
     some = np.random.default_rng(seed).permutation(len(table))[:most]
     return TrainingRows(table.X[some], None, weight[some])
-
-
-def _weights(table: TrainingRows) -> Array:
-    return np.ones(len(table)) if table.weight is None else table.weight
 
 
 def _aggregated(inference: Inference, table: TrainingRows) -> dict[str, np.ndarray]:

@@ -61,6 +61,12 @@ class Labelled(NamedTuple):
         y, weight = None if y is None else _safe_indexing(y, index), None if weight is None else weight[index]
         return Labelled(self.X[index], y, weight)
 
+    @property
+    def to_encode(self) -> TrainingRows:
+        """The rows that weigh anything."""
+        rows = TrainingRows(self.X, None, self.weight)
+        return rows if self.weight is None else rows.at(self.weight > 0)
+
 
 @dataclass(frozen=True)
 class Candidate:

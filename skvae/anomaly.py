@@ -15,9 +15,10 @@ from torch import nn
 
 from ._base import BaseVAE, SetOutput
 from ._chunk import continue_fit
+from ._codes import joined, known_rows
 from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
-from ._normality import ATTRIBUTES, ROBUST_SUPPORT, Normality, as_many_as_columns, joined, known_rows, learn, supported
+from ._normality import ATTRIBUTES, ROBUST_SUPPORT, Normality, as_many_as_columns, learn, rows_behind, supported
 from ._normality import fault as fault_of_normality
 from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
@@ -477,7 +478,7 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
     def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> Fit:
         known = None
         if self.__sklearn_is_fitted__():
-            known = known_rows(getattr(self, "_reservoir", None), self._codes, self._inference())
+            known = known_rows(getattr(self, "_reservoir", None), rows_behind(self._codes), self._inference())
         fit = continue_fit(reader, rows, settings, self._earlier())
         sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
         return self._with_normality(fit, settings, sample.table, sample.table, _reservoir=sample.state)

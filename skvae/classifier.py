@@ -82,6 +82,8 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         Epochs without a better held-out loss before training stops.
     n_draws : int, default=64
         Points z per row in `score_samples` and `impute`.
+    keep_codes : bool, default=True
+        Keep the codes of up to 5000 training rows for `sample`, as in :class:`VAETransformer`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
@@ -185,6 +187,7 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         validation_fraction: float = 0.1,
         n_iter_no_change: float = 30,
         n_draws: int = 64,
+        keep_codes: bool = True,
         random_state: RandomState = None,
         verbose: int = 0,
         device: str = "cpu",
@@ -207,6 +210,7 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.n_draws = n_draws
+        self.keep_codes = keep_codes
         self.random_state = random_state
         self.verbose = verbose
         self.device = device

@@ -99,6 +99,8 @@ class VAETransformerCV(VAETransformer):
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
         Points z per row in `score_samples`, `score` and `impute`.
+    keep_codes : bool, default=True
+        Keep the codes of up to 5000 training rows for `sample`, as in :class:`VAETransformer`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
@@ -217,6 +219,7 @@ class VAETransformerCV(VAETransformer):
         validation_fraction: float = 0.1,
         n_iter_no_change: float = 30,
         n_draws: int = 64,
+        keep_codes: bool = True,
         random_state: RandomState = None,
         verbose: int = 0,
         device: str = "cpu",
@@ -239,6 +242,7 @@ class VAETransformerCV(VAETransformer):
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,
             n_draws=n_draws,
+            keep_codes=keep_codes,
             random_state=random_state,
             verbose=verbose,
             device=device,
@@ -298,6 +302,7 @@ class VAETransformerCV(VAETransformer):
         _warn_of_failures(race.scores)
         index = self._choose(race.compared, candidates, race.alive)
         found = self._fitted_to_all(entrants[index], X, y) if winner is None else _with_warnings(*winner)
+        found = self._with_codes(found, entrants[index].table.to_encode, entrants[index].settings)
         return replace(found, attributes=found.attributes | _report(index, candidates, race))
 
     @property
@@ -340,7 +345,7 @@ class VAETransformerCV(VAETransformer):
         if not sizes:
             raise ValueError("n_components holds no candidate; give at least one number of latents.")
         others = self.param_grid or {}
-        if reserved := {"n_components", "n_draws", "random_state", "device", "verbose"} & set(others):
+        if reserved := {"n_components", "n_draws", "keep_codes", "random_state", "device", "verbose"} & set(others):
             raise ValueError(
                 f"param_grid holds {sorted(reserved)}, which every candidate shares; set them on the estimator itself."
             )

@@ -13,8 +13,6 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from ._base import offers
-from ._chunk import continue_fit
-from ._fit import Fit, FitSettings, Task, fit_model
 from ._generate import DrawsRows
 from ._inference.blocks import refuse_far_rows
 from ._inference.posterior import mean_and_std, posterior_mean
@@ -22,7 +20,6 @@ from ._params import Activation, NetworkLike, RandomState
 from ._state import at_once
 from ._tables.batches import Batch
 from ._tables.moments import Array, at_most
-from ._tables.reader import TableReader, TrainingRows
 from .likelihoods import Likelihood
 from .model import VAE
 from .networks import Network
@@ -88,6 +85,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
         Points z per row in `score_samples`, `score` and `impute`.
+    keep_codes : bool, default=True
+        Keep the codes of up to 5000 training rows, which `sample` draws around (8 bytes a latent and row), and after
+        `partial_fit` such rows themselves, since their codes change with every chunk. A code is nearly its row: with
+        False nothing of single rows is kept, and `sample` needs `prior="model"`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
@@ -184,6 +185,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         validation_fraction: float = 0.1,
         n_iter_no_change: float = 30,
         n_draws: int = 64,
+        keep_codes: bool = True,
         random_state: RandomState = None,
         verbose: int = 0,
         device: str = "cpu",
@@ -205,6 +207,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.n_draws = n_draws
+        self.keep_codes = keep_codes
         self.random_state = random_state
         self.verbose = verbose
         self.device = device
@@ -230,7 +233,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        return self._codes(self._reader().read(X), posterior_mean)
+        return self._encoded(self._reader().read(X), posterior_mean)
 
     @available_if(offers("posterior"))
     @at_once
@@ -256,7 +259,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        codes = self._codes(self._reader().read(X), mean_and_std)
+        codes = self._encoded(self._reader().read(X), mean_and_std)
         return codes[..., 0], codes[..., 1]
 
     @at_once
@@ -305,14 +308,15 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        return self._means(self._codes(self._reader().read(X), posterior_mean), like=X)
+        return self._means(self._encoded(self._reader().read(X), posterior_mean), like=X)
 
     @available_if(offers("density"))
     @at_once
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log-likelihood of every row, in nats and in the units of X.
+        """Log-likelihood of every row, in nats and in the units of X: of the density whose p(z) is the model's `prior`.
 
-        The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
+        That is what `sample(prior="model")` draws from; the codes that `sample` draws around by default have no part in
+        it. The logarithm of the mean importance weight p(x, z) / q(z|x) over `n_draws` points: with one or two latents
         Gauss-Hermite quadrature around q(z|x), with more quasi-random draws, where it is a lower bound that tightens
         with `n_draws` (Burda et al. 2016, eq. 8). The points are fixed by the fit and shared by all rows, so a row's
         score depends on nothing else. With missing cells it is the likelihood of the present ones. Absent where the
@@ -360,17 +364,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         """
         return float(np.mean(self.score_samples(X)))
 
-    def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:
-        return fit_model(reader, rows, settings, epoch)
-
-    def _learn_chunk(self, reader: TableReader, rows: TrainingRows, settings: FitSettings) -> Fit:
-        return continue_fit(reader, rows, settings, self._earlier())
-
     @property
     def _n_features_out(self) -> int:
         return self.n_components_
 
-    def _codes(self, X: Array, function: Callable[[VAE, Batch], Tensor]) -> np.ndarray:
+    def _encoded(self, X: Array, function: Callable[[VAE, Batch], Tensor]) -> np.ndarray:
         """`function`'s codes (N, J, ...) of the rows of X, most informative latent first, in X's precision."""
         inference = self._inference()
         order = torch.tensor(self._fitted().order, device=inference.device)

@@ -1,0 +1,164 @@
+"""Codes of training rows that are kept, to draw new rows around them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._fit import Fit, FitSettings
+from ._inference.blocks import Inference
+from ._inference.posterior import mean_and_std
+from ._reservoir import Reservoir
+from ._saved import is_finite_array
+from ._tables.moments import Array, has_gaps
+from ._tables.reader import TrainingRows
+from ._tables.sources import RowSource
+from ._torch import thread_limit, torch_scope
+from .priors import AggregatedPosterior
+
+__all__ = ["CODES", "Codes", "fault", "joined", "known_rows", "weights", "with_codes", "with_rows"]
+
+# Training rows whose codes are kept, at most.
+CODES = 5000
+# Numbers that a sample of the rows of a stream may hold: 20 MB, less than 5000 rows of more than 500 columns.
+KEPT_NUMBERS = 2_500_000
+# Of a table that is read from elsewhere rows are taken in so many runs of neighbours.
+RUNS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Codes of a sample of the training rows, where their cells were missing, and what the rows weigh.
+
+    Attributes
+    ----------
+    mean, var : ndarray of float32 of shape (M, J)
+        Of q(z|x), in training order of the latents; variances are widened as `AggregatedPosterior.width` says.
+    weight : ndarray of shape (M,)
+    gaps : ndarray of uint8 of shape (M, ceil(D / 8)) or None
+        The rows' missing cells, a bit for each column; None where no row lacks any.
+    """
+
+    mean: np.ndarray
+    var: np.ndarray
+    weight: np.ndarray
+    gaps: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, inference: Inference, X: Array, weight: Array) -> Codes:
+        """The codes of the rows of X, in data units; rows too far out to be encoded have none."""
+        gappy = has_gaps(X)
+        found = inference.by_blocks(X, mean_and_std, factors=gappy)
+        near = np.isfinite(found).all(axis=(1, 2))
+        X, weight, found = X[near], weight[near] / weight[near].mean(), found[near].astype(np.float32)
+        mean, var = found[..., 0], np.square(found[..., 1]).clip(np.finfo(np.float32).tiny)
+        if not inference.model.has_posterior:
+            var = _scott(mean, weight)
+        codes = cls(mean, var, weight, np.packbits(np.isnan(X), axis=1) if gappy else None)
+        with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
+            parts = (torch.from_numpy(part).double() for part in (mean, var, weight))
+            width = AggregatedPosterior.of(*parts).width(inference.seed)
+        return replace(codes, var=var * np.float32(width))
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The codes as plain arrays; `Codes(**state)` is the way back."""
+        return asdict(self)
+
+    def draw(self, n_samples: int, rng: torch.Generator) -> tuple[Tensor, np.ndarray]:
+        """Draws of (1 / M) sum_i q(z|x_i), (n_samples, J), and of which code each is: (n_samples,)."""
+        parts = self.mean, self.var, self.weight
+        mean, var, weight = (torch.tensor(part, device=rng.device).double() for part in parts)
+        place = torch.multinomial(weight, n_samples, replacement=True, generator=rng)
+        eps = torch.randn(n_samples, mean.shape[1], generator=rng, dtype=mean.dtype, device=rng.device)
+        return mean[place] + var[place].sqrt() * eps, place.cpu().numpy()
+
+    def missing(self, place: np.ndarray, n_features: int) -> np.ndarray:
+        """The cells that the rows of these codes lack: bool of shape (n, n_features)."""
+        if self.gaps is None:
+            return np.zeros((len(place), n_features), dtype=bool)
+        return np.unpackbits(self.gaps[place], axis=1, count=n_features).astype(bool)
+
+
+def _scott(mean: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Variances of a kernel density of codes without a spread of their own, by Scott's rule (1992): (M, J)."""
+    n_codes, n_components = mean.shape
+    spread = np.average(np.square(mean - np.average(mean, axis=0, weights=weight)), axis=0, weights=weight)
+    var = spread * n_codes ** (-2 / (n_components + 4))
+    return np.broadcast_to(var.clip(np.finfo(np.float32).tiny), mean.shape).astype(np.float32)
+
+
+def with_codes(fit: Fit, rows: TrainingRows, settings: FitSettings) -> Fit:
+    """A fit, with the codes of a sample of the rows that it was made to."""
+    some = _some(rows, fit.model.seed)
+    codes = Codes.of(fit.model.inference(settings.device, 1), some.X, weights(some))
+    return replace(fit, attributes=fit.attributes | {"_codes": codes.state})
+
+
+def with_rows(fit: Fit, chunk: TrainingRows, earlier: dict[str, Any] | None, before: Inference | None) -> Fit:
+    """A fit to one more chunk, with a sample of the rows of all: their codes change from chunk to chunk.
+
+    `earlier` are the attributes that the chunk before left, `before` looks at rows as they do.
+    """
+    known = None
+    if earlier is not None and before is not None:
+        codes = earlier.get("_codes")
+        known = known_rows(earlier.get("_reservoir"), None if codes is None else Codes(**codes), before)
+    n_kept = min(CODES, max(1, KEPT_NUMBERS // chunk.X.shape[1]))
+    sample = joined(known, Reservoir.of(chunk.X, chunk.weight, fit.model.seed), n_kept)
+    return replace(fit, attributes=fit.attributes | {"_reservoir": sample.state})
+
+
+def known_rows(sample: dict[str, Any] | None, codes: Codes | None, inference: Inference) -> Reservoir | None:
+    """A sample of the rows seen so far; of rows that `fit` has not kept, their decoded codes."""
+    if sample is not None:
+        return Reservoir(**sample)
+    if codes is None:
+        return None
+    X = inference.decoded(codes.mean, lambda model, z: model.mean(z))
+    X[codes.missing(np.arange(len(X)), X.shape[1])] = np.nan
+    return Reservoir.of(X, codes.weight, inference.seed)
+
+
+def joined(known: Reservoir | None, chunk: Reservoir, size: int = CODES) -> Reservoir:
+    """A sample of the rows of both, of the size that is kept."""
+    return (chunk if known is None else known.joined(chunk)).smallest(size)
+
+
+def weights(table: TrainingRows) -> Array:
+    """What the rows weigh."""
+    return np.ones(len(table)) if table.weight is None else table.weight
+
+
+def _some(table: TrainingRows, seed: int) -> TrainingRows:
+    """At most `CODES` of the rows, at random; runs of neighbours where single rows would cost as much as all."""
+    rng = np.random.default_rng(seed)
+    if len(table) <= CODES:
+        return TrainingRows(table.X[:], None, table.weight)
+    if not isinstance(table.X, RowSource):
+        place = np.sort(rng.choice(len(table), CODES, replace=False))
+        return TrainingRows(table.X[place], None, None if table.weight is None else table.weight[place])
+    size = CODES // RUNS
+    runs = [slice(first * size, (first + 1) * size) for first in np.sort(rng.choice(len(table) // size, RUNS, False))]
+    weight = None if table.weight is None else np.concatenate([table.weight[run] for run in runs])
+    return TrainingRows(table.X.slices(runs), None, weight)
+
+
+def fault(codes: Any, n_features: int, n_components: int) -> str | None:
+    """What is wrong with saved codes, in words; None if nothing is."""
+    if not isinstance(codes, dict) or codes.keys() != {"mean", "var", "weight", "gaps"}:
+        return "_codes are not means, variances, weights and gaps"
+    mean, var, weight, gaps = (codes[name] for name in ("mean", "var", "weight", "gaps"))
+    if not all(is_finite_array(values, "f") for values in (mean, var, weight)):
+        return "_codes hold something that is not a finite number"
+    n_codes = weight.size
+    if not n_codes or weight.ndim != 1 or not mean.shape == var.shape == (n_codes, n_components):
+        return f"_codes have the shapes {mean.shape}, {var.shape} and {weight.shape}"
+    if not ((var > 0).all() and (weight > 0).all()):
+        return "a code's variance or weight is not positive"
+    packed = isinstance(gaps, np.ndarray) and gaps.dtype == np.uint8 and gaps.shape == (n_codes, -(-n_features // 8))
+    return None if gaps is None or packed else "_codes hold gaps that are not a bit for each cell"
