@@ -113,7 +113,7 @@ def test_samples_are_means_of_decoded_draws_of_the_prior(name, prior):
     with torch.no_grad():
         z = model.prior.sample(5, seeded(seed), torch.float64)
         expected = scale_of(vae).to_data(model.mean(z).numpy())
-    np.testing.assert_allclose(vae.sample(5, random_state=0), expected)
+    np.testing.assert_allclose(vae.sample(5, random_state=0, prior="model"), expected)
 
 
 @every_pair
@@ -164,7 +164,7 @@ def test_tables_of_several_kinds_are_taken(name):
     iris = load_iris(as_frame=True)
     frame = iris.data.assign(kind=pd.Categorical.from_codes(iris.target, ["a", "b", "c"]), petals=(iris.target + 1) * 3)
     vae = VAETransformer(2, likelihood="auto", objective=OBJECTIVES[name], max_iter=3, random_state=0).fit(frame)
-    drawn = vae.sample(20, random_state=0)
+    drawn = vae.sample(20, random_state=0, prior="model")
     assert list(drawn.columns) == list(frame.columns)
     assert set(drawn["kind"]) <= {"a", "b", "c"}
     assert np.isfinite(vae.transform(frame)).all()

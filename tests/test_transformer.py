@@ -138,7 +138,7 @@ def test_score_samples_is_a_tight_lower_bound_on_the_exact_likelihood(linear, wi
 def test_sample_has_the_models_moments(linear, any_seed):
     """Within five standard errors, of shares of two variances sqrt(2 / n) at most."""
     vae, W, center = linear
-    X = vae.sample(50_000, random_state=any_seed)
+    X = vae.sample(50_000, random_state=any_seed, prior="model")
     cov = W @ W.T + np.diag(vae.noise_variance_)
     std = np.sqrt(np.diag(cov))
     np.testing.assert_allclose((X.mean(axis=0) - center) / std, 0, atol=5 / np.sqrt(50_000))

@@ -7,6 +7,7 @@ from ._mutant import Mutant
 __all__ = ["ESTIMATORS"]
 
 FIT, BASE, TRANSFORMER, GENERATE, RACE = "_fit.py", "_base.py", "transformer.py", "_generate.py", "_race.py"
+KEPT = "_codes.py"
 
 ESTIMATORS = [
     Mutant(
@@ -162,5 +163,33 @@ ESTIMATORS = [
         "of_present / (1 + of_present / df)",
         "df",
         "test_pooling.py::test_degrees_of_freedom_of_a_small_table",
+    ),
+    Mutant(
+        "all codes are drawn around alike, whatever their rows weigh",
+        KEPT,
+        "torch.multinomial(weight, ",
+        "torch.multinomial(torch.ones_like(weight), ",
+        "test_kept_codes.py::test_heavier_rows_are_drawn_more_often",
+    ),
+    Mutant(
+        "draws have the square of the codes' spread",
+        KEPT,
+        "var[place].sqrt() * eps",
+        "var[place] * eps",
+        "test_kept_codes.py::test_draws_have_the_weighted_codes_moments",
+    ),
+    Mutant(
+        "a stream keeps its last chunk",
+        KEPT,
+        "(chunk if known is None else known.joined(chunk))",
+        "(chunk if known is None else chunk)",
+        "test_kept_codes.py::test_a_stream_keeps_an_even_sample_of_its_rows",
+    ),
+    Mutant(
+        "of a file the first rows are kept",
+        KEPT,
+        "np.sort(rng.choice(len(table) // size, RUNS, False))",
+        "range(RUNS)",
+        "test_kept_codes.py::test_of_a_file_runs_of_rows_are_read",
     ),
 ]

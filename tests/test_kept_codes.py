@@ -1,0 +1,221 @@
+"""Rows drawn around the codes of training rows, and what is kept of these."""
+
+import pickle
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+from helpers import by_skops, load_state, seeded
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import load_wine
+from sklearn.utils import check_random_state
+
+from skvae import VAETransformer, VAETransformerCV, _codes
+from skvae._codes import Codes
+from skvae._tables.sources import as_source
+from skvae.priors._aggregated import WIDTHS
+
+
+def make(n_components=2, **parameters):
+    settings = {"hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
+    return VAETransformer(n_components, **settings | parameters)
+
+
+@cache
+def fitted(**parameters):
+    return make(**parameters).fit(load_wine().data)
+
+
+def apart(n=300, seed=0):
+    """Two groups of rows, far from each other."""
+    rng = np.random.default_rng(seed)
+    group = np.arange(n) % 2
+    return 10.0 * group[:, None] + rng.normal(size=(n, 3)), group
+
+
+def between(X):
+    """The share of rows in the middle, where there are none."""
+    return np.mean(np.abs(X.mean(axis=1) - 5) < 2)
+
+
+def codes_of(vae):
+    return Codes(**vae._codes)
+
+
+def test_draws_have_the_weighted_codes_moments():
+    rng = np.random.default_rng(0)
+    mean, var = rng.normal(size=(5, 2)).astype(np.float32), rng.uniform(0.1, 2, (5, 2)).astype(np.float32)
+    weight = np.array([1.0, 2.0, 3.0, 4.0, 0.5])
+    n, share = 200_000, weight / weight.sum()
+    z, place = Codes(mean, var, weight).draw(n, seeded())
+    assert_allclose(np.bincount(place) / n, share, atol=5 * np.sqrt(0.25 / n))
+    assert_allclose(z.mean(0), share @ mean, atol=0.02)
+    assert_allclose(z.square().mean(0), share @ (var + mean**2), atol=0.05)
+    for k in range(5):
+        assert_allclose(z.numpy()[place == k].std(0), np.sqrt(var[k]), rtol=0.03)
+
+
+def test_rows_are_drawn_around_codes():
+    vae, codes = fitted(), codes_of(fitted())
+    rng = seeded(int(check_random_state(3).randint(np.iinfo(np.int32).max)))
+    z, _ = codes.draw(7, rng)
+    expected = vae.module_.sample(z, rng).numpy() * vae.scale_ + vae._shift
+    assert_allclose(vae.sample(7, random_state=3), expected)
+    mean, std = vae.posterior(load_wine().data)
+    assert_allclose(codes.mean[:, vae._order], mean, atol=1e-5)
+    ratio = codes.var[:, vae._order] / std**2
+    assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
+    assert np.isclose(ratio[0, 0], WIDTHS).any()
+
+
+def test_nothing_is_drawn_where_there_are_no_rows():
+    X, _ = apart()
+    vae = make(1, likelihood="gaussian", hidden_layer_sizes=()).fit(X)
+    assert between(vae.sample(1000, random_state=0)) < 0.05
+    assert between(vae.sample(1000, random_state=0, prior="model")) > 0.15
+
+
+def test_heavier_rows_are_drawn_more_often():
+    X, group = apart()
+    vae = make(1).fit(X, sample_weight=np.where(group == 1, 3.0, 1.0))
+    share = np.mean(vae.sample(2000, random_state=0)[:, 0] > 5)
+    assert abs(share - 0.75) < 0.05
+    counted = make(1).fit(X, sample_weight=np.where(group == 1, 0.0, 1.0))
+    assert len(counted._codes["weight"]) == np.sum(group == 0)
+
+
+def test_a_table_given_twice_is_no_reason_for_narrower_codes():
+    X = load_wine().data
+    once, twice = (_codes.Codes.of(fitted()._inference(), rows, np.ones(len(rows))) for rows in (X, np.tile(X, (2, 1))))
+    assert_allclose(twice.var[: len(X)], once.var)
+
+
+def test_codes_that_are_not_kept_cannot_be_drawn_around():
+    X = load_wine().data
+    vae = make(keep_codes=False).fit(X)
+    for fit in (vae.fit, vae.partial_fit, vae.partial_fit):
+        fit(X)
+        assert not {"_codes", "_reservoir"} & vars(vae).keys()
+        with pytest.raises(ValueError, match=re.escape("use sample(prior='model'), or fit with keep_codes=True")):
+            vae.sample(2, random_state=0)
+        assert vae.sample(2, random_state=0, prior="model").shape == (2, 13)
+    same = make().fit(X)
+    assert_array_equal(make(keep_codes=False).fit(X).transform(X), same.transform(X))
+
+
+@pytest.mark.parametrize("prior", ["normal", None, 3])
+def test_another_source_is_refused(prior):
+    with pytest.raises(ValueError, match=r"prior=.* must be 'aggregated' or 'model'"):
+        fitted().sample(2, random_state=0, prior=prior)
+
+
+def test_autoencoders_keep_none():
+    assert "_codes" not in vars(make(objective="autoencoder").fit(load_wine().data))
+
+
+def test_codes_without_a_spread_are_a_kernel_density():
+    vae = make(objective="wae").fit(load_wine().data)
+    mean, var = vae._codes["mean"].astype(float), vae._codes["var"]
+    ratio = var / (mean.var(axis=0) * len(mean) ** (-2 / (2 + 4)))
+    assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
+    assert np.isclose(ratio[0, 0], WIDTHS, rtol=1e-5).any()
+    assert vae.sample(3, random_state=0).shape == (3, 13)
+
+
+# A stream's
+
+
+def test_a_stream_keeps_an_even_sample_of_its_rows(monkeypatch):
+    monkeypatch.setattr(_codes, "CODES", 100)
+    X, group = apart(400)
+    vae = make(1)
+    for part in (slice(0, 100), group == 0, group == 1):
+        vae.partial_fit(X[part])
+    known = vae._reservoir["X"]
+    assert known.shape == (100, 3)
+    assert 30 < np.sum(known[:, 0] > 5) < 70
+    assert 0.3 < np.mean(vae.sample(500, random_state=0)[:, 0] > 5) < 0.7
+    assert_array_equal(pickle.loads(pickle.dumps(vae)).sample(5, random_state=0), vae.sample(5, random_state=0))
+
+
+def test_a_stream_of_wide_rows_keeps_fewer(monkeypatch):
+    monkeypatch.setattr(_codes, "KEPT_NUMBERS", 60)
+    assert make(1).partial_fit(apart()[0])._reservoir["X"].shape == (20, 3)
+
+
+def test_a_stream_that_goes_on_from_a_fit_knows_its_rows():
+    X, group = apart()
+    X[3, 1] = np.nan
+    vae = make(1).fit(X).partial_fit(X[group == 0])
+    known = vae._reservoir["X"]
+    assert len(known) == 450
+    assert_allclose(np.mean(known[:, 0] > 5), 1 / 3)
+    assert abs(np.mean(vae.sample(1000, random_state=0)[:, 0] > 5) - 1 / 3) < 0.05
+    assert np.isnan(known).sum() == 1
+
+
+# Large tables
+
+
+def test_of_a_large_table_a_sample_is_encoded(monkeypatch):
+    monkeypatch.setattr(_codes, "CODES", 50)
+    X, group = apart()
+    vae = make(1).fit(X, sample_weight=np.where(group == 1, 3.0, 1.0))
+    assert vae._codes["mean"].shape == (50, 1)
+    assert_allclose(vae._codes["weight"].max() / vae._codes["weight"].min(), 3)
+    assert 10 < np.sum(vae._codes["mean"] > 0) < 40
+
+
+def test_of_a_file_runs_of_rows_are_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(_codes, "CODES", 320)
+    X = np.lib.format.open_memmap(tmp_path / "X.npy", mode="w+", dtype=np.float64, shape=(3000, 2))
+    X[:] = np.arange(6000).reshape(3000, 2)
+    X.flush()
+    source = as_source(np.load(tmp_path / "X.npy", mmap_mode="r"))
+    table = _codes.TrainingRows(source, None, np.arange(1.0, 3001.0))
+    some = _codes._some(table, 0)
+    assert some.X.shape == (320, 2)
+    assert_array_equal(some.X[:, 0] / 2 + 1, some.weight)
+    runs = some.weight.reshape(64, 5)
+    assert_array_equal(np.diff(runs, axis=1), 1)
+    assert runs.min() < 300
+    assert runs.max() > 2700
+
+
+# Saved
+
+
+@pytest.mark.parametrize("back", [lambda vae: pickle.loads(pickle.dumps(vae)), by_skops], ids=["pickle", "skops"])
+def test_saved_codes_draw_the_same_rows(back):
+    X = load_wine().data.copy()
+    X[::3, 2] = np.nan
+    vae = make().fit(X)
+    assert_array_equal(back(vae).sample(4, random_state=1), vae.sample(4, random_state=1))
+
+
+BROKEN = {
+    "a list": lambda codes: [1, 2],
+    "no weights": lambda codes: {k: v for k, v in codes.items() if k != "weight"},
+    "a code less": lambda codes: codes | {"mean": codes["mean"][1:]},
+    "a latent more": lambda codes: codes | {k: np.tile(codes[k], (1, 2)) for k in ("mean", "var")},
+    "not a number": lambda codes: codes | {"mean": codes["mean"] * np.nan},
+    "no spread": lambda codes: codes | {"var": 0 * codes["var"]},
+    "a negative weight": lambda codes: codes | {"weight": -codes["weight"]},
+    "gaps of fewer columns": lambda codes: codes | {"gaps": np.zeros((len(codes["weight"]), 1), dtype=np.uint8)},
+    "gaps that are numbers": lambda codes: codes | {"gaps": np.zeros((len(codes["weight"]), 2))},
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_damaged_codes_are_refused(how):
+    state = {**vars(fitted()), "_codes": BROKEN[how](fitted()._codes)}
+    with pytest.raises(ValueError, match="damaged: _codes is"):
+        load_state(VAETransformer, state)
+
+
+def test_a_search_keeps_its_winners_codes():
+    X = load_wine().data
+    found = VAETransformerCV([1, 2], cv=2, max_iter=2, hidden_layer_sizes=(8,), random_state=0).fit(X)
+    assert found._codes["mean"].shape == (len(X), found.n_components_)
+    assert not hasattr(found.set_params(n_components=[1], max_iter=1, keep_codes=False).fit(X), "_codes")
