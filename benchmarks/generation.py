@@ -210,7 +210,8 @@ def points(table: pd.DataFrame, like: pd.DataFrame) -> np.ndarray:
     parts = [((table[numbers] - low) / (high - low).replace(0, 1)).to_numpy(float)]
     for c in like:
         if c not in numbers:
-            parts.append((table[c].to_numpy()[:, None] == like[c].unique()).astype(float))
+            known = np.asarray(like[c].unique(), dtype=object)
+            parts.append((table[c].to_numpy(dtype=object)[:, None] == known).astype(float))
     return np.concatenate(parts, axis=1)
 
 
@@ -513,6 +514,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     if args.only and title not in args.only:
                         continue
                     found = judge(train, test, drawn, TARGETS[name], seed, args.most, **more)
+                    if drawn is test:
+                        found = found._replace(coverage=np.nan, DCR=np.nan)
                     runs.setdefault(title, []).append(found)
                     print("  ".join([name, str(seed), *format_row(title, found)]), flush=True)
             found = {title: Measures(*np.mean(each, axis=0)) for title, each in runs.items()}

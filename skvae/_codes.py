@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -108,8 +109,8 @@ def with_rows(fit: Fit, chunk: TrainingRows, earlier: dict[str, Any] | None, bef
     if earlier is not None and before is not None:
         codes = earlier.get("_codes")
         known = known_rows(earlier.get("_reservoir"), None if codes is None else Codes(**codes), before)
-    n_kept = min(CODES, max(1, KEPT_NUMBERS // chunk.X.shape[1]))
-    sample = joined(known, Reservoir.of(chunk.X, chunk.weight, fit.model.seed), n_kept)
+    most = max(1, KEPT_NUMBERS // chunk.X.shape[1])
+    sample = joined(known, Reservoir.of(chunk.X, chunk.weight, fit.model.seed), most)
     return replace(fit, attributes=fit.attributes | {"_reservoir": sample.state})
 
 
@@ -124,9 +125,9 @@ def known_rows(sample: dict[str, Any] | None, codes: Codes | None, inference: In
     return Reservoir.of(X, codes.weight, inference.seed)
 
 
-def joined(known: Reservoir | None, chunk: Reservoir, size: int = CODES) -> Reservoir:
-    """A sample of the rows of both, of the size that is kept."""
-    return (chunk if known is None else known.joined(chunk)).smallest(size)
+def joined(known: Reservoir | None, chunk: Reservoir, most: float = math.inf) -> Reservoir:
+    """A sample of the rows of both, of `CODES` or `most`, whichever is less."""
+    return (chunk if known is None else known.joined(chunk)).smallest(int(min(CODES, most)))
 
 
 def weights(table: TrainingRows) -> Array:

@@ -11,7 +11,7 @@ from helpers import with_gaps
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from skvae import VAEAnomalyDetector, _normality
+from skvae import VAEAnomalyDetector, _codes, _normality
 
 
 def stream(detector, chunks, passes=1):
@@ -55,7 +55,8 @@ def size_of(detector):
 
 
 def test_a_stream_keeps_a_bounded_sample_of_all_its_rows(monkeypatch, any_seed):
-    monkeypatch.setattr(_normality, "CODES", 100)
+    for module in (_codes, _normality):
+        monkeypatch.setattr(module, "CODES", 100)
     detector, X = make(random_state=any_seed), correlated(1200)
     X = X.copy()
     # Column 0 counts the rows, so that a code tells which chunk it came from.
