@@ -18,7 +18,7 @@ from torch import nn
 
 from ._callbacks import clean_after, fit_task
 from ._chunk import check_same_specs
-from ._fit import Fit, FitSettings, Task, read
+from ._fit import Fit, FitSettings, Task, learn_columns
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._saved import Rule, Saved, fault_of_groups, fault_of_values
@@ -143,8 +143,7 @@ class BaseVAE(CallbackSupportMixin, Saved):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
         """A fit of a new model to X."""
-        settings, target = self._understood(self._settings(resolve_device(self.device)), y, sample_weight)
-        reader, rows = read(settings, X, target, sample_weight)
+        settings, reader, rows = self._first_rows(X, y, sample_weight)
         settings = settings.seeded(self.random_state)
         with fit_task(self, X, y, settings.max_iter) as task:
             task.result = self._learn(reader, rows, settings, task.epoch)
@@ -155,14 +154,21 @@ class BaseVAE(CallbackSupportMixin, Saved):
         """One epoch of a new model, or of the present one, on X."""
         earlier = self._earlier()
         if earlier is None:
-            settings, y = self._understood(self._settings(resolve_device(self.device)), y, sample_weight)
-            reader, rows = read(settings, X, y, sample_weight)
+            settings, reader, rows = self._first_rows(X, y, sample_weight)
             return self._learn_chunk(reader, rows, settings.seeded(self.random_state))
-        settings, y = self._understood(self._settings(self._fitted().device(self.device)), y, sample_weight)
+        settings, reader = self._settings(self._fitted().device(self.device)), self._reader()
+        X = reader.read(X, checked=False)
+        settings, y = self._understood(settings, y, sample_weight)
         check_same_specs(settings, earlier)
-        reader = self._reader()
-        rows = reader.training_rows(reader.read(X, checked=False), y, sample_weight, settings.objective)
+        rows = reader.training_rows(X, y, sample_weight, settings.objective)
         return self._learn_chunk(reader, rows, replace(settings, seed=earlier["_seed"]))
+
+    def _first_rows(self, X: Any, y: Any, sample_weight: Any) -> tuple[FitSettings, TableReader, TrainingRows]:
+        """A new model's settings, and the table to train on; of a bad X and a bad y the error is X's, as elsewhere."""
+        settings = self._settings(resolve_device(self.device))
+        reader, X = learn_columns(settings, X)
+        settings, y = self._understood(settings, y, sample_weight)
+        return settings, reader, reader.first_rows(X, y, sample_weight, settings.objective)
 
     def _understood(self, settings: FitSettings, y: Any, sample_weight: Any) -> tuple[FitSettings, Any]:
         """y as training reads it, and the settings that follow from it."""

@@ -22,7 +22,7 @@ from ._linear import Covariance
 from ._params import named
 from ._state import Blueprint, FittedModel, pack
 from ._tables.batches import ArrayTable, Batch, as_table
-from ._tables.moments import Moments, Scale
+from ._tables.moments import Array, Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import draw_seed, large_products, make_generator, single_blas, thread_limit, torch_scope
 from ._training import engine
@@ -53,10 +53,10 @@ __all__ = [
     "components",
     "fit_model",
     "in_model_units",
+    "learn_columns",
     "prepare",
     "products",
     "publish",
-    "read",
     "start",
 ]
 
@@ -184,10 +184,9 @@ def _network(value: Any, default: Network) -> Network:
     return clone(value) if isinstance(value, Network) else Supplied(value)
 
 
-def read(settings: FitSettings, X: Any, y: Any, sample_weight: Any) -> tuple[TableReader, TrainingRows]:
-    """The table to train on, and what was learnt of its columns."""
-    reader, X = TableReader.learn(settings.name, X, settings.specs["likelihood"], resolved)
-    return reader, reader.first_rows(X, y, sample_weight, settings.objective)
+def learn_columns(settings: FitSettings, X: Any) -> tuple[TableReader, Array]:
+    """What reads tables like X, and X's numbers, yet to be checked."""
+    return TableReader.learn(settings.name, X, settings.specs["likelihood"], resolved)
 
 
 @dataclass(frozen=True)

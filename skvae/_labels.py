@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
 __all__ = ["Chunk", "Labels"]
@@ -57,8 +57,9 @@ class Labels:
         labels = cls(values, known)
         if values.dtype.kind == "f" and np.isinf(values[known]).any():
             raise ValueError("y holds infinity; labels are classes, and NaN stands for a row without one.")
-        if known.any():
-            check_classification_targets(_sorted(labels._plain(known)))
+        # Not by check_classification_targets, to which few labels of many classes look like numbers to predict.
+        if known.any() and (kind := type_of_target(_sorted(labels._plain(known)))) not in ("binary", "multiclass"):
+            raise ValueError(f"Unknown label type: {kind}. y holds numbers that are no classes; classes are whole.")
         return labels
 
     def classes(self, rows: np.ndarray | None) -> np.ndarray:

@@ -24,6 +24,7 @@ from helpers import CALLERS, ROUTES, assert_same
 from subjects import (
     KINDS,
     LOOKS,
+    STREAMS,
     answers,
     assert_finite,
     assert_unfitted,
@@ -37,9 +38,8 @@ from subjects import (
 Outcome = Callable[[str, Path], None]
 Change = Callable[[np.ndarray], Any]
 NAMES = list("abcd")
-OTHERS = ["transformer", "detector", "imputer"]  # all but the search
-WITH_A_PRIOR = ["transformer", "search"]
-STREAMS = ["transformer", "detector"]
+OTHERS = ["transformer", "detector", "imputer"]  # those that one row is enough for
+WITH_A_PRIOR = ["transformer", "search", "classifier"]
 
 
 def as_it_is(X: Any) -> Any:
@@ -191,7 +191,7 @@ FAULTS = [
     Fault(2, "infinity", Refused(cell(np.inf), "infinity: column 1, row 2")),
     Fault(2, "minus infinity", Refused(cell(-np.inf), "infinity: column 1, row 2")),
     Fault(2, "infinity in a named column", Refused(lambda X: framed(cell(np.inf)(X)), "'b'", before=framed)),
-    Fault(2, "infinity among categories", do.infinite_category, ["transformer", "search", "imputer"]),
+    Fault(2, "infinity among categories", do.infinite_category, ["transformer", "search", "imputer", "classifier"]),
     Fault(3, "a cell that float32 cannot hold", Trains(cell(1e39))),
     Fault(3, "a cell of 1e300", Trains(cell(1e300))),
     Fault(4, "all cells times 1e200", do.rescaled(1e200)),
@@ -204,6 +204,7 @@ FAULTS = [
     Fault(7, "constant columns only", do.constant(lambda X: np.ones_like(X) * [1.0, 0.0, -1e300, 1e-300])),
     Fault(8, "one row", Trains(lambda X: X[:1]), OTHERS),
     Fault(8, "one row", Refused(lambda X: X[:1], "n_samples=1|1 sample", by_looks=False, by_chunks=False), ["search"]),
+    Fault(8, "one row", Refused(lambda X: X[:1], "only 1 class", by_looks=False, by_chunks=False), ["classifier"]),
     Fault(
         9,
         "two rows with early stopping",

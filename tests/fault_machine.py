@@ -35,6 +35,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from subjects import (
     KINDS,
+    STREAMS,
     answers,
     assert_unfitted,
     looks,
@@ -73,7 +74,7 @@ def inside(caller: Callable[[], Any]) -> Check:
         X = with_hole(rows())
         estimator = small(kind).fit(X)
         found = [answers(kind, estimator, X)]
-        if kind in ("transformer", "detector"):
+        if kind in STREAMS:
             found.append(answers(kind, estimator.partial_fit(X), X))
         return found
 
@@ -91,7 +92,7 @@ def global_state_stays(kind: str, tmp_path: Path) -> None:
     X, before = with_hole(rows()), global_state()
     estimator = small(kind)
     calls: list[Callable[[], Any]] = [lambda: estimator.fit(X), lambda: answers(kind, estimator, X)]
-    if kind in ("transformer", "detector"):
+    if kind in STREAMS:
         calls.append(lambda: estimator.partial_fit(X))
     calls += [lambda: pickle.loads(pickle.dumps(estimator)), lambda: clone(estimator), lambda: repr(estimator)]
     for call in calls:
@@ -224,7 +225,7 @@ UNREADABLE += (pickle.UnpicklingError, zipfile.BadZipFile)
 
 def skops_loads(data: bytes) -> Any:
     names = skops.io.get_untrusted_types(data=data)
-    return skops.io.loads(data, trusted=[name for name in names if name.startswith(("skvae.", "sklearn."))])
+    return skops.io.loads(data, trusted=[name for name in names if name.startswith(("skvae.", "sklearn.", "helpers."))])
 
 
 def truncated_file(kind: str, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import pandas as pd
 import polars as pl
 import scipy.sparse
 import torch
+from helpers import by_turns
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from subjects import small
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, Mixed, StudentT
 from skvae._inference.criteria import CRITERIA
+from skvae.objectives import Classified
 from skvae.priors import Mixture
 
 # Columns
@@ -164,6 +166,23 @@ WEIGHTS = {
 }
 
 
+# Labels, of a classifier alone
+
+
+LABELS = {
+    "by turns": by_turns,
+    "words": lambda X: np.array(["a", "b", None], dtype=object)[by_turns(X)],
+    "all rows": lambda X: np.arange(len(X)) % 2 * 5,
+    "one row of each class": lambda X: np.where(np.arange(len(X)) < 2, np.arange(len(X)), np.nan),
+    "a class for every row": lambda X: np.arange(len(X)) / 1.0,
+    "one class": lambda X: np.ones(len(X), dtype=int),
+    "none": lambda X: np.full(len(X), -1),
+    "flags": lambda X: np.arange(len(X)) % 2 > 0,
+    "another length": lambda X: np.arange(len(X) + 1) % 2,
+    "fractions": lambda X: np.arange(len(X)) / 3,
+}
+
+
 # Options
 
 
@@ -202,6 +221,11 @@ OWN = {
         "race": st.booleans(),
     },
     "imputer": {"n_components": SIZES, "sample_posterior": st.booleans()},
+    "classifier": {
+        "n_components": SIZES,
+        "objective": st.sampled_from([Classified(weight=0.0), Classified(weight=1e3), Classified(beta=0.1, n_draws=2)]),
+        "unlabeled": st.sampled_from([None, -1, "a", 0]),
+    },
 }
 
 
@@ -214,13 +238,14 @@ class Example:
     X: np.ndarray = field(repr=False)
     container: str = "array"
     weights: str = "none"
+    labels: str = "by turns"
 
     def __repr__(self) -> str:
         """As lines to paste."""
         X = np.array2string(self.X, separator=", ", threshold=10**6, floatmode="unique").replace("nan", "np.nan")
         return (
             f"Example({self.kind!r}, {self.options!r},\nnp.array({X}),\n"
-            f"container={self.container!r}, weights={self.weights!r})"
+            f"container={self.container!r}, weights={self.weights!r}, labels={self.labels!r})"
         )
 
     def estimator(self) -> Any:
@@ -238,6 +263,9 @@ class Example:
     def weight(self) -> np.ndarray | None:
         return WEIGHTS[self.weights](len(self.X))
 
+    def y(self) -> np.ndarray | None:
+        return LABELS[self.labels](self.X) if self.kind == "classifier" else None
+
 
 @st.composite
 def examples(draw: Any, kind: str) -> Example:
@@ -249,4 +277,5 @@ def examples(draw: Any, kind: str) -> Example:
         X = SUPPORT[likelihood](X).astype(np.float64)
     container = draw(st.sampled_from(list(CONTAINERS)))
     weights = draw(st.one_of(st.just("none"), st.sampled_from(list(WEIGHTS))))
-    return Example(kind, options, X, container, weights)
+    labels = draw(st.sampled_from(list(LABELS))) if kind == "classifier" else "by turns"
+    return Example(kind, options, X, container, weights, labels)

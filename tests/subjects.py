@@ -1,4 +1,4 @@
-"""The four public estimators as subjects of a test: small ones, all they can say, and what must stay as it was."""
+"""The public estimators as subjects of a test: small ones, all they can say, and what must stay as it was."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import assert_same
+from helpers import VAEByTurns, assert_same
 from sklearn.exceptions import NotFittedError
 
 from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 
-KINDS = ["transformer", "detector", "search", "imputer"]
+KINDS = ["transformer", "detector", "search", "imputer", "classifier"]
+STREAMS = ["transformer", "detector", "classifier"]
 SMALL = {"hidden_layer_sizes": (6,), "max_iter": 2, "n_draws": 8, "random_state": 0}
 
 
@@ -29,6 +30,8 @@ def small(kind: str, **parameters: Any) -> Any:
     if kind == "search":
         sizes = parameters.pop("n_components", (1, 2))
         return VAETransformerCV(sizes, **{"cv": 2, **own}, **parameters)
+    if kind == "classifier":
+        return VAEByTurns(**{"n_components": 2, **parameters})
     vae = VAETransformer(**{"n_components": 2, **parameters})
     return vae if kind == "transformer" else VAEImputer(vae, random_state=0, **own)
 
@@ -73,6 +76,12 @@ LOOKS: dict[str, dict[str, Callable[[Any, Any], Any]]] = {
         "similar": lambda e, X: e.similar(X),
     },
     "imputer": {"transform": lambda e, X: e.transform(X)},
+    "classifier": {
+        **{name: look for name, look in TRANSFORMER.items() if name != "score"},
+        "predict": lambda e, X: e.predict(X),
+        "predict_proba": lambda e, X: e.predict_proba(X),
+        "decision": lambda e, X: e.decision_function(X),
+    },
 }
 BLIND: dict[str, dict[str, Callable[[Any], Any]]] = {
     "transformer": {
@@ -82,7 +91,7 @@ BLIND: dict[str, dict[str, Callable[[Any], Any]]] = {
     "detector": {"offset": lambda e: e.offset_, "training scores": lambda e: e.training_scores_},
     "imputer": {"names": lambda e: e.get_feature_names_out()},
 }
-BLIND["search"] = BLIND["transformer"]
+BLIND["search"] = BLIND["classifier"] = BLIND["transformer"]
 # Those that may say -inf of a row far out.
 SCORES = {"score_samples", "score", "decision_function"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import CALLERS, FOUR, answers, assert_same, with_gaps
+from helpers import CALLERS, EACH, answers, assert_same, with_gaps
 from members import MEMBERS, table
 
 import skvae
@@ -31,14 +31,14 @@ def gapped(iris):
 
 @pytest.fixture(scope="module")
 def plain(gapped):
-    return {name: answers(make().fit(gapped), gapped) for name, make in FOUR.items()}
+    return {name: answers(make().fit(gapped), gapped) for name, make in EACH.items()}
 
 
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("caller", CALLERS)
 def test_every_estimator_gives_the_same_bits_wherever_it_is_called(gapped, plain, name, caller):
     with CALLERS[caller]():
-        fitted = FOUR[name]().fit(gapped)
+        fitted = EACH[name]().fit(gapped)
         inside = answers(fitted, gapped)
     assert_same(inside, plain[name])
     assert_same(answers(fitted, gapped), plain[name])
@@ -48,8 +48,8 @@ def test_every_estimator_gives_the_same_bits_wherever_it_is_called(gapped, plain
 @pytest.mark.parametrize("caller", CALLERS)
 def test_a_stream_gives_the_same_bits_wherever_it_is_called(iris, name, caller):
     with CALLERS[caller]():
-        inside = FOUR[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
-    outside = FOUR[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
+        inside = EACH[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
+    outside = EACH[name]().partial_fit(iris[::2]).partial_fit(iris[1::2])
     assert_same(answers(inside, iris), answers(outside, iris))
 
 

@@ -160,6 +160,12 @@ def test_what_stands_for_no_label_is_read_as_nothing_else(fitted, wine):
     same(make().fit(X, np.where(few == -1, np.nan, few)), fitted, X)
 
 
+def test_many_classes_of_few_rows_are_classes():
+    """Without the warning that y may be numbers to predict."""
+    X, y = np.random.RandomState(0).randn(60, 4), np.where(np.arange(60) < 30, np.arange(60) % 25, -1)
+    assert len(make(n_components=2, max_iter=1).fit(X, y).classes_) == 25
+
+
 BAD = {
     "no y": (None, "requires y to be passed, but the target y is None"),
     "no label": (np.full(178, -1), "y labels no row. VAEClassifier needs labels of at least 2 classes"),

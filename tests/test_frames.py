@@ -12,7 +12,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from helpers import by_skops
+from helpers import VAEByTurns, by_skops
 
 from skvae import Mixed, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 
@@ -588,6 +588,10 @@ FITTED = {
         ["fit", "transform", "score", "impute", "posterior"],
     ),
     "imputer": (lambda: VAEImputer(make()), ["fit", "transform", "fit_transform"]),
+    "classifier": (
+        lambda: VAEByTurns(max_iter=2, random_state=0),
+        ["fit", "partial_fit", "predict", "predict_proba", "decision_function", "transform"],
+    ),
 }
 
 

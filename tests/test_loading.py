@@ -22,17 +22,17 @@ import pandas as pd
 import pytest
 import skops.io
 import torch
-from helpers import FOUR, answers, assert_same, by_skops, load_state
+from helpers import EACH, answers, assert_same, by_skops, by_turns, load_state
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_iris
 from skops.io.exceptions import UntrustedTypesFoundException
 from torch import nn
 
 import skvae
-from skvae import ELBO, MLP, Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
+from skvae import ELBO, MLP, Gaussian, VAEAnomalyDetector, VAEClassifier, VAEImputer, VAETransformer, VAETransformerCV
 from skvae._saved import stamp, unstamp
 
-each = pytest.mark.parametrize("name", FOUR)
+each = pytest.mark.parametrize("name", EACH)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X = load_iris().data
 
@@ -70,9 +70,15 @@ WAYS = {
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
+def made(name):
+    """An unfitted one, of a class that users have."""
+    estimator = EACH[name]()
+    return VAEClassifier(**estimator.get_params()) if name == "classifier" else estimator
+
+
 @cache
 def fitted(name):
-    estimator = FOUR[name]().fit(X)
+    estimator = made(name).fit(X, by_turns(X))
     return estimator.calibrate(X[:60], false_alarm_rate=0.1) if name == "detector" else estimator
 
 
@@ -281,7 +287,7 @@ def test_a_parameter_that_breaks_its_rule_is_told_when_saving(name):
     estimator = copy.deepcopy(fitted(name)).set_params(random_state="none")
     with pytest.raises(ValueError, match="The 'random_state' parameter"):
         pickle.dumps(estimator)
-    unfitted = FOUR[name]().set_params(random_state="none")
+    unfitted = made(name).set_params(random_state="none")
     assert pickle.loads(pickle.dumps(unfitted)).random_state == "none"
 
 
@@ -360,7 +366,7 @@ def test_another_class_in_the_place_of_a_part_is_refused(name):
     for part in ("_specs", "estimator_", "_codes", "_weights"):
         if part in vars(fitted(name)):
             refused(name, put(**{part: Gaussian()}))
-            refused(name, put(**{part: FOUR["transformer"]()}))
+            refused(name, put(**{part: EACH["transformer"]()}))
 
 
 @each
@@ -468,6 +474,7 @@ KINDS = {
     "detector": VAEAnomalyDetector,
     "search": VAETransformerCV,
     "imputer": VAEImputer,
+    "classifier": VAEClassifier,
 }
 
 
@@ -475,7 +482,7 @@ KINDS = {
 def test_a_refit_that_is_watched_can_be_saved(name, capsys):
     estimator = copy.deepcopy(fitted(name))
     getattr(estimator, "estimator", estimator).set_callbacks(ProgressBar())
-    assert_same(answers(pickle.loads(pickle.dumps(estimator.fit(X))), X), answers(estimator, X))
+    assert_same(answers(pickle.loads(pickle.dumps(estimator.fit(X, by_turns(X)))), X), answers(estimator, X))
     assert type(estimator) is KINDS[name]
 
 
@@ -497,7 +504,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(joblib, "dump", half)
     with pytest.raises(KeyboardInterrupt):
-        exec(block, {"vae": FOUR["detector"]().fit(X), "X": X})
+        exec(block, {"vae": EACH["detector"]().fit(X), "X": X})
     assert (tmp_path / "wine.joblib").read_bytes() == old
     assert_same(answers(joblib.load(tmp_path / "wine.joblib"), X), said("transformer"))
 

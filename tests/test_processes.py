@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import FOUR, SMALL, answers, assert_same, with_gaps
+from helpers import EACH, SMALL, answers, assert_same, with_gaps
 from joblib import parallel_config
 from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
@@ -23,13 +23,13 @@ from skvae import VAEImputer, VAETransformer, VAETransformerCV
 
 TESTS = Path(__file__).parent
 X = with_gaps(load_iris().data, 0.05)
-each = pytest.mark.parametrize("name", FOUR)
+each = pytest.mark.parametrize("name", EACH)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 @each
 def test_eight_threads_share_one_model(name):
-    model = FOUR[name]().fit(X)
+    model = EACH[name]().fit(X)
     alone = answers(model, X)
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda _: answers(model, X), range(8)):
@@ -38,9 +38,9 @@ def test_eight_threads_share_one_model(name):
 
 @each
 def test_eight_threads_fit_eight_models(name):
-    alone = answers(FOUR[name]().fit(X), X)
+    alone = answers(EACH[name]().fit(X), X)
     with ThreadPoolExecutor(8) as pool:
-        for model in list(pool.map(lambda _: FOUR[name]().fit(X), range(8))):
+        for model in list(pool.map(lambda _: EACH[name]().fit(X), range(8))):
             assert_same(answers(model, X), alone)
 
 
@@ -54,12 +54,13 @@ def mean_score(detector, X, y=None):
 
 
 SEARCHES = {
-    "transformer": lambda: GridSearchCV(FOUR["transformer"](), {"n_components": [1, 2]}, cv=2),
-    "detector": lambda: GridSearchCV(FOUR["detector"](), {"n_components": [1, 2]}, cv=2, scoring=mean_score),
+    "transformer": lambda: GridSearchCV(EACH["transformer"](), {"n_components": [1, 2]}, cv=2),
+    "detector": lambda: GridSearchCV(EACH["detector"](), {"n_components": [1, 2]}, cv=2, scoring=mean_score),
     "search": lambda: GridSearchCV(VAETransformerCV((1, 2), cv=2, **SMALL), {"max_iter": [2, 3]}, cv=2),
     "imputer": lambda: GridSearchCV(
         VAEImputer(VAETransformer(**SMALL)), {"estimator__n_components": [1, 2]}, cv=2, scoring=fill_error
     ),
+    "classifier": lambda: GridSearchCV(EACH["classifier"](), {"n_components": [1, 2]}, cv=2, scoring=mean_score),
 }
 
 
@@ -88,7 +89,7 @@ def test_searches_in_threads_leave_the_warning_filters_alone():
         warnings.simplefilter("always")
         before = list(warnings.filters)
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda seed: FOUR["search"]().set_params(random_state=seed).fit(X), range(8)))
+            list(pool.map(lambda seed: EACH["search"]().set_params(random_state=seed).fit(X), range(8)))
         assert list(warnings.filters) == before
 
 
@@ -106,7 +107,7 @@ POOL = """
     import multiprocessing, sys
     import numpy as np
     from sklearn.datasets import load_iris
-    from helpers import FOUR, answers, assert_same
+    from helpers import EACH, answers, assert_same
 
     X = load_iris().data
 
@@ -114,10 +115,10 @@ POOL = """
         return answers(model, X)
 
     def fit(name):
-        return FOUR[name]().fit(X)
+        return EACH[name]().fit(X)
 
     if __name__ == "__main__":
-        models = {name: fit(name) for name in FOUR}
+        models = {name: fit(name) for name in EACH}
         with multiprocessing.get_context(sys.argv[1]).Pool(1) as pool:
             for name, model in models.items():
                 assert_same(pool.apply(look, (model,)), look(model))
@@ -132,15 +133,15 @@ def test_another_process_gives_the_same_bits(method, tmp_path):
         pytest.skip("needs fork")
     done = run(POOL, tmp_path, method)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"{name} is the same" for name in FOUR]
+    assert done.stdout.splitlines() == [f"{name} is the same" for name in EACH]
 
 
 INTERRUPTED = """
     import os, signal, sys, threading
     from sklearn.datasets import load_iris, load_wine
-    from helpers import FOUR, answers, assert_same
+    from helpers import EACH, answers, assert_same
 
-    estimator = FOUR[sys.argv[1]]().fit(load_iris().data)
+    estimator = EACH[sys.argv[1]]().fit(load_iris().data)
     before = answers(estimator, load_iris().data)
     model = getattr(estimator, "estimator", estimator)
     model.set_params(max_iter=10**6, n_iter_no_change=10**6)

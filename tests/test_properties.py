@@ -21,18 +21,18 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.utils import _safe_indexing
 from strategies import NUMBERS, examples
-from subjects import BLIND, KINDS, LOOKS, SCORES, assert_unfitted, fitted_names, rows, small, unharmed
+from subjects import BLIND, KINDS, LOOKS, SCORES, STREAMS, assert_unfitted, fitted_names, rows, small, unharmed
 
 # What skvae and scikit-learn say of tables, weights and parameters that cannot be learnt from or looked at.
 TOLD_BY_FIT = re.compile(
     "infinity|holds no value|validation set is too small|diverged|takes (whole|values|numbers|fractions)"
     "|no noise can be added|needs an objective that offers|n_splits|sample_weight|at least one non-zero number"
     "|Negative values in data|gives no training row a finite score"
+    "|at least 2 classes|of one kind|Unknown label type|inconsistent numbers of samples|holds the text"
 )
 # A detector may have left rows out of its fit.
 TOLD_BY_CHUNK = re.compile(f"{TOLD_BY_FIT.pattern}|times as large as the scale")
 TOLD_BY_LOOKS = re.compile("too far from the training data|a category that fit has not seen")
-STREAMS = ("transformer", "detector")
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def fitted_or_refused(example):
     """A fitted estimator; None where fit refuses in words, and leaves no trace."""
     estimator = example.estimator()
     try:
-        estimator.fit(example.table(), sample_weight=example.weight())
+        estimator.fit(example.table(), example.y(), sample_weight=example.weight())
     except (ValueError, TypeError) as error:
         event("refused: " + TOLD_BY_FIT.search(in_words(error, TOLD_BY_FIT)).group())
         assert_unfitted(example.kind, estimator, example.table())
@@ -111,7 +111,7 @@ def assert_untouched(X, before):
 
 def check(example):
     """All the rules for one fit."""
-    kind, X, weight = example.kind, example.table(), example.weight()
+    kind, X, y, weight = example.kind, example.table(), example.y(), example.weight()
     state, X_before, weight_before = global_state(), copy.deepcopy(X), copy.deepcopy(weight)
     estimator = fitted_or_refused(example)
     if estimator is None:
@@ -121,7 +121,7 @@ def check(example):
     assert_attributes_are_finite(estimator)
     assert_same(told(kind, estimator, X), said)
     assert_same(told(kind, pickle.loads(pickle.dumps(estimator)), X), said)
-    assert_same(told(kind, clone(estimator).fit(X, sample_weight=weight), X), said)
+    assert_same(told(kind, clone(estimator).fit(X, y, sample_weight=weight), X), said)
     with pytest.raises((ValueError, TypeError)):
         estimator.fit(np.full((5, 3), np.inf))
     assert_same(told(kind, estimator, X), said)
@@ -131,7 +131,7 @@ def check(example):
     if kind == "detector":
         assert_verdicts_are_the_rows_own(estimator, example.rows())
     if kind in STREAMS:
-        assert_takes_a_chunk(kind, estimator, X, weight, said)
+        assert_takes_a_chunk(kind, estimator, X, y, weight, said)
 
 
 def assert_verdicts_are_the_rows_own(detector, X):
@@ -148,10 +148,10 @@ def assert_verdicts_are_the_rows_own(detector, X):
         np.testing.assert_array_equal(say(_safe_indexing(X, order)), whole[order])
 
 
-def assert_takes_a_chunk(kind, estimator, X, weight, said):
+def assert_takes_a_chunk(kind, estimator, X, y, weight, said):
     """One more chunk is learnt, or refused in words, and then the model stays."""
     try:
-        estimator.partial_fit(X, sample_weight=weight)
+        estimator.partial_fit(X, y, sample_weight=weight)
     except ValueError as error:
         in_words(error, TOLD_BY_CHUNK if kind == "detector" else TOLD_BY_FIT)
         assert_same(told(kind, estimator, X), said)
@@ -179,6 +179,12 @@ def test_a_search_keeps_the_rules(profile_part, example):
 
 @given(example=examples("imputer"))
 def test_an_imputer_keeps_the_rules(profile_part, example):
+    with documented_warnings():
+        check(example)
+
+
+@given(example=examples("classifier"))
+def test_a_classifier_keeps_the_rules(profile_part, example):
     with documented_warnings():
         check(example)
 

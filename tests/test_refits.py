@@ -12,14 +12,14 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from helpers import FOUR, SMALL, answers, assert_same, with_gaps
+from helpers import EACH, SMALL, VAEByTurns, answers, assert_same, with_gaps
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import NotFittedError
 
 from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 
-each = pytest.mark.parametrize("name", FOUR)
+each = pytest.mark.parametrize("name", EACH)
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
@@ -33,12 +33,12 @@ def tables():
 @cache
 def learnt(name, which):
     """The answers of an estimator fitted once to one of the tables."""
-    return answers(FOUR[name]().fit(tables()[which]), tables()[which])
+    return answers(EACH[name]().fit(tables()[which]), tables()[which])
 
 
 def watched(name, *callbacks):
     """An unfitted estimator whose fit callbacks see; the imputer's is its model's."""
-    estimator = FOUR[name]()
+    estimator = EACH[name]()
     getattr(estimator, "estimator", estimator).set_callbacks(*callbacks)
     return estimator
 
@@ -196,7 +196,7 @@ class Calls:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_anywhere_leaves_the_previous_model_or_the_new_one(name, error):
     first, second, _ = tables()
-    estimator = FOUR[name]().fit(second)
+    estimator = EACH[name]().fit(second)
     with Calls() as calls:
         estimator.fit(first)
     last = len(calls.names)
@@ -216,11 +216,11 @@ def test_an_interrupt_anywhere_leaves_the_previous_model_or_the_new_one(name, er
     assert_same(answers(estimator.fit(second), second), learnt(name, 1))
 
 
-@pytest.mark.parametrize("name", ["transformer", "detector"])
+@pytest.mark.parametrize("name", ["transformer", "detector", "classifier"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupt_anywhere_in_partial_fit_leaves_the_previous_model(name, error):
     first = tables()[0]
-    estimator = FOUR[name]().fit(first)
+    estimator = EACH[name]().fit(first)
     twin = pickle.loads(pickle.dumps(estimator))
     twin.score_samples(first)
     with Calls() as calls:
@@ -241,6 +241,7 @@ READS = {
     "detector": ("predict", "score_samples", "explain", "similar", "decision_function"),
     "search": ("transform", "score_samples", "impute"),
     "imputer": ("transform",),
+    "classifier": ("transform", "predict_proba"),
 }
 # With "auto" the two tables' models differ in their latents.
 AUTO = {
@@ -248,6 +249,7 @@ AUTO = {
     "detector": lambda: VAEAnomalyDetector(contamination=0.1, **SMALL),
     "search": lambda: VAETransformerCV(("auto",), cv=2, **SMALL),
     "imputer": lambda: VAEImputer(VAETransformer("auto", **SMALL)),
+    "classifier": lambda: VAEByTurns("auto", **SMALL),
 }
 
 
@@ -316,11 +318,11 @@ def test_a_frame_of_codes_has_the_columns_of_the_model_that_answers():
 
 def test_an_estimator_can_be_saved_while_it_is_refitted():
     first, second, _ = tables()
-    estimator, saved = FOUR["detector"]().fit(first), []
+    estimator, saved = EACH["detector"]().fit(first), []
     while_refitted(estimator, first, second, 3, lambda: saved.append(pickle.dumps(estimator)))
     allowed = {
         learnt("detector", 0)["score_samples"].tobytes(),
-        FOUR["detector"]().fit(second).score_samples(first).tobytes(),
+        EACH["detector"]().fit(second).score_samples(first).tobytes(),
     }
     assert saved
     assert {pickle.loads(data).score_samples(first).tobytes() for data in saved[:: max(1, len(saved) // 20)]} <= allowed
@@ -329,7 +331,7 @@ def test_an_estimator_can_be_saved_while_it_is_refitted():
 def test_a_threshold_is_moved_at_once(monkeypatch):
     """Another thread sees the threshold and what it came from together, or neither."""
     X = tables()[0]
-    detector = FOUR["detector"]().fit(X)
+    detector = EACH["detector"]().fit(X)
     held = dict(vars(detector))
     detector.calibrate(X, false_alarm_rate=0.1)
     assert held["offset_"] != detector.offset_
@@ -352,7 +354,7 @@ def warnings_of(call):
 
 
 def on_cuda(name):
-    estimator = FOUR[name]()
+    estimator = EACH[name]()
     getattr(estimator, "estimator", estimator).set_params(device="cuda")
     return estimator
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from helpers import column_moments
+from helpers import VAEByTurns, column_moments
 
 from skvae import (
     Categorical,
@@ -272,6 +272,7 @@ def test_other_estimators_take_sources(numbers, tmp_path, kind):
         (VAEAnomalyDetector(contamination=0.1, **shared), "predict"),
         (VAETransformerCV((1, 2), cv=2, **shared), "transform"),
         (VAEImputer(make()), "transform"),
+        (VAEByTurns(2, **shared), "predict_proba"),
     ]
     for estimator, method in estimators:
         expected = getattr(estimator.fit(numbers), method)(numbers)
