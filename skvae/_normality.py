@@ -39,6 +39,9 @@ ROBUST_SUPPORT, CONCENTRATIONS = 0.5, 3
 # Scores that differ by less than this, relative to the size of their terms, are equal: the same terms summed in
 # another order, or in other company, differ by far less.
 EQUAL = 1e-9
+# A score so many times a typical row's is known to this share of what lies beyond: where cells are missing as well, the
+# search for the row's latents has not ended, and carries rounding on.
+FAR, EQUAL_FAR = 1e3, 1e-6
 # The fitted detector's attribute for each field of `Normality`.
 ATTRIBUTES = {
     "criterion": "_criterion",
@@ -175,7 +178,9 @@ class Normality:
 
     def _apart(self, scores: Any) -> Any:
         """The margin, or more: numbers are far apart themselves where a row lies far out."""
-        return self.margin + EQUAL * np.minimum(np.abs(scores), np.finfo(float).max)
+        size = np.minimum(np.abs(scores), np.finfo(float).max)
+        beyond = np.maximum(size - FAR * self.margin / EQUAL, 0.0)
+        return self.margin + EQUAL * size + EQUAL_FAR * beyond
 
     def view(self, inference: Inference) -> ScoringContext:
         """What a criterion looks at beside the rows."""

@@ -216,6 +216,15 @@ def test_a_row_is_explained_to_its_sum_or_refused_by_its_number(criterion, likel
         assert found[1].sum() == pytest.approx(score - detector.training_scores_.mean(), rel=1e-6)
 
 
+@pytest.mark.parametrize(("size", "apart"), [(10.0, 1e-9), (1e3, 1e-9), (1e5, 1e-6), (2e9, 1e-6)])
+def test_scores_far_out_are_equal_to_six_digits_and_others_to_nine(size, apart):
+    """Of a row with gaps that is far out, the last digits follow the company it is scored in."""
+    normality = make(max_iter=2).fit(plane(60, 0))._normality()
+    typical = normality.margin / 1e-9
+    score, more = -size * typical, np.array([0.3, 3.0]) * apart * size * typical
+    assert list(score + more > normality.above(score)) == [False, True]
+
+
 def test_a_criterion_without_a_finite_score_says_so_and_leaves_the_detector():
     X = plane(60, 0)
     detector = make(criterion="reconstruction_data", max_iter=1).fit(X)

@@ -175,6 +175,21 @@ def test_weights_count_as_copies_of_rows_do():
     assert share == pytest.approx((weight * (X[:, 0] < -1.5)).sum().item() / weight.sum().item(), abs=1e-4)
 
 
+def test_rows_without_weight_and_codes_that_are_no_numbers_make_no_clusters():
+    X = torch.tensor(groups(60), dtype=torch.float32)
+    odd = torch.cat([X, torch.tensor([[math.nan, 0.0], [900.0, 900.0]])])
+    weight = torch.cat([torch.ones(61), torch.zeros(1)])
+    torch.testing.assert_close(
+        started(mixture, 3, Batch(odd, weight=weight)).modes(), started(mixture, 3, Batch(X)).modes()
+    )
+
+
+def test_codes_that_are_no_numbers_leave_the_start_alone():
+    fresh = build_seeded(lambda: mixture(3), seeded(0))
+    prior = started(mixture, 3, Batch(torch.full((9, 2), math.nan)))
+    torch.testing.assert_close(prior.modes(), fresh.modes(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("var", [None, 0.04])
 @pytest.mark.parametrize(("n_rows", "n_distinct"), [(2, 2), (50, 1), (50, 3)])
 def test_fewer_rows_than_modes_are_enough(var, n_rows, n_distinct):

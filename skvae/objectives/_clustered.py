@@ -125,7 +125,9 @@ class Clustered(OnePass):
             raise ValueError(f"n_clusters={self.n_clusters} takes as many training rows; there are {len(rows)}.")
         some = next(iter(rows.batches(min(KMEANS_ROWS, len(rows)), rng)))
         codes = model.encode_mean(some.x, some.mask).cpu().double().numpy()
-        weight = None if some.weight is None else some.weight.cpu().double().numpy()
-        found = clusters_of(codes, weight, self.n_clusters, rng).cluster_centers_
+        weight = np.ones(len(codes)) if some.weight is None else some.weight.cpu().double().numpy()
+        found = clusters_of(codes, weight, self.n_clusters, rng).centers
+        if not len(found):
+            return  # the loss is no number either, and says so
         # Of fewer different codes some have several centres.
         self._centers(model).copy_(torch.from_numpy(found[np.arange(self.n_clusters) % len(found)]))

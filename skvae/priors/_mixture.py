@@ -83,12 +83,15 @@ class MixturePrior(Modes):
         some = drawn_rows(rows, rng)
         mean, var = (values.double().numpy() for values in codes(model, some))
         weight = np.ones(len(mean)) if some.weight is None else some.weight.double().numpy()
-        clusters = clusters_of(mean, weight, len(self.logit), rng)
-        found, n_clusters = clusters.labels_, clusters.n_clusters
-        of_cluster = (found == np.arange(n_clusters)[:, None]) * weight
+        known, labels, centers = clusters_of(mean, weight, len(self.logit), rng)
+        n_clusters = len(centers)
+        if not n_clusters:
+            return  # the first epoch will say that the model gives no numbers
+        mean, var, weight = mean[known], var[known], weight[known]
+        of_cluster = (labels == np.arange(n_clusters)[:, None]) * weight
         mass = of_cluster.sum(1, keepdims=True)
         centre = of_cluster @ mean / mass
-        within = of_cluster @ (var + np.square(mean - centre[found]))
+        within = of_cluster @ (var + np.square(mean - centre[labels]))
         within += SHARED_ROWS * within.sum(0) / mass.sum()
         log_var = np.log(within / (mass + SHARED_ROWS) + math.exp(-MODE_LOG_VAR))
         # Of fewer clusters than modes each has several.
