@@ -115,7 +115,7 @@ class DrawsRows(BaseVAE):
         else:
             values = inference.conditional_draws(X, n_draws, _generator(random_state, inference))
         refuse_far_rows(values, cells.rows)
-        return inference.scale.to_data(values)
+        return inference.to_data(values)
 
     def _refuse_draws(self, parameter: str) -> None:
         """Raise ValueError where there is no p(x) to draw from."""

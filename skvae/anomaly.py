@@ -453,7 +453,7 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         """
         reader, inference = self._reader(), self._inference()
         rows = reader.read(X)
-        values = inference.scale.to_data(self._normality().similar(inference, rows))
+        values = inference.to_data(self._normality().similar(inference, rows))
         if reader.schema.categories or output_container(self) == reader.schema.library:
             return reader.schema.decoded(values, like=X)
         return framed(self, X, values, list(_check_feature_names_in(self)))

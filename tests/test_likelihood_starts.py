@@ -193,8 +193,8 @@ def simulated(name, n_rows=20_000, seed=0):
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "poisson", "negative_binomial", "bernoulli", "continuous_bernoulli"])
-def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name):
-    X, offset, slope, z = simulated(name)
+def test_the_start_finds_the_slopes_and_offsets_of_a_rank_one_model(name, any_seed):
+    X, offset, slope, z = simulated(name, seed=any_seed)
     density, scale, rows = columns_of(MEMBERS[name], X)
     start = start_linear(density, covariance(density, rows), 1)
     weight, bias = start.decoder_weight[:10, 0], start.decoder_bias[:10]
@@ -229,9 +229,9 @@ def test_a_start_keeps_the_columns_means_over_the_latents(name, n_components):
     np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.02)
 
 
-def test_a_rare_category_keeps_its_share_where_columns_start_together():
+def test_a_rare_category_keeps_its_share_where_columns_start_together(any_seed):
     """Rows that have it have it in all columns: their logits vary much, and E[exp(w z)] exceeds exp(0)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(any_seed)
     rare = rng.random((5000, 1)) < 0.04
     X = np.where(rare & (rng.random((5000, 6)) < 0.8), 2, rng.integers(2, size=(5000, 6))).astype(float)
     density, _, rows = columns_of(Categorical([3] * 6), X)
@@ -241,9 +241,9 @@ def test_a_rare_category_keeps_its_share_where_columns_start_together():
     np.testing.assert_allclose(density.expected(outputs).mean(0)[2::3], (X == 2).mean(0), rtol=0.15)
 
 
-def test_a_categorys_start_has_the_slopes_of_a_rank_one_model():
+def test_a_categorys_start_has_the_slopes_of_a_rank_one_model(any_seed):
     """Logits are known up to one number per column, which the start takes so that their mean slope is 0."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(any_seed)
     sizes, z = [2, 3, 4] * 5, rng.normal(size=(20_000, 1))
     offset, slope = 0.4 * rng.normal(size=(2, sum(sizes)))
     ends = np.cumsum(sizes)[:-1]
@@ -254,7 +254,7 @@ def test_a_categorys_start_has_the_slopes_of_a_rank_one_model():
     share = np.split(density.encoding.column_mean.numpy(), ends)
     expected = np.concatenate([own - p @ own for own, p in zip(np.split(slope, ends), share, strict=True)])
     found = start.decoder_weight[:, 0] * np.sign(start.decoder_weight[:, 0] @ expected)
-    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert np.corrcoef(found, expected)[0, 1] > 0.97
     assert found @ expected / (expected @ expected) == pytest.approx(1, abs=0.25)
 
 
@@ -277,8 +277,8 @@ def test_around_the_columns_means_probabilities_move_by_the_loadings(name):
 
 @pytest.mark.parametrize("dispersion", [0.05, 0.5, 2.0])
 @pytest.mark.parametrize("mean", [1.0, 10.0, 200.0])
-def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
-    rng = np.random.default_rng(0)
+def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion, any_seed):
+    rng = np.random.default_rng(any_seed)
     X = rng.poisson(mean * rng.gamma(1 / dispersion, dispersion, size=(20_000, 4))).astype(float)
     density, _, rows = columns_of(NegativeBinomial(), X)
     start_linear(density, covariance(density, rows), 0)
@@ -286,8 +286,8 @@ def test_the_start_finds_a_negative_binomials_dispersion(mean, dispersion):
     assert (np.abs(np.log(found / dispersion)) < math.log(4 if mean == 1 else 2)).all(), found
 
 
-def test_the_start_of_poisson_columns_has_the_least_dispersion():
-    X = np.random.default_rng(0).poisson(5.0, size=(20_000, 4)).astype(float)
+def test_the_start_of_poisson_columns_has_the_least_dispersion(any_seed):
+    X = np.random.default_rng(any_seed).poisson(5.0, size=(20_000, 4)).astype(float)
     density, _, rows = columns_of(NegativeBinomial(), X)
     start_linear(density, covariance(density, rows), 1)
     torch.testing.assert_close(density.log_dispersion.exp(), torch.full((4,), FIRST_DISPERSION).double())

@@ -5,11 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from helpers import column_moments, make
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import ELBO, Gaussian, Mixed, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 from skvae._tables.moments import ColumnSums, reduce_blocks
+from skvae.priors import AggregatedPosterior
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -332,3 +334,25 @@ def test_a_fit_whose_draws_would_overflow_is_refused():
     )
     with pytest.raises(ValueError, match="ended with a model whose numbers are not finite"):
         vae.set_params(hidden_layer_sizes=(3,), activation="gelu", early_stopping=False, batch_size=7).fit(X)
+
+
+def test_a_draw_beyond_all_floats_is_the_largest():
+    """Draws that the check of a fit looked at were finite; among many more some are not."""
+    X = np.sinh(4 * np.random.default_rng(0).normal(size=(6, 1)))
+    wild = {"learning_rate_init": 655.0, "solver": "adagrad", "max_iter": 1, "hidden_layer_sizes": (1,)}
+    vae = VAETransformer(7, likelihood="johnson_su", objective=ELBO(beta=0.1), random_state=0, **wild).fit(X)
+    drawn = vae.partial_fit(X).sample(4000, random_state=0)
+    assert np.abs(drawn).max() == np.finfo(float).max
+
+
+def test_the_most_similar_row_is_finite_where_the_mean_of_amounts_is_beyond_all_floats():
+    X = np.array([5.7e16, 1.0, 0.3, 1e-300, 1e2, 1.0, 1e2, 5.0, 1e300, 877.0, 900.0])[:, None]
+    settings = {"likelihood": "log_normal", "criterion": "reconstruction_probability", "max_iter": 2, "random_state": 0}
+    detector = VAEAnomalyDetector(1, hidden_layer_sizes=(), early_stopping=False, **settings).fit(X)
+    assert np.isfinite(detector.similar(X)).all()
+
+
+def test_codes_beyond_all_floats_in_their_own_widths_are_each_their_own():
+    mean = torch.tensor([[0.0], [1.0], [1e200]], dtype=torch.float64)
+    codes = AggregatedPosterior.of(mean, torch.full((3, 1), 1e-320, dtype=torch.float64), torch.ones(3))
+    assert len(codes.mean) == 3

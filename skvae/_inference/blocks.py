@@ -14,7 +14,7 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 
 from .._tables.batches import Batch, to_rows
-from .._tables.moments import Array, Scale, row_blocks
+from .._tables.moments import Array, Scale, at_most, row_blocks
 from .._torch import thread_limit, torch_scope
 from ..model import VAE
 from .cells import Lattice, lattice_of
@@ -150,10 +150,14 @@ class Inference:
 
         def of(part: slice) -> np.ndarray:
             z = torch.tensor(Z[part], dtype=torch.float64, device=self.device)
-            return self.scale.to_data(function(self.model, z).cpu().numpy())
+            return self.to_data(function(self.model, z).cpu().numpy())
 
         # One thread: draws come from a generator, in order.
         return filled(len(Z), block_rows(self.model, 1), of, np.float64, self.device, threads=False)
+
+    def to_data(self, values: np.ndarray) -> np.ndarray:
+        """Values in model units, (..., D), in data units; the largest float where they are beyond it."""
+        return at_most(self.scale.to_data(values), np.float64)
 
 
 def _some(which: np.ndarray) -> Iterator[np.ndarray]:

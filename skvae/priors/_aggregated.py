@@ -101,7 +101,8 @@ class AggregatedPosterior(_Codes):
 
     def _merged(self) -> AggregatedPosterior:
         points = self._register[0].data
-        cells = np.round(points / (CELL * SAME_CODE))
+        with np.errstate(over="ignore"):  # a code that far out has no other in its cell
+            cells = np.round(points / (CELL * SAME_CODE))
         _, first, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
         keeper = np.arange(len(first))
         pairs = KDTree(points[first]).query_pairs(SAME_CODE, p=math.inf, output_type="ndarray")

@@ -83,8 +83,8 @@ ESTIMATORS = [
     Mutant(
         "gaps are filled with the columns' means",
         GENERATE,
-        "inference.scale.to_data(values)",
-        "inference.scale.to_data(0 * values)",
+        "inference.to_data(values)",
+        "inference.to_data(0 * values)",
         "test_transformer.py::test_impute_beats_the_mean_and_leaves_present_cells_alone",
     ),
     Mutant(
