@@ -216,8 +216,8 @@ OBJECTIVES = [
     Mutant(
         "a mixture starts as narrow as its codes' means lie",
         "priors/_mixture.py",
-        "of_cluster @ (var + np.square(mean - centre[found]))",
-        "of_cluster @ np.square(mean - centre[found])",
+        "of_cluster @ (var + np.square(mean - centre[labels]))",
+        "of_cluster @ np.square(mean - centre[labels])",
         "test_learnt_priors.py::test_a_mixture_starts_at_the_clusters_of_the_codes",
     ),
     Mutant(
