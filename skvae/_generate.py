@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from ._codes import Codes, with_codes, with_rows
 from ._codes import fault as fault_of_codes
 from ._fit import Fit, FitSettings, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
+from ._inference.draws import FEW_EFFECTIVE, MOST_POINTS
 from ._inference.scores import completed
 from ._params import Count, RandomState
 from ._reservoir import Reservoir
@@ -30,6 +32,9 @@ from ._torch import draw_seed, make_generator, torch_scope
 from .model import VAE
 
 __all__ = ["DrawsRows"]
+
+# Rows that a warning names.
+NAMED_ROWS = 5
 
 
 class _Cells(NamedTuple):
@@ -113,7 +118,8 @@ class DrawsRows(BaseVAE):
         elif n_draws is None:
             values = inference.conditional_mean(X)[:, None]
         else:
-            values = inference.conditional_draws(X, n_draws, _generator(random_state, inference))
+            values, n_effective = inference.conditional_draws(X, n_draws, _generator(random_state, inference))
+            _warn_of_few_points(n_effective, cells.rows)
         refuse_far_rows(values, cells.rows)
         return inference.to_data(values)
 
@@ -240,3 +246,16 @@ class DrawsRows(BaseVAE):
 def _generator(random_state: Any, inference: Inference) -> torch.Generator:
     """A generator where the model lies, seeded by what a user gave."""
     return make_generator(draw_seed(random_state), inference.device)
+
+
+def _warn_of_few_points(n_effective: np.ndarray, row_numbers: np.ndarray) -> None:
+    """Name rows whose draws are repeats of a few points."""
+    few = row_numbers[n_effective < FEW_EFFECTIVE]
+    if len(few):
+        more = f" and {len(few) - NAMED_ROWS} more" if len(few) > NAMED_ROWS else ""
+        warnings.warn(
+            f"Draws of row(s) {', '.join(map(str, few[:NAMED_ROWS]))}{more} rest on fewer than {FEW_EFFECTIVE} "
+            f"effective points z of {MOST_POINTS} and differ less than they should: what is given there hardly occurs "
+            "together under the model. Check these rows' cells, give fewer of them, or fit longer.",
+            stacklevel=2,
+        )

@@ -18,7 +18,8 @@ from .._tables.moments import Array, Scale, at_most, row_blocks
 from .._torch import thread_limit, torch_scope
 from ..model import VAE
 from .cells import Lattice, lattice_of
-from .draws import draws_around, draws_by_cells, draws_by_modes, starts_of
+from .draws import draws, points_for
+from .proposals import Noise, Proposal, around, around_modes, in_cells, starts_of
 from .quadrature import Rule, normal_rule
 from .scores import block_rows, conditional_mean, likelihood_by_cells, log_likelihood, mean_by_cells
 
@@ -121,29 +122,44 @@ class Inference:
             )
         return found[:, :-1]
 
-    def conditional_draws(self, X: Array, n_draws: int, rng: torch.Generator) -> np.ndarray:
-        """Draws of x given the present cells of the rows of X, in model units: (N, n_draws, D)."""
-        size, lattice = max(self.n_draws, n_draws), self.lattice
+    def conditional_draws(self, X: Array, n_draws: int, rng: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of x given the present cells of the rows of X, in model units, (N, n_draws, D).
 
-        def drawn(X: Array, of: Callable[..., Tensor], *proposal: Any) -> np.ndarray:
-            def draws(model: VAE, rows: Batch) -> Tensor:
-                return of(model, rows, *proposal, size, n_draws, rng).transpose(0, 1)
+        And of how many effective points each row's come, (N,).
+        """
+        n_points, noise = points_for(n_draws, self.n_draws), Noise(rng)
 
+        def drawn(model: VAE, rows: Batch, proposal: Proposal) -> Tensor:
+            found, n_effective = draws(model, rows, proposal, n_points, n_draws, noise)
+            return torch.cat([found.transpose(0, 1).flatten(1), n_effective[:, None]], dim=1)
+
+        found = self._by_proposal(X, drawn, max(self.n_draws, n_draws))
+        return found[:, :-1].reshape(len(X), n_draws, -1), found[:, -1]
+
+    def _by_proposal(self, X: Array, function: Callable[[VAE, Batch, Proposal], Tensor], n_points: int) -> np.ndarray:
+        """`function` of the rows of X, in blocks as if for so many points, each with the proposal that suits it."""
+        lattice = self.lattice
+
+        def of(X: Array, proposal: Callable[..., Proposal], *more: Any) -> np.ndarray:
             # One thread: draws come from a generator, in order.
-            return self.by_blocks(X, draws, size, threads=False)
+            return self.by_blocks(
+                X, lambda model, rows: function(model, rows, proposal(model, rows, *more)), n_points, threads=False
+            )
 
         if lattice is None:
-            return drawn(X, draws_by_modes, starts_of(self.model, self.device))
+            return of(X, around_modes, starts_of(self.model, self.device))
         n_nodes = JUDGING_NODES**self.model.prior.n_components
         judging = replace(self, n_draws=n_nodes).rule
         judged = self.by_blocks(X, lambda model, rows: log_likelihood(model, rows, judging, lattice), n_nodes)
         doubtful = judged[:, 1] > 0
-        found = np.empty((len(X), n_draws, X.shape[1]))
-        if not doubtful.all():
-            found[~doubtful] = drawn(X[~doubtful], draws_around)
+        if doubtful.all():
+            return of(X, in_cells, lattice)
+        found = of(X[~doubtful], around)
+        whole = np.empty((len(X), found.shape[1]))
+        whole[~doubtful] = found
         if doubtful.any():
-            found[doubtful] = drawn(X[doubtful], draws_by_cells, lattice)
-        return found
+            whole[doubtful] = of(X[doubtful], in_cells, lattice)
+        return whole
 
     def decoded(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
         """`function` of latents in training order, in blocks, in data units."""

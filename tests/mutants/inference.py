@@ -6,6 +6,7 @@ from ._mutant import Mutant
 
 __all__ = ["INFERENCE"]
 
+DRAWS, PROPOSALS = "_inference/draws.py", "_inference/proposals.py"
 BLOCKS, SCORES = "_inference/blocks.py", "_inference/scores.py"
 POSTERIOR, RULES = "_inference/posterior.py", "_inference/quadrature.py"
 
@@ -94,5 +95,33 @@ INFERENCE = [
         "spread = rows.mean((mu - rows.mean(mu)).square())",
         "spread = mu.var(0, unbiased=False)",
         "test_scores.py::test_latent_information_is_the_kl_of_the_posterior_to_the_prior",
+    ),
+    Mutant(
+        "draws repeat points by chance alone",
+        PROPOSALS,
+        "order = noise.uniform(n_draws, n_rows).argsort(dim=0)",
+        "order = noise.uniform(n_draws, n_rows) * n_draws - noise.uniform(n_draws, n_rows)",
+        "test_conditional.py::test_draws_of_a_linear_model_are_as_good_as_perfect_ones",
+    ),
+    Mutant(
+        "points are never doubled",
+        DRAWS,
+        "if 2 * n_points > MOST_POINTS or",
+        "if n_points or",
+        "test_conditional.py::test_points_are_doubled_for_the_rows_whose_weights_are_uneven",
+    ),
+    Mutant(
+        "points from the prior count as if they lay around the modes",
+        DRAWS,
+        "share = 1 - self.n_prior / len(self.z)",
+        "share = 1 - 1e-9",
+        "test_posteriors.py::test_draws_of_many_latents_come_from_every_mode",
+    ),
+    Mutant(
+        "cells are proposed alike",
+        PROPOSALS,
+        "which = chosen(shares(log_mass), n_points, noise)",
+        "which = chosen(shares(0 * log_mass.clamp_min(-99.0)), n_points, noise)",
+        "test_posteriors.py::test_draws_come_from_every_mode_in_proportion",
     ),
 ]

@@ -1,0 +1,121 @@
+"""Cells given others against the closed form: draws, their number of points, quantiles and probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from helpers import scale_of
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
+
+from skvae import VAETransformer
+from skvae._inference.draws import points_until_enough
+from skvae._inference.posterior import Posterior, posterior
+from skvae._inference.proposals import Around, Noise
+
+pytestmark = pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning")
+
+N_DRAWS = 200
+
+
+@cache
+def linear(n_components):
+    """A linear model, and 100 rows of which half of the columns are missing."""
+    n_features = {2: 10, 8: 30, 30: 60}[n_components]
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(600, n_components))
+    X = z @ rng.normal(size=(n_components, n_features)) + rng.normal(size=(600, n_features))
+    X = 3 + X * rng.uniform(0.1, 10, n_features)
+    vae = VAETransformer(n_components, hidden_layer_sizes=(), max_iter=1, random_state=0).fit(X)
+    gaps = X[:100].copy()
+    gaps[np.argsort(rng.random(gaps.shape), axis=1) < n_features // 2] = np.nan
+    return vae, gaps
+
+
+@cache
+def exactly(n_components):
+    """Means and standard deviations of the missing cells, by the model's own covariance."""
+    vae, gaps = linear(n_components)
+    z = torch.cat([torch.zeros(1, n_components), torch.eye(n_components)]).double()
+    mean, *columns = scale_of(vae).to_data(vae.module_.mean(z).detach().numpy())
+    W = (np.array(columns) - mean).T
+    cov = W @ W.T + np.diag(vae.noise_variance_)
+    found = np.full((2, *gaps.shape), np.nan)
+    for n, row in enumerate(gaps):
+        gap = np.isnan(row)
+        gain = np.linalg.solve(cov[np.ix_(~gap, ~gap)], cov[np.ix_(~gap, gap)]).T
+        found[0, n, gap] = mean[gap] + gain @ (row - mean)[~gap]
+        found[1, n, gap] = np.sqrt(np.diag(cov[np.ix_(gap, gap)] - gain @ cov[np.ix_(~gap, gap)]))
+    return found
+
+
+@pytest.mark.parametrize("n_components", [2, 8, 30])
+def test_draws_of_a_linear_model_are_as_good_as_perfect_ones(n_components):
+    """Means within 1.2 of what independent draws err by; the 90 % interval of 200 perfect draws holds .891."""
+    vae, gaps = linear(n_components)
+    mean, std = exactly(n_components)
+    draws = (np.stack(vae.impute(gaps, n_draws=N_DRAWS, random_state=0)) - mean) / std
+    missing = np.isnan(gaps)
+    error = np.sqrt((draws.mean(axis=0)[missing] ** 2).mean())
+    assert error < 1.2 / np.sqrt(N_DRAWS)
+    assert draws.var(axis=0)[missing].mean() == pytest.approx(1.0, abs=0.02)
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    mass = (norm.cdf(high) - norm.cdf(low))[missing].mean()
+    print(n_components, error * np.sqrt(N_DRAWS), mass)
+    assert 0.88 < mass < 0.90
+
+
+# How many points there are
+
+
+def test_points_are_doubled_for_the_rows_whose_weights_are_uneven():
+    """Weighted, they have the posterior's mean all the same."""
+    vae, gaps = linear(2)
+    inference = vae._inference()
+    rows = inference.rows(gaps[:4])
+    q = posterior(inference.model, rows)
+    wide = torch.tensor([1.0, 3.0, 1.0, 3.0], dtype=torch.float64)[:, None, None]
+    proposal = Around(Posterior(q.mean, wide * q.factor))
+    found = {}
+    noise = Noise(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, points, n_effective in points_until_enough(inference.model, rows, proposal, 256, 150, noise):
+            weight = torch.softmax(points.log_weight, dim=0)
+            mean = torch.einsum("sn,snj->nj", weight, points.z)
+            for i, row in enumerate(number.tolist()):
+                found[row] = len(points.z), float(n_effective[i])
+                assert (mean[i] - q.mean[row]).abs().max() < 5 * q.std[row].max() / float(n_effective[i]) ** 0.5
+    effective_share = 17 / 81  # (2 c^2 - 1)^(J / 2) / c^(2 J) where the points lie c times as wide
+    assert [found[row][0] for row in range(4)] == [256, 1024, 256, 1024]
+    assert found[0][1] == pytest.approx(256)
+    assert found[1][1] == pytest.approx(1024 * effective_share, rel=0.2)
+
+
+@cache
+def of_counts():
+    """Six counts of three latents with steep rates."""
+    X = np.random.default_rng(0).poisson(3.0, size=(100, 6)).astype(float)
+    vae = VAETransformer(
+        3, likelihood="poisson", hidden_layer_sizes=(), max_iter=1, learning_rate_init=1e-12, random_state=0
+    ).fit(X)
+    weight = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
+    vae._weights = vae._weights | {"decoder.linear.weight": weight, "decoder.linear.bias": np.ones(6, np.float32)}
+    return vae
+
+
+def test_rows_whose_draws_rest_on_a_few_points_are_named():
+    """No rates that the latents can make fit such counts, and what fits best lies far out in p(z)."""
+    vae, usual, odd = of_counts(), [2, np.nan, 3, 3, 4, np.nan], [1000, 0, 1000, 0, 1000, np.nan]
+    with pytest.warns(UserWarning, match=r"Draws of row\(s\) 1, 3 rest on fewer than 10 effective points"):
+        vae.impute(np.array([usual, odd, usual, odd]), n_draws=100, random_state=0)
+    with pytest.warns(UserWarning, match=r"row\(s\) 0 rest on"):
+        vae.sample(20, given=dict(enumerate(odd)), random_state=0)
+    with pytest.warns(UserWarning, match=r"row\(s\) 0, 1, 2, 3, 4 and 2 more"):
+        vae.impute(np.array([odd] * 7), n_draws=20, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae.impute(np.array([usual] * 3), n_draws=100, random_state=0)
