@@ -24,7 +24,7 @@ from ._reservoir import fault as fault_of_reservoir
 from ._saved import Rule
 from ._state import at_once
 from ._tables.containers import unpack_container
-from ._tables.frames import frame_library
+from ._tables.frames import emptied, frame_library
 from ._tables.given import repeated, table_of_given
 from ._tables.moments import Array, at_most
 from ._tables.reader import TableReader, TrainingRows
@@ -132,7 +132,13 @@ class DrawsRows(BaseVAE):
     @available_if(offers("prior"))
     @at_once
     def sample(
-        self, n_samples: int = 1, *, random_state: RandomState = None, prior: str = "aggregated", given: Any = None
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: RandomState = None,
+        prior: str = "aggregated",
+        gaps: bool = False,
+        given: Any = None,
     ) -> Any:
         """Draw new rows: a z, then x from p(x|z). Or rows of which some cells are given.
 
@@ -155,6 +161,9 @@ class DrawsRows(BaseVAE):
         prior : {"aggregated", "model"}, default="aggregated"
             Where z comes from: around the codes of up to 5000 training rows, which are kept (see `keep_codes`), or from
             p(z), as always with `given`.
+        gaps : bool, default=False
+            Leave cells out as they are missing in the table: of every row those that the training row lacks whose code
+            it was drawn around. Not from p(z), and not with `given`.
         given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Cells that the rows are to have. A dict or a Series holds one row's, by their columns' names (numbers where
             `fit` saw none); a data frame holds some columns of one row or more; an array holds all columns. What is
@@ -179,27 +188,25 @@ class DrawsRows(BaseVAE):
         model, inference = self._fitted(), self._inference()
         if not Count().is_satisfied_by(n_samples):
             raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        if prior not in ("aggregated", "model"):
+            raise ValueError(f"prior={prior!r} must be 'aggregated' or 'model'.")
+        if gaps and (prior == "model" or given is not None):
+            raise ValueError("gaps=True leaves out what a training row lacks; use prior='aggregated' and given=None.")
         if given is not None:
             return self._sample_given(given, int(n_samples), inference, random_state)
         rng = _generator(random_state, inference)
-        Z, _ = self._latents(int(n_samples), prior, rng, inference)
+        codes = self._kept(inference) if prior == "aggregated" else None
+        with torch_scope(rng.device, grad=False):
+            if codes is None:
+                z = inference.model.prior.sample(int(n_samples), rng, torch.float64)
+            else:
+                z, place = codes.draw(int(n_samples), rng)
 
         def rows(model: VAE, z: Tensor) -> Tensor:
             return model.sample(z, rng) if model.is_density else model.mean(z)
 
-        return model.schema.decoded(inference.decoded(Z, rows), typed=True)
-
-    def _latents(
-        self, n_samples: int, prior: str, rng: torch.Generator, inference: Inference
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Draws of z, (n_samples, J), in training order, and around which of the kept codes: (n_samples,)."""
-        if prior not in ("aggregated", "model"):
-            raise ValueError(f"prior={prior!r} must be 'aggregated' or 'model'.")
-        with torch_scope(rng.device, grad=False):
-            if prior == "aggregated":
-                z, place = self._kept(inference).draw(n_samples, rng)
-                return z.cpu().numpy(), place
-            return inference.model.prior.sample(n_samples, rng, torch.float64).cpu().numpy(), None
+        found = model.schema.decoded(inference.decoded(z.cpu().numpy(), rows), typed=True)
+        return emptied(found, codes.missing(place, inference.model.likelihood.n_features)) if codes and gaps else found
 
     def _kept(self, inference: Inference) -> Codes:
         """The codes of training rows; ValueError where none are kept."""

@@ -5,6 +5,8 @@ import re
 from functools import cache
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from helpers import by_skops, load_state, seeded
 from numpy.testing import assert_allclose, assert_array_equal
@@ -121,6 +123,74 @@ def test_codes_without_a_spread_are_a_kernel_density():
     assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
     assert np.isclose(ratio[0, 0], WIDTHS, rtol=1e-5).any()
     assert vae.sample(3, random_state=0).shape == (3, 13)
+
+
+# Gaps
+
+
+def with_gaps_of_a_group():
+    """The second group's rows lack one cell more often than not, and no row lacks the first column's."""
+    X, group = apart(400)
+    rng = np.random.default_rng(1)
+    gaps = np.zeros(X.shape, dtype=bool)
+    gaps[:, 1] = (group == 1) & (rng.random(len(X)) < 0.6)
+    gaps[:, 2] = rng.random(len(X)) < 0.2
+    return np.where(gaps, np.nan, X), group
+
+
+def assert_gaps_follow(drawn, X, group):
+    gaps, own = np.isnan(X), drawn[:, 0] > 5
+    assert not np.isnan(drawn[:, 0]).any()
+    for kind in (0, 1):
+        found = np.isnan(drawn[own == kind])
+        assert_allclose(found.mean(axis=0), gaps[group == kind].mean(axis=0), atol=0.06)
+        both = (found[:, 1] & found[:, 2]).mean()
+        assert_allclose(both, (gaps[group == kind][:, 1] & gaps[group == kind][:, 2]).mean(), atol=0.05)
+
+
+def test_gaps_are_those_of_the_rows_drawn_around():
+    X, group = with_gaps_of_a_group()
+    vae = make(1).fit(X)
+    assert_gaps_follow(vae.sample(2000, random_state=0, gaps=True), X, group)
+    whole = vae.sample(2000, random_state=0)
+    assert not np.isnan(whole).any()
+    left = vae.sample(2000, random_state=0, gaps=True)
+    assert_array_equal(left[~np.isnan(left)], whole[~np.isnan(left)])
+
+
+def test_a_streams_gaps_are_those_of_its_rows():
+    X, group = with_gaps_of_a_group()
+    vae = make(1).partial_fit(X[:200]).partial_fit(X[200:])
+    assert_gaps_follow(vae.sample(2000, random_state=0, gaps=True), X, group)
+
+
+def test_a_complete_table_lacks_nothing():
+    assert not np.isnan(fitted().sample(20, random_state=0, gaps=True)).any()
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_gaps_of_a_frame_are_of_its_types(library):
+    X, group = with_gaps_of_a_group()
+    table = pd.DataFrame(X, columns=["a", "b", "c"]).assign(group=np.where(group == 1, "late", "early"))
+    table["n"] = pd.array(np.where(np.isnan(X[:, 1]), 0, np.round(X[:, 1])), dtype="Int64")
+    table.loc[np.isnan(X[:, 1]), ["n", "group"]] = None
+    table = table if library == "pandas" else pl.from_pandas(table)
+    vae = make(1, likelihood="auto").fit(table)
+    drawn = vae.sample(500, random_state=0, gaps=True)
+    assert list(drawn.dtypes) == list(table.dtypes)
+    drawn = drawn if library == "pandas" else drawn.to_pandas()
+    lacks = drawn["b"].isna()
+    assert 0.15 < lacks.mean() < 0.45
+    assert (drawn["n"].isna() == lacks).all()
+    assert (drawn["group"].isna() == lacks).all()
+    assert drawn["c"].isna().sum() > 50
+    assert set(drawn["group"].dropna()) == {"late", "early"}
+
+
+@pytest.mark.parametrize("how", [{"prior": "model"}, {"given": {0: 1.0}}])
+def test_gaps_are_training_rows(how):
+    with pytest.raises(ValueError, match="gaps=True leaves out what a training row lacks; use prior='aggregated'"):
+        fitted().sample(2, random_state=0, gaps=True, **how)
 
 
 # A stream's

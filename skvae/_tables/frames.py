@@ -17,6 +17,7 @@ __all__ = [
     "column_filled",
     "column_of",
     "column_values",
+    "emptied",
     "frame_library",
     "frame_of",
     "in_own_type",
@@ -254,6 +255,25 @@ def frame_of(columns: list, names: list, axis: dict[str, Any] | None, like: Any 
     frame = pandas.DataFrame({i: as_they_are(cells) for i, cells in enumerate(columns)}, index=index)
     frame.columns = _labels_of(names, axis)
     return frame
+
+
+def emptied(table: Any, gaps: np.ndarray) -> Any:
+    """A table without these cells; columns that lose none keep their type, others theirs if it can lack a value."""
+    library, columns = frame_library(table), np.flatnonzero(gaps.any(axis=0)).tolist()
+    if library is None:
+        table = table.copy()
+        table[gaps] = np.nan
+    elif library == "pandas":
+        table = table.copy()
+        for column in columns:
+            table.isetitem(column, table.iloc[:, column].mask(gaps[:, column]))
+    else:
+        polars = _library("polars")
+        for column in columns:
+            name = table.columns[column]
+            kept = polars.when(polars.Series(~gaps[:, column])).then(polars.col(name))
+            table = table.with_columns(kept.alias(name))
+    return table
 
 
 # The labels of pandas' columns

@@ -186,6 +186,13 @@ ESTIMATORS = [
         "test_kept_codes.py::test_a_stream_keeps_an_even_sample_of_its_rows",
     ),
     Mutant(
+        "gaps are another row's",
+        KEPT,
+        "self.gaps[place]",
+        "self.gaps[place - 1]",
+        "test_kept_codes.py::test_gaps_are_those_of_the_rows_drawn_around",
+    ),
+    Mutant(
         "of a file the first rows are kept",
         KEPT,
         "np.sort(rng.choice(len(table) // size, RUNS, False))",
