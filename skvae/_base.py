@@ -18,10 +18,11 @@ from torch import nn
 
 from ._callbacks import clean_after, fit_task
 from ._chunk import check_same_specs
-from ._fit import Fit, FitSettings, Task, learn_columns
+from ._fit import Fit, Task, learn_columns
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._saved import Rule, Saved, fault_of_groups, fault_of_values
+from ._settings import FitSettings
 from ._state import DETAILS, MODEL, TRAINING, FittedModel, become, fault_of_model, model_of, remember
 from ._tables.containers import refuse_container
 from ._tables.reader import TableReader, TrainingRows

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._fit import Fit, FitSettings, in_model_units, prepare, products, publish, start
+from ._fit import Fit, in_model_units, prepare, products, publish, start
+from ._settings import FitSettings
 from ._state import FittedModel
 from ._tables.batches import ArrayTable, Batch
 from ._tables.moments import Scale, within_rounding

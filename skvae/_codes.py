@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._fit import Fit, FitSettings
+from ._fit import Fit
 from ._inference.blocks import Inference
 from ._inference.posterior import mean_and_std
 from ._reservoir import Reservoir
 from ._saved import is_finite_array
+from ._settings import FitSettings
 from ._tables.moments import Array, has_gaps
 from ._tables.reader import TrainingRows
 from ._tables.sources import RowSource

@@ -14,7 +14,7 @@ from ._base import BaseVAE, offers, takes_gaps
 from ._chunk import continue_fit
 from ._codes import Codes, with_codes, with_rows
 from ._codes import fault as fault_of_codes
-from ._fit import Fit, FitSettings, Task, fit_model
+from ._fit import Fit, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.draws import FEW_EFFECTIVE, MOST_POINTS
 from ._inference.scores import completed
@@ -22,6 +22,7 @@ from ._params import Count, RandomState
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._saved import Rule
+from ._settings import FitSettings
 from ._state import at_once
 from ._tables.containers import unpack_container
 from ._tables.frames import emptied, frame_library

@@ -10,7 +10,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 
 from ._codes import CODES, Codes, weights
-from ._fit import FitSettings, components, prepare
+from ._fit import components, prepare
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion, unit
 from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
@@ -19,6 +19,7 @@ from ._inference.quadrature import quasi_normal
 from ._linear import Covariance
 from ._params import is_users_function
 from ._saved import is_finite_array
+from ._settings import FitSettings
 from ._tables.batches import to_rows
 from ._tables.moments import Array, has_gaps, row_blocks
 from ._tables.reader import TableReader, TrainingRows

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from scipy.stats import t as student_t
 from sklearn.utils import _safe_indexing
 
-from ._fit import Fit, FitSettings, Paused, fit_model
+from ._fit import Fit, Paused, fit_model
+from ._settings import FitSettings
 from ._tables.reader import TableReader, TrainingRows
 from ._training.held_out import defined, differences, winsorised
 from ._training.loop import DivergedError

@@ -16,7 +16,7 @@ from torch import nn
 from ._base import BaseVAE, SetOutput
 from ._chunk import continue_fit
 from ._codes import joined, known_rows
-from ._fit import Fit, FitSettings, Task, fit_model
+from ._fit import Fit, Task, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
 from ._normality import ATTRIBUTES, ROBUST_SUPPORT, Normality, as_many_as_columns, learn, rows_behind, supported
 from ._normality import fault as fault_of_normality
@@ -24,6 +24,7 @@ from ._params import Activation, NetworkLike, RandomState, Share
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._saved import Rule
+from ._settings import FitSettings
 from ._state import amend, at_once
 from ._tables.containers import framed, output_container
 from ._tables.reader import TableReader, TrainingRows

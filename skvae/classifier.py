@@ -12,12 +12,12 @@ import torch
 from sklearn.base import ClassifierMixin, clone
 from torch import nn
 
-from ._fit import AUTO_MOST, FitSettings
 from ._inference.blocks import refuse_far_rows
 from ._inference.posterior import posterior_mean
 from ._labels import Chunk, Labels
 from ._params import Activation, NetworkLike, RandomState
 from ._saved import Rule
+from ._settings import AUTO_MOST, FitSettings
 from ._state import at_once
 from ._tables.reader import relative_weights
 from .likelihoods import Likelihood

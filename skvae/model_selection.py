@@ -20,10 +20,11 @@ from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
 from ._callbacks import fit_task
-from ._fit import Fit, FitSettings, fit_model
+from ._fit import Fit, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race
 from ._saved import Rule, is_whole
+from ._settings import FitSettings
 from ._tables.reader import TableReader, relative_weights
 from ._torch import draw_seed, resolve_device
 from .likelihoods import LIKELIHOODS, Likelihood, resolved

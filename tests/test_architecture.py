@@ -27,7 +27,7 @@ MAX_LINES, MAX_BODY = 500, 40
 # Members named outside their family: the network that `hidden_layer_sizes` and `activation` describe; the prior that
 # the detector's default criterion, and `sample`, make of training rows, which is no parameter.
 OF_ROWS = ("_inference.criteria", "_normality", "_codes")
-DEFAULTS = {"_fit: MLP", *(f"{module}: AggregatedPosterior" for module in OF_ROWS)}
+DEFAULTS = {"_settings: MLP", *(f"{module}: AggregatedPosterior" for module in OF_ROWS)}
 
 
 def module_of(path: Path) -> str:
