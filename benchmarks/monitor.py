@@ -35,7 +35,7 @@ from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
 from skvae import VAETransformer
-from skvae._fit import FitSettings, prepare, products, read, start, training_of
+from skvae._fit import FitSettings, learn_columns, prepare, products, start, training_of
 from skvae._inference.quadrature import normal_rule
 from skvae._inference.scores import log_likelihood
 from skvae._tables.batches import to_rows
@@ -110,7 +110,8 @@ def record(X: Array, test: Array, seed: int) -> Recorded:
     vae = VAETransformer(random_state=seed)
     vae._validate_params()
     settings = FitSettings.of(vae, torch.device("cpu"))
-    reader, rows = read(settings, X, None, None)
+    reader, X = learn_columns(settings, X)
+    rows = reader.first_rows(X, None, None, settings.objective)
     settings = settings.seeded(seed)
     values, weights = [], []
     with torch_scope(settings.device, grad=True):

@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skvae import ELBO, IWAE, MLP, Gaussian, VAETransformer
-from skvae._fit import FitSettings, prepare, read
+from skvae._fit import FitSettings, learn_columns, prepare
 from skvae._training.solvers import SOLVERS
 
 POOR = "ignore:VAETransformer stopped at:sklearn.exceptions.ConvergenceWarning"  # few epochs from random weights
@@ -124,7 +124,8 @@ def test_auto_holds_rows_out_from_twenty_on(iris, n_rows, held_out):
 
 def test_the_start_has_not_seen_the_rows_that_judge_it(iris):
     settings = FitSettings.of(make(early_stopping=True), torch.device("cpu"))
-    prepared = prepare(*read(settings, iris, None, None), settings)
+    reader, X = learn_columns(settings, iris)
+    prepared = prepare(reader, reader.first_rows(X, None, None, settings.objective), settings)
     x = prepared.training.x.double().numpy()
     assert len(x) + len(prepared.held_out) == len(iris)
     np.testing.assert_allclose(prepared.cov.matrix, x.T @ x / len(x), rtol=1e-12)

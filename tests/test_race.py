@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from torch import nn
 
 from skvae import ELBO, IWAE, Gaussian, VAETransformer, VAETransformerCV
-from skvae._fit import FitSettings, fit_model, read
+from skvae._fit import FitSettings, fit_model, learn_columns
 from skvae._race import ERROR, SHARES, Candidate, Fold, Labelled, Race, advance, behind, comparable
 from skvae._state import become
 
@@ -206,7 +206,8 @@ def test_a_fit_in_parts_is_a_fit(table, name, how):
     make = lambda: VAETransformer(**{**SETTINGS, "n_components": 2, "max_iter": 30, **KINDS[name]})  # noqa: E731
     whole, paused = make().fit(X, sample_weight=weight), None
     settings = FitSettings.of(make(), torch.device("cpu")).seeded(0)
-    reader, rows = read(settings, X, None, weight)
+    reader, numbers = learn_columns(settings, X)
+    rows = reader.first_rows(numbers, None, weight, settings.objective)
     for end in (1, 13, 30):
         fit = fit_model(reader, rows, settings, until=end, paused=paused)
         paused = pickle.loads(pickle.dumps(fit.paused))
@@ -342,7 +343,7 @@ def test_a_candidate_that_diverges_is_out(table):
     assert vae.cv_results_["rank_test_score"].tolist() == [1, 2]
     broken = VAETransformer(2, **{**SETTINGS, "learning_rate_init": 1e30, "init": "random"})
     settings = FitSettings.of(broken, torch.device("cpu"))
-    candidate = Candidate(settings, read(settings, table, None, None)[0], Labelled(table, None, None), 8)
+    candidate = Candidate(settings, learn_columns(settings, table)[0], Labelled(table, None, None), 8)
     leg = advance(candidate, Fold(np.arange(100), np.arange(100, 240)), 20, 8, None)
     assert leg[:2] == (None, None)
 
