@@ -347,7 +347,10 @@ def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> 
 
 
 def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:
-    """Warn when training broke off, or ended below the linear model of the same family."""
+    """Warn when training broke off, came to no final loss, or ended below the linear model of the same family."""
+    if settings.objective.ramp > settings.max_iter:
+        late = f"has its final form from epoch {settings.objective.ramp} on, and max_iter={settings.max_iter}"
+        _warn(f"{settings.name}: objective={settings.objective!r} {late}. Raise max_iter, or lower its warmup.")
     if result.diverged is not None:
         kept = f"the weights of epoch {result.best} are kept. Lower learning_rate_init={settings.learning_rate_init}."
         _warn(f"{settings.name}: the loss was not finite in epoch {result.diverged}; {kept}")

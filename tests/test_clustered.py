@@ -70,7 +70,7 @@ def test_nothing_is_pulled_during_the_warmup_and_the_monitor_is_at_the_final_los
     assert torch.equal(found["loss"], found["error"]) != pulls
     final = objective(fitted.module_, rows, seeded(), np.inf)["loss"]
     assert torch.equal(objective.monitor(fitted.module_, rows, seeded()), -final)
-    assert objective.ramp == 2
+    assert objective.ramp == 3
 
 
 def test_the_pull_does_not_depend_on_the_size_of_codes(fitted):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from functools import cache
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import torch
 from helpers import rows_of, seeded
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import ELBO, IWAE, Gaussian, JohnsonSU, VAETransformer
 from skvae.model import Dims
-from skvae.objectives import OBJECTIVES, Batch, Objective
+from skvae.objectives import OBJECTIVES, Batch, Clustered, Objective
 
 VARIANTS = {
     "elbo": ELBO(),
@@ -154,6 +156,15 @@ def test_beta_rises_linearly_over_the_warmup_and_stays(epoch, share):
     model, rows = model_and_rows()
     terms = ELBO(beta=2.0, warmup=5)(model, rows, seeded(), epoch)
     torch.testing.assert_close(terms["loss"], 2.0 * share * terms["kl"] - terms["reconstruction"])
+
+
+@pytest.mark.parametrize("objective", [Clustered(2, warmup=3), ELBO(warmup=4)], ids=repr)
+def test_an_objective_that_never_comes_to_its_final_form_is_told(iris, objective):
+    with pytest.warns(ConvergenceWarning, match="its final form from epoch 4 on, and max_iter=3. Raise"):
+        VAETransformer(1, objective=objective, max_iter=3, random_state=0).fit(iris)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        VAETransformer(1, objective=objective, max_iter=4, random_state=0).fit(iris)
 
 
 def test_monitor_during_warmup_is_at_the_final_beta():
@@ -395,7 +406,7 @@ def test_wrong_hyperparameters_are_refused_in_fit(objective):
 @every_variant
 def test_every_variant_trains_through_the_estimator_and_scores(name):
     vae = VAETransformer(
-        1, objective=clone(VARIANTS[name]), hidden_layer_sizes=(), max_iter=3, early_stopping=False, random_state=0
+        1, objective=clone(VARIANTS[name]), hidden_layer_sizes=(), max_iter=5, early_stopping=False, random_state=0
     ).fit(table(60))
     assert np.isfinite(vae.loss_curve_).all()
     assert math.isfinite(vae.score(table(60)))

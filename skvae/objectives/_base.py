@@ -95,7 +95,7 @@ class Objective(Spec, ABC):
 
     @property
     def ramp(self) -> int:
-        """Epochs before the loss takes its final form; early stopping is patient until then."""
+        """The first epoch whose loss has its final form; early stopping is patient until then."""
         return 0
 
     def prior(self, prior: PriorSpec, n_components: int, density: LikelihoodModule) -> Prior:

@@ -42,8 +42,8 @@ class Clustered(OnePass):
     weight : float, default=1.0
         Of the pull.
     warmup : int, default=20
-        Epochs without the pull, fewer than `max_iter`. Too early it holds rows where the first codes happened to put
-        them; let it come when the error hardly falls any more.
+        Epochs without the pull; `fit` warns where `max_iter` has no more. Too early it holds rows where the first codes
+        happened to put them; let it come when the error hardly falls any more.
 
     See Also
     --------
@@ -86,7 +86,7 @@ class Clustered(OnePass):
 
     @property
     def ramp(self) -> int:
-        return self.warmup
+        return self.warmup + 1
 
     def modules(self, dims: Dims) -> dict[str, nn.Module]:
         return {"centers": nn.Embedding(self.n_clusters, dims.n_components, dtype=torch.float32)}
