@@ -293,9 +293,11 @@ class VAETransformerCV(VAETransformer):
         if sample_weight is not None:
             sample_weight = relative_weights(sample_weight, rows)
         table = Labelled(rows, y, sample_weight)
-        base = self._base(draw_seed(self.random_state))
+        base = self._base()
         entrants = [self._entrant(base, candidate, reader, table, X) for candidate in candidates]
         folds, near = self._folds(table, groups), self.selection == "one_standard_error"
+        seed = draw_seed(self.random_state)  # a refused fit draws nothing
+        entrants = [replace(entrant, settings=entrant.settings.seeded(seed)) for entrant in entrants]
         race = Race(entrants, folds, self.n_jobs, near, partial(self._log, candidates))
         # Callbacks and the log are this process'.
         watched = bool(getattr(self, "_skl_callbacks", [])) or self.verbose
@@ -311,12 +313,12 @@ class VAETransformerCV(VAETransformer):
         """Not offered: candidates are compared on whole tables."""
         raise AttributeError("VAETransformerCV has no partial_fit; choose the size first, then use VAETransformer.")
 
-    def _base(self, seed: int) -> VAETransformer:
+    def _base(self) -> VAETransformer:
         """The estimator that the candidates vary."""
         names = VAETransformer._get_param_names()
         parameters = {name: getattr(self, name) for name in names if name not in ("n_components", "verbose")}
         # Once for all candidates, or each would tell that the device is missing.
-        return VAETransformer(**{**parameters, "random_state": seed, "device": str(resolve_device(self.device))})
+        return VAETransformer(**{**parameters, "random_state": 0, "device": str(resolve_device(self.device))})
 
     def _entrant(
         self, base: VAETransformer, candidate: dict[str, Any], reader: TableReader, table: Labelled, X: Any
@@ -325,7 +327,7 @@ class VAETransformerCV(VAETransformer):
         estimator = clone(base).set_params(**clone(candidate, safe=False))
         estimator._validate_params()
         self._refuse_without_density(estimator)
-        settings = FitSettings.of(estimator, torch.device(estimator.device)).seeded(base.random_state)
+        settings = FitSettings.of(estimator, torch.device(estimator.device))
         if any(name.split("__")[0] == "likelihood" for name in candidate):
             reader, rows = TableReader.learn(reader.name, X, settings.specs["likelihood"], resolved)
             table = table._replace(X=rows)

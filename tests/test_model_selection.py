@@ -12,7 +12,7 @@ import torch
 from helpers import CountTasks, load_state
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -419,6 +419,17 @@ def test_the_estimator_is_the_best_model(table, gaps, missing):
         np.testing.assert_array_equal(own, expected, err_msg=name)
     for one, other in zip(vae.module_.parameters(), best.module_.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_refused_search_draws_no_seed(table):
+    rng = np.random.RandomState(0)
+    for wrong, words in (
+        ({"objective": "autoencoder"}, "trains no density"),
+        ({"cv": GroupKFold(2)}, "splits by groups"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(random_state=rng, **wrong).fit(table)
+    assert rng.randint(10**9) == np.random.RandomState(0).randint(10**9)
 
 
 def test_a_fit_is_set_by_its_seed(table):
