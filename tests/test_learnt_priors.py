@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from functools import cache
 
 import numpy as np
@@ -53,6 +54,22 @@ def bare(n_components=2, n_modes=5, n_inputs=3):
 
 
 # Densities
+
+
+def test_pseudo_inputs_of_a_fitted_model_are_encoded_once(monkeypatch):
+    """However many blocks of rows are looked at, on whatever device and in whatever type the model lies."""
+    X = np.random.RandomState(0).randn(60, 3)
+    vae = make(prior=Vamp(4), n_components=3, max_iter=1).fit(X)
+    expected, calls, encoded = vae.score_samples(X), [], VampPrior._encoded
+    monkeypatch.setattr(VampPrior, "_encoded", lambda self: calls.append(1) or encoded(self))
+    again = pickle.loads(pickle.dumps(vae))
+    np.testing.assert_array_equal(again.score_samples(X), expected)
+    again.sample(3, random_state=0), again.score_samples(X[:7])
+    assert len(calls) == 1
+    module, origin = again.module_.float(), torch.zeros(1, 3)
+    before = module.prior.log_prob(origin)
+    module.requires_grad_(True).prior.seen.data += 1.0  # of a model that is trained the modes move
+    assert module.prior.log_prob(origin) != before
 
 
 @torch.no_grad()

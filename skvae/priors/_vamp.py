@@ -42,11 +42,21 @@ class VampPrior(Modes):
     def __init__(self, n_components: int, n_inputs: int, n_modes: int):
         super().__init__(n_components)
         self.seen = nn.Parameter(torch.randn(n_modes, n_inputs, dtype=torch.float32))
+        self._held: tuple[Tensor, Tensor, Tensor] | None = None
 
     def bind(self, encode: Callable[[Tensor], tuple[Tensor, Any]]) -> None:
         self.encode = encode
 
     def modes(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self.seen.requires_grad:
+            return self._encoded()
+        # A fitted model's stay where they are, and are asked for with every block of rows.
+        if self._held is None or (self._held[0].dtype, self._held[0].device) != (self.seen.dtype, self.seen.device):
+            with torch.inference_mode(False), torch.no_grad():
+                self._held = self._encoded()
+        return self._held
+
+    def _encoded(self) -> tuple[Tensor, Tensor, Tensor]:
         mean, log_var = self.encode(self.seen)
         if log_var is None:
             var = mean.var(dim=0, correction=0) * len(mean) ** (-2 / (self.n_components + 4))

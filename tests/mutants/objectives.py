@@ -228,6 +228,20 @@ OBJECTIVES = [
         "test_learnt_priors.py::test_pseudo_inputs_start_at_training_rows_as_the_encoder_sees_them",
     ),
     Mutant(
+        "pseudo-inputs of a model in training are encoded once",
+        "priors/_vamp.py",
+        "if self.seen.requires_grad:",
+        "if self.seen.requires_grad and self._held is None:",
+        "test_learnt_priors.py::test_pseudo_inputs_of_a_fitted_model_are_encoded_once",
+    ),
+    Mutant(
+        "centres never pull, and nobody is told",
+        "objectives/_clustered.py",
+        "return self.warmup + 1",
+        "return self.warmup",
+        "test_objectives.py::test_an_objective_that_never_comes_to_its_final_form_is_told",
+    ),
+    Mutant(
         "every posterior is held to what N(0, I) curves by",
         "priors/_modes.py",
         "return float(torch.exp(-self.modes()[1].detach().max()))",
