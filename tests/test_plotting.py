@@ -433,9 +433,9 @@ def test_three_axes(on_images, digits):
     _, axes = plt.subplots(1, 3)
     display = AnomalyDisplay.from_estimator(on_images, digits[:5], kind="image", ax=axes)
     assert list(display.ax_) == list(axes)
-    with pytest.raises(ValueError, match=r"kind='image' draws in three axes; ax holds 2\."):
+    with pytest.raises(ValueError, match=r"kind='image' draws in 3 axes; ax holds 2\."):
         AnomalyDisplay.from_estimator(on_images, digits[:5], kind="image", ax=axes[:2])
-    with pytest.raises(ValueError, match=r"kind='image' needs an ax made by plt\.subplots, or three axes\."):
+    with pytest.raises(ValueError, match=r"kind='image' needs an ax made by plt\.subplots, or 3 axes\."):
         AnomalyDisplay.from_estimator(on_images, digits[:5], kind="image", ax=plt.figure().add_axes([0, 0, 1, 1]))
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Display",
     "ExplainedRow",
     "Picture",
+    "axes_within",
     "checked_place",
     "number",
     "place_in",
@@ -111,6 +112,24 @@ class ExplainedRow(NamedTuple):
             )
         values = np.asarray(one, dtype=np.float64)[0]
         return cls(row, values, np.asarray(detector.similar(one))[0], contributions, score)
+
+
+def axes_within(ax: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
+    """So many axes in the place of one, or those that were given."""
+    from matplotlib.axes import Axes
+
+    n_axes = int(np.prod(shape))
+    if not isinstance(ax, Axes):
+        axes = np.ravel(np.asarray(ax, dtype=object))
+        if len(axes) != n_axes:
+            raise ValueError(f"{what} draws in {n_axes} axes; ax holds {len(axes)}.")
+        return axes.reshape(shape)
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError(f"{what} needs an ax made by plt.subplots, or {n_axes} axes.")
+    ax.set_axis_off()
+    parts = place.subgridspec(*(1, *shape)[-2:])
+    return np.array([ax.figure.add_subplot(parts[i]) for i in range(n_axes)], dtype=object).reshape(shape)
 
 
 def place_in(X: Any, row: Any) -> int:

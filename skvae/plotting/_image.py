@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ._base import Array, ExplainedRow, Picture, number
+from ._base import Array, ExplainedRow, Picture, axes_within, number
 from ._pixels import checked_shape, square
 
 __all__ = ["Image"]
@@ -60,7 +59,7 @@ class Image(Picture):
 
         Artists: "image", "similar", "contributions" and "colorbar".
         """
-        axes = _three(ax)
+        axes = axes_within(ax, (3,), "kind='image'")
         artists: dict[str, Any] = {}
         low, span = _range(self.values, self.similar)
         for place, name, pixels in zip(axes, ("image", "similar"), (self.values, self.similar), strict=False):
@@ -80,23 +79,6 @@ class Image(Picture):
             place.set(xticks=[], yticks=[])
         axes[0].set_xlabel(f"score {number(self.score)}, threshold {number(self.offset)}")
         return axes, artists
-
-
-def _three(ax: Any) -> NDArray[Any]:
-    """Three axes in the place of one, or three that were given."""
-    from matplotlib.axes import Axes
-
-    if not isinstance(ax, Axes):
-        axes = np.ravel(np.asarray(ax, dtype=object))
-        if len(axes) != 3:
-            raise ValueError(f"kind='image' draws in three axes; ax holds {len(axes)}.")
-        return axes
-    place = ax.get_subplotspec()
-    if place is None:
-        raise ValueError("kind='image' needs an ax made by plt.subplots, or three axes.")
-    ax.set_axis_off()
-    parts = place.subgridspec(1, 3)
-    return np.array([ax.figure.add_subplot(parts[i]) for i in range(3)], dtype=object)
 
 
 def _range(image: Array, other: Array) -> tuple[float, float]:

@@ -66,4 +66,18 @@ DISPLAYS = [
         "pass",
         f"{TESTS}::test_missing_pixels_are_seen_through",
     ),
+    Mutant(
+        "a histogram is of the present cells alone",
+        "plotting/_samples.py",
+        "/ max(1, len(own)) for",
+        "/ max(1, len(values)) for",
+        "test_plotting_samples.py::test_marginals_are_shares_and_pairs_are_rows",
+    ),
+    Mutant(
+        "pairs change their axes",
+        "plotting/_samples.py",
+        "self._pair(axes[i, j], j, i, kwargs)",
+        "self._pair(axes[i, j], i, j, kwargs)",
+        "test_plotting_samples.py::test_marginals_are_shares_and_pairs_are_rows",
+    ),
 ]
