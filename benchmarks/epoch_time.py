@@ -111,6 +111,7 @@ LIKELIHOODS: dict[str, tuple[Any, float]] = {
     "laplace": ("laplace", 0.60),
     "johnson_su": ("johnson_su", 0.60),
     "log_normal": ("log_normal", 0.60),
+    "normal_score": ("normal_score", 0.75),
     "bernoulli": ("bernoulli", 0.65),
     "continuous_bernoulli": ("continuous_bernoulli", 0.80),
     "poisson": ("poisson", 1.0),

@@ -17,6 +17,7 @@ from .likelihoods import (
     LogNormal,
     Mixed,
     NegativeBinomial,
+    NormalScore,
     Poisson,
     StudentT,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "LogNormal",
     "Mixed",
     "NegativeBinomial",
+    "NormalScore",
     "Poisson",
     "StudentT",
     "VAEAnomalyDetector",

@@ -45,7 +45,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         columns, at most 32.
     likelihood : str or Likelihood, default="gaussian"
         What a row looks like given its latents. "gaussian": real numbers, one noise variance per column. "student_t",
-        "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "poisson", "negative_binomial": counts.
+        "laplace", "johnson_su": with outliers. "log_normal": amounts above 0. "normal_score": numbers of any
+        distribution, whole numbers, heaps and bounds. "poisson", "negative_binomial": counts.
         "bernoulli": 0 and 1, or images in [0, 1]. "continuous_bernoulli": fractions. "categorical": categories. "auto":
         one for every column of a table, by its type and values; `likelihood_` says which. An instance, such as
         :class:`Gaussian` or :class:`StudentT`, sets more; :class:`Mixed` gives every column its own.

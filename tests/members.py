@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from helpers import column_moments, seeded
 from scipy import stats
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_ndtr, log_softmax, ndtr
 
 from skvae import (
     Bernoulli,
@@ -21,6 +21,7 @@ from skvae import (
     LogNormal,
     Mixed,
     NegativeBinomial,
+    NormalScore,
     Poisson,
     StudentT,
 )
@@ -42,6 +43,7 @@ MEMBERS = {
     "poisson": Poisson(),
     "negative_binomial": NegativeBinomial(),
     "categorical": Categorical(SIZES),
+    "normal_score": NormalScore(n_knots=8),
     "mixed": Mixed(
         [
             (Gaussian(noise="decoder"), [4, 1]),
@@ -52,7 +54,7 @@ MEMBERS = {
         ]
     ),
 }
-# What the columns of a member's table hold; a number stands for so many categories.
+# What the columns of a member's table hold; a whole number stands for so many categories, others for a grid's step.
 KINDS = {
     **dict.fromkeys(["feature", "shared", "decoder", "johnson_su", "student_t", "laplace"], ["real"] * 3),
     "log_normal": ["positive"] * 3,
@@ -61,6 +63,7 @@ KINDS = {
     "poisson": ["count"] * 3,
     "negative_binomial": ["count"] * 3,
     "categorical": SIZES,
+    "normal_score": [0.5, 1.0, 25.0],
     "mixed": [3, "real", "positive", "count", "real", 2],
 }
 
@@ -85,6 +88,9 @@ def table(name: str, n_rows: int = 50, seed: int = 0) -> np.ndarray:
         varies = rng.gamma(2.0, 0.5, (n_rows, 3)) if name == "negative_binomial" else np.ones((n_rows, 3))
         return rng.poisson(mean * varies).astype(float)
     X = rng.normal(size=(n_rows, 3))
+    if name == "normal_score":  # a grid that begins beside 0, zeros and a cap, amounts far from 0
+        heaps = np.clip(np.round(8 * X[:, 1]), 0, 12)
+        return np.column_stack([np.round(8 * X[:, 0]) / 2 + 0.25, heaps, 25 * np.round(X[:, 2] * 9) + 40_000])
     if name == "log_normal":
         return np.exp(X * [0.2, 0.4, 0.6] + [0.0, -3.0, 5.0])
     return X * [0.5, 2.0, 30.0] + [1.0, -5.0, 1000.0]
@@ -145,6 +151,8 @@ def oracle(member, density, scale: Scale, outputs) -> Oracle:
             return _frozen(stats.nbinom(r, r / (r + np.exp(o))))
         case JohnsonSU():
             return _frozen(johnson_su(density, scale, o))
+        case NormalScore():
+            return _normal_scores(density, scale, o)
         case LogNormal():
             centre, spread = density.encoding.centre.numpy(), density.encoding.spread.numpy()
             return _frozen(stats.lognorm(noise_std(density) * spread, scale=np.exp(centre + spread * o) * scale.scale))
@@ -174,6 +182,61 @@ def johnson_su(density, scale: Scale, outputs: np.ndarray):
     b = density.encoding.tail / (spread * noise_std(density))
     a = -(centre + spread * unit * outputs) / (spread * noise_std(density))
     return stats.johnsonsu(a, b, loc=scale.shift, scale=density.encoding.tail * scale.scale)
+
+
+def _normal_scores(density, scale: Scale, means: np.ndarray) -> Oracle:
+    """By numpy's interpolation between the knots, cell by cell, and by quadrature between them."""
+    maps, std = density.encoding, noise_std(density)
+    edges, scores, cell, ends = (maps.kept(name).numpy() for name in ("edges", "scores", "cell", "ends"))
+
+    def score(x):
+        """Straight between knots and beyond them, (..., D)."""
+        found = np.empty_like(x)
+        for d in range(x.shape[-1]):
+            slope = np.diff(scores[d]) / np.diff(edges[d])
+            inside = np.interp(x[..., d], edges[d], scores[d])
+            below, above = np.minimum(x[..., d] - edges[d, 0], 0), np.maximum(x[..., d] - edges[d, -1], 0)
+            found[..., d] = inside + below * slope[0] + above * slope[-1]
+        return found
+
+    def log_p(X):
+        x = scale.to_model(X)
+        low, high = ((score(x + side * cell / 2) - means) / std for side in (-1, 1))
+        turn = low + high > 0  # the side on which distribution functions keep their digits
+        low, high = np.where(turn, -high, low), np.where(turn, -low, high)
+        with np.errstate(divide="ignore"):
+            log_mass = log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
+        return log_mass - np.log(cell * scale.scale)
+
+    def cdf(X):
+        x = scale.to_model(X)
+        return np.where(x > ends[:, 1] - cell / 4, 1.0, ndtr((score(x + cell / 2) - means) / std))
+
+    def moment(power):
+        """Of what a score stands for: a heap's value, else straight, within the range."""
+        total = np.zeros(np.broadcast_shapes(means.shape, std.shape))
+        points, weights = np.polynomial.legendre.leggauss(200)
+        for d in range(len(edges)):
+            low, high = edges[d, :-1].copy(), edges[d, 1:].copy()
+            heap = high - low < 1.25 * cell[d]
+            low[heap] = high[heap] = (0.5 * (low + high))[heap]
+            first = np.flatnonzero(edges[d] < ends[d, 0] - cell[d] / 4)[-1]
+            low[:first] = high[:first] = ends[d, 0]
+            last = np.flatnonzero(edges[d] > ends[d, 1] + cell[d] / 4)[0]
+            low[last:] = high[last:] = ends[d, 1]
+            for k in range(len(low)):
+                bottom = scores[d, k] if k else -40.0
+                top = min(scores[d, k + 1], 40.0)
+                if bottom >= top:
+                    break
+                y = bottom + (points + 1) / 2 * (top - bottom)
+                share = np.clip((y - scores[d, k]) / (scores[d, k + 1] - scores[d, k]), 0, 1)
+                X = scale.shift[d] + scale.scale[d] * (low[k] + share * (high[k] - low[k]))
+                density_at = stats.norm.pdf(y, means[..., d, None], std[d]) * weights * (top - bottom) / 2
+                total[..., d] += (density_at * X**power).sum(-1)
+        return total
+
+    return Oracle(log_p, cdf, moment(1), np.sqrt(moment(2) - moment(1) ** 2))
 
 
 def _frozen(found) -> Oracle:

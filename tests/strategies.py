@@ -114,7 +114,7 @@ SUPPORT = {
     "categorical": lambda X: np.minimum(_counts(X), 3),
     "auto": lambda X: X,
 }
-REAL = ["gaussian", "johnson_su", "student_t", "laplace"]
+REAL = ["gaussian", "johnson_su", "student_t", "laplace", "normal_score"]
 PARTS = [Gaussian("shared"), Gaussian("decoder"), StudentT(df=3.0), JohnsonSU(), Mixed([], remainder="gaussian")]
 likelihoods = st.one_of(st.sampled_from(REAL), st.sampled_from(sorted(SUPPORT)), st.sampled_from(PARTS))
 

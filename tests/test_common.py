@@ -136,6 +136,7 @@ OTHERS = [
     "log_normal",
     "categorical",
     "mixed",
+    "normal_score",
 ]
 POSITIVE = OTHERS[:5]
 CHECKS_WITHOUT_ROWS = [

@@ -460,7 +460,7 @@ def fits_by_both(vae, X, monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("likelihood", [*WITHOUT_NOISE, "student_t", "laplace", "log_normal", "mixed"])
+@pytest.mark.parametrize("likelihood", [*WITHOUT_NOISE, "student_t", "laplace", "log_normal", "normal_score", "mixed"])
 def test_a_fit_of_rows_in_the_support_ends_at_the_same_model(likelihood, monkeypatch):
     X = table(likelihood, 120)
     X[::9, 1] = np.nan

@@ -59,6 +59,7 @@ def test_the_registry_names_these_likelihoods():
         "laplace",
         "log_normal",
         "negative_binomial",
+        "normal_score",
         "poisson",
         "student_t",
     ]
@@ -87,6 +88,8 @@ def quadrature(kind, mean, std):
         return np.arange(kind), np.ones(kind)
     if kind == "count":
         return np.arange(3000), np.ones(3000)
+    if isinstance(kind, float):  # from whole cells far out to others as far
+        return np.arange(-4000, 4000) * kind + std, np.full(8000, kind)
     if kind == "unit":
         points, weights = np.polynomial.legendre.leggauss(60)
         return (points + 1) / 2, weights / 2
@@ -225,7 +228,7 @@ def test_variance_is_the_distributions(name):
     np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", [*SET_VALUES, "johnson_su", "log_normal", "mixed"])
+@pytest.mark.parametrize("name", [*SET_VALUES, "johnson_su", "log_normal", "normal_score", "mixed"])
 def test_other_columns_report_no_learnt_noise(name):
     density, _, _ = density_of(name, table(name))
     assert density.variance(outputs_for(density, 2)) is None
@@ -467,6 +470,7 @@ EXTREMES = {
     "student_t": ([-1e15, 1e15, 0.0], [-1e4, 1e4, 0.0]),
     "laplace": ([-1e15, 1e15, 0.0], [-1e4, 1e4, 0.0]),
     "log_normal": ([1e-300, 1e300, 1.0], [-5.0, 5.0, 0.0]),
+    "normal_score": ([-1e15, 1e15, 0.0], [-1e4, 1e4, 0.0]),
 }
 
 

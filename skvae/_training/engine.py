@@ -182,6 +182,7 @@ class DenseStep:
             self.reads_seen
             and not objective.in_data_units
             and (not objective.changes_rows or _by_columns(self.density))
+            and (not objective.input_noise or self.density.encoding.adds_in_seen)
         )
         # Whether the gradient reads more of a row than the encoder.
         self.reads_more = self.reads_seen and self.density.n_more() > 0

@@ -27,6 +27,7 @@ from ._encoding import Encoding, Identity, column_sums
 from ._gaussian import Gaussian
 from ._mixed import Mixed
 from ._names import LIKELIHOODS
+from ._normal_score import NormalScore
 from ._resolve import described, fits_schema, resolved
 from ._robust import Laplace, StudentT
 from ._start import (
@@ -58,6 +59,7 @@ __all__ = [
     "Mixed",
     "NLLGradient",
     "NegativeBinomial",
+    "NormalScore",
     "Poisson",
     "Scale",
     "Standardised",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._linear import Covariance, LinearGaussian
 from .._params import Spec
-from .._tables.batches import Table
+from .._tables.batches import Batch, Table
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from ._encoding import Centred, Encoding, Identity, Summand, column_sums
 
@@ -50,6 +50,10 @@ class CellWeights(NamedTuple):
 
     mass: Any
     total: Any
+
+
+# Rows that `fit_values` is shown: as many as hold so many numbers, between these bounds.
+MOST_VALUES, LEAST_ROWS, MOST_ROWS = 2_000_000, 2_000, 50_000
 
 
 # From outputs, rows and cells to minus the log-likelihood, to be summed over its last two axes, and its slope over the
@@ -181,12 +185,14 @@ class LikelihoodModule(nn.Module, ABC):
         self.encoding = Identity(n_features) if encoding is None else encoding
 
     def fit(self, rows: Table, copies: float = 1.0) -> None:
-        """Set what depends on the rows, beyond their scale, in one pass through them at most.
+        """Set what depends on the rows, beyond their scale, in one pass through them at most, and a look at some.
 
         A row of weight 1 stands for so many `copies`.
         """
         if functions := self.summands():
             self.fit_sums(*column_sums(rows, functions, copies))
+        if self.reads_values:
+            self.fit_values(rows.subsample(min(MOST_ROWS, max(LEAST_ROWS, MOST_VALUES // self.n_features))), copies)
 
     def summands(self) -> Sequence[Summand]:
         """What `fit_sums` wants summed."""
@@ -195,6 +201,15 @@ class LikelihoodModule(nn.Module, ABC):
     def fit_sums(self, *sums: ColumnSums) -> None:
         """Set what depends on the rows, from the column sums of the `summands`."""
         self.encoding.fit_sums(*sums)
+
+    @property
+    def reads_values(self) -> bool:
+        """Whether some of the rows are to be shown to `fit_values`: sums say too little of them."""
+        return False
+
+    def fit_values(self, rows: Batch, copies: float) -> None:
+        """Set what depends on the rows, from some of them, of which a weight of 1 stands for so many `copies`."""
+        return
 
     def reach(self, high: Tensor) -> None:
         """Take note of what a later chunk of rows holds at most, (D,) in model units, where values were bounded."""

@@ -30,14 +30,23 @@ class Encoding(nn.Module, ABC):
         Numbers the encoder sees of a row; None: as many as features. More where a category has one of its own.
     takes_noise : bool or Tensor of shape (n_inputs,), default=True
         Which of these noise may be added to: x stays in its support.
+    adds_in_seen : bool, default=True
+        Whether `add_noise` does to a row what `add_to_seen` does to what the encoder sees of it.
     """
 
     n_features: int
     n_inputs: int
     takes_noise: Tensor
 
-    def __init__(self, n_features: int, n_inputs: int | None = None, takes_noise: bool | Tensor = True):
+    def __init__(
+        self,
+        n_features: int,
+        n_inputs: int | None = None,
+        takes_noise: bool | Tensor = True,
+        adds_in_seen: bool = True,
+    ):
         super().__init__()
+        self.adds_in_seen = adds_in_seen
         self.n_features = n_features
         self.n_inputs = n_features if n_inputs is None else n_inputs
         noise = torch.as_tensor(takes_noise, dtype=torch.float32, device="cpu").expand(self.n_inputs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._linear import LinearGaussian
 from .._params import named
+from .._tables.batches import Batch
 from .._tables.frames import frame_library, label_of
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, LinearStart, NLLGradient, as_arrays
@@ -126,7 +127,7 @@ class _SideBySide(Encoding):
 
     def __init__(self, encodings: list[Encoding], order: list[int]):
         noise = torch.cat([encoding.takes_noise for encoding in encodings])
-        super().__init__(len(order), len(noise), noise)
+        super().__init__(len(order), len(noise), noise, all(encoding.adds_in_seen for encoding in encodings))
         self.n_columns = [encoding.n_features for encoding in encodings]
         self.n_each = [encoding.n_inputs for encoding in encodings]
         self.register_buffer("order", torch.tensor(order, device="cpu"), persistent=False)
@@ -204,6 +205,16 @@ class _MixedModule(LikelihoodModule):
         left = iter(sums)
         for member in self.members:
             member.fit_sums(*(next(left) for _ in member.summands()))
+
+    @property
+    def reads_values(self) -> bool:
+        return any(member.reads_values for member in self.members)
+
+    def fit_values(self, rows: Batch, copies: float) -> None:
+        masks = [None] * len(self.members) if rows.mask is None else self.encoding.columns(rows.mask)
+        for member, x, mask in zip(self.members, self.encoding.columns(rows.x), masks, strict=True):
+            if member.reads_values:
+                member.fit_values(Batch(x, mask, rows.weight), copies)
 
     def reach(self, high: Tensor) -> None:
         for member, part in zip(self.members, self.encoding.columns(high), strict=True):

@@ -10,6 +10,7 @@ from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
 from ._gaussian import Gaussian
+from ._normal_score import NormalScore
 from ._robust import Laplace, StudentT
 from ._warped import JohnsonSU, LogNormal
 
@@ -25,6 +26,7 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "laplace": Laplace,
     "log_normal": LogNormal,
     "negative_binomial": NegativeBinomial,
+    "normal_score": NormalScore,
     "poisson": Poisson,
     "student_t": StudentT,
 }

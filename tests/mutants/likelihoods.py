@@ -9,6 +9,7 @@ __all__ = ["LIKELIHOODS"]
 NOISE, ROBUST, WARPED = "likelihoods/_location_scale.py", "likelihoods/_robust.py", "likelihoods/_warped.py"
 BERNOULLI, COUNTS, CATEGORICAL = "likelihoods/_bernoulli.py", "likelihoods/_counts.py", "likelihoods/_categorical.py"
 MIXED = "likelihoods/_mixed.py"
+SCORE, MARGINAL, MASS = "likelihoods/_normal_score.py", "likelihoods/_marginal.py", "likelihoods/_cell_mass.py"
 DENSITY = "test_likelihoods.py::test_log_prob_equals_scipy_in_data_units"
 DRAWS = "test_likelihoods.py::test_samples_have_the_moments_and_the_quantiles_of_the_distribution"
 MEAN = "test_likelihoods.py::test_mean_is_the_distributions_in_data_units"
@@ -163,6 +164,55 @@ LIKELIHOODS = [
         "return torch.cat(parts, dim=-1).index_select(-1, self.place)",
         "return torch.cat(parts, dim=-1)",
         DENSITY,
+    ),
+    Mutant(
+        "a value's cell is wider on one side",
+        SCORE,
+        "for end, right in ((x - half, True), (x + half, False)):",
+        "for end, right in ((x - half, True), (x + 1.1 * half, False)):",
+        DENSITY,
+    ),
+    Mutant(
+        "a common value is drawn from all over its cell's bin",
+        SCORE,
+        "heap = below | above | (high - low < 2.5 * half)",
+        "heap = below | above",
+        MEAN,
+    ),
+    Mutant(
+        "draws leave the grid that values were recorded on",
+        SCORE,
+        "return torch.where(step > 0, (on_grid - shift) / scale, x)",
+        "return x",
+        "test_normal_score.py::test_what_was_recorded_comes_back",
+    ),
+    Mutant(
+        "the noise of a cell is not learnt",
+        SCORE,
+        "return -mass * found, mass * shift * precision, (0.5 * mass * growth).sum(-2)[..., None, :]",
+        "return -mass * found, mass * shift * precision, (0.0 * mass * growth).sum(-2)[..., None, :]",
+        GRADIENT,
+    ),
+    Mutant(
+        "the number of knots is judged by the rows it was learnt from",
+        MARGINAL,
+        "pairs, n = (halves, halves[::-1]), column.weight.sum()",
+        "pairs, n = tuple((half, half) for half in halves), column.weight.sum()",
+        "test_normal_score.py::test_more_knots_are_no_better_where_values_are_few",
+    ),
+    Mutant(
+        "what no row holds is impossible",
+        MARGINAL,
+        "scores = ndtri((0.5 + share * n) / (n + 1))",
+        "scores = ndtri((1e-300 + share * n) / (n + 1))",
+        "test_normal_score.py::test_a_common_value_has_its_share_and_none_is_impossible",
+    ),
+    Mutant(
+        "the mass of a cell far out is a difference of ones",
+        MASS,
+        "return xp.where(w < THIN, thin, xp.where(near > 0, tail, around))",
+        "return xp.where(w < THIN, thin, around)",
+        "test_normal_score.py::test_the_mass_of_a_cell_and_its_slopes_have_all_digits",
     ),
     Mutant(
         "weights are ignored in what a likelihood learns of its columns",
