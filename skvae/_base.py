@@ -18,6 +18,7 @@ from torch import nn
 
 from ._callbacks import clean_after, fit_task
 from ._chunk import check_same_specs
+from ._conditions import fault as fault_of_given
 from ._fit import Fit, Task, learn_columns
 from ._inference.blocks import Inference
 from ._params import Count, named
@@ -201,6 +202,7 @@ class BaseVAE(CallbackSupportMixin, Saved):
             fault_of_groups(state, self._groups)
             or fault_of_values(state, self._leaves, *sizes)
             or fault_of_model(state)
+            or fault_of_given(state)
         )
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._conditions import rows_of
 from ._fit import Fit
 from ._inference.blocks import Inference
 from ._inference.posterior import mean_and_std
@@ -43,12 +44,15 @@ class Codes:
     weight : ndarray of shape (M,)
     gaps : ndarray of uint8 of shape (M, ceil(D / 8)) or None
         The rows' missing cells, a bit for each column; None where no row lacks any.
+    given : ndarray of shape (M, G) or None
+        The rows' cells of the columns that the model is given; None where it is given none.
     """
 
     mean: np.ndarray
     var: np.ndarray
     weight: np.ndarray
     gaps: np.ndarray | None = None
+    given: np.ndarray | None = None
 
     @classmethod
     def of(cls, inference: Inference, X: Array, weight: Array) -> Codes:
@@ -60,7 +64,9 @@ class Codes:
         mean, var = found[..., 0], np.square(found[..., 1]).clip(np.finfo(np.float32).tiny)
         if not inference.model.has_posterior:
             var = _scott(mean, weight)
-        codes = cls(mean, var, weight, np.packbits(np.isnan(X), axis=1) if gappy else None)
+        columns = inference.model.likelihood.given_columns
+        given = X[:, columns].astype(np.float64) if columns.any() else None
+        codes = cls(mean, var, weight, np.packbits(np.isnan(X), axis=1) if gappy else None, given)
         with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
             parts = (torch.from_numpy(part).double() for part in (mean, var, weight))
             width = AggregatedPosterior.of(*parts).width(inference.seed)
@@ -121,7 +127,8 @@ def known_rows(sample: dict[str, Any] | None, codes: Codes | None, inference: In
         return Reservoir(**sample)
     if codes is None:
         return None
-    X = inference.decoded(codes.mean, lambda model, z: model.mean(z))
+    rows = None if codes.given is None else rows_of(codes.given, inference.model.likelihood.given_columns)
+    X = inference.decoded(codes.mean, lambda model, z, x: model.mean(z, x), rows)
     X[codes.missing(np.arange(len(X)), X.shape[1])] = np.nan
     return Reservoir.of(X, codes.weight, inference.seed)
 
@@ -152,8 +159,8 @@ def _some(table: TrainingRows, seed: int) -> TrainingRows:
 
 def fault(codes: Any, n_features: int, n_components: int) -> str | None:
     """What is wrong with saved codes, in words; None if nothing is."""
-    if not isinstance(codes, dict) or codes.keys() != {"mean", "var", "weight", "gaps"}:
-        return "_codes are not means, variances, weights and gaps"
+    if not isinstance(codes, dict) or codes.keys() != {"mean", "var", "weight", "gaps", "given"}:
+        return "_codes are not means, variances, weights, gaps and given cells"
     mean, var, weight, gaps = (codes[name] for name in ("mean", "var", "weight", "gaps"))
     if not all(is_finite_array(values, "f") for values in (mean, var, weight)):
         return "_codes hold something that is not a finite number"

@@ -14,6 +14,8 @@ from ._base import BaseVAE, offers, takes_gaps
 from ._chunk import continue_fit
 from ._codes import Codes, with_codes, with_rows
 from ._codes import fault as fault_of_codes
+from ._conditions import completed as completed_given
+from ._conditions import rows_of
 from ._fit import Fit, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.draws import FEW_EFFECTIVE, MOST_POINTS
@@ -44,6 +46,11 @@ class _Cells(NamedTuple):
     numbers: Array
     gaps: np.ndarray
     rows: np.ndarray
+
+    @classmethod
+    def of(cls, numbers: Array) -> _Cells:
+        gaps = np.isnan(numbers)
+        return cls(numbers, gaps, np.flatnonzero(gaps.any(axis=1)))
 
 
 class DrawsRows(BaseVAE):
@@ -96,22 +103,19 @@ class DrawsRows(BaseVAE):
         if n_draws is not None:
             self._refuse_draws("n_draws")
         X = unpack_container(X)
-        cells = self._cells(X)
+        numbers = np.array(self._reader().read(X)[:])
+        cells = _Cells.of(numbers)
         found = [cells.numbers] if n_draws is None else [cells.numbers.copy() for _ in range(n_draws)]
         if len(cells.rows):
-            values = self._fillings(inference, cells, n_draws, random_state)
+            rng = None if n_draws is None else _generator(random_state, inference)
+            values = self._fillings(inference, cells, n_draws, rng)
             for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
                 table[cells.gaps] = at_most(filling[cells.gaps[cells.rows]], table.dtype)
         schema = self._fitted().schema
         tables = [schema.filled(X, table, cells.gaps, drawn=n_draws is not None) for table in found]
         return tables[0] if n_draws is None else tables
 
-    def _cells(self, X: Any) -> _Cells:
-        numbers = np.array(self._reader().read(X)[:])
-        gaps = np.isnan(numbers)
-        return _Cells(numbers, gaps, np.flatnonzero(gaps.any(axis=1)))
-
-    def _fillings(self, inference: Inference, cells: _Cells, n_draws: int | None, random_state: Any) -> np.ndarray:
+    def _fillings(self, inference: Inference, cells: _Cells, n_draws: int | None, rng: Any) -> np.ndarray:
         """Conditional means, (R, 1, D), or draws, (R, n_draws, D), of the R rows with gaps, in data units."""
         X = cells.numbers[cells.rows]
         if not inference.model.is_density:
@@ -119,7 +123,7 @@ class DrawsRows(BaseVAE):
         elif n_draws is None:
             values = inference.conditional_mean(X)[:, None]
         else:
-            values, n_effective = inference.conditional_draws(X, n_draws, _generator(random_state, inference))
+            values, n_effective = inference.conditional_draws(X, n_draws, rng)
             _warn_of_few_points(n_effective, cells.rows)
         refuse_far_rows(values, cells.rows)
         return inference.to_data(values)
@@ -149,6 +153,9 @@ class DrawsRows(BaseVAE):
 
         Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
         Absent where the objective offers no prior.
+
+        Where the model is given columns (:class:`skvae.Given`), a row has those of the training row whose code it is
+        drawn around, unless `given` says others: they are kept beside the codes.
 
         With `given`, the other cells are drawn from p(others | given), as `impute` draws missing ones: no row is drawn
         and thrown away, so rare conditions take no longer than common ones.
@@ -196,18 +203,38 @@ class DrawsRows(BaseVAE):
         if given is not None:
             return self._sample_given(given, int(n_samples), inference, random_state)
         rng = _generator(random_state, inference)
-        codes = self._kept(inference) if prior == "aggregated" else None
+        columns = inference.model.likelihood.given_columns
+        codes = self._kept(inference) if prior == "aggregated" or columns.any() else None
         with torch_scope(rng.device, grad=False):
-            if codes is None:
-                z = inference.model.prior.sample(int(n_samples), rng, torch.float64)
-            else:
+            if codes is not None:
                 z, place = codes.draw(int(n_samples), rng)
+            if prior == "model":
+                z = inference.model.prior.sample(int(n_samples), rng, torch.float64)
+        known = None if codes is None or codes.given is None else rows_of(codes.given[place], columns)
 
-        def rows(model: VAE, z: Tensor) -> Tensor:
-            return model.sample(z, rng) if model.is_density else model.mean(z)
+        def rows(model: VAE, z: Tensor, x: Tensor | None) -> Tensor:
+            return model.sample(z, rng, x) if model.is_density else model.mean(z, x)
 
-        found = model.schema.decoded(inference.decoded(z.cpu().numpy(), rows), typed=True)
-        return emptied(found, codes.missing(place, inference.model.likelihood.n_features)) if codes and gaps else found
+        found = model.schema.decoded(inference.decoded(z.cpu().numpy(), rows, known), typed=True)
+        return emptied(found, codes.missing(place, len(columns))) if codes and gaps else found
+
+    def _given_rows(self, given: Any, n_rows: int) -> Array | None:
+        """Rows (n_rows, D) of what is given to decode for, NaN elsewhere; None where the model is given nothing."""
+        model, reader = self._inference().model, self._reader()
+        columns = model.likelihood.given_columns
+        if not columns.any():
+            if given is not None:
+                raise ValueError("This model is given no columns, so there is nothing to decode for; use given=None.")
+            return None
+        names = ", ".join(reader.labels[column] for column in np.flatnonzero(columns))
+        if given is None:
+            raise ValueError(f"This model is given {names}: say what to decode for, by given=.")
+        table = reader.read(table_of_given(given, self._fitted().schema, len(columns)), checked=False)[:]
+        if len(table) not in (1, n_rows):
+            raise ValueError(f"given has {len(table)} rows for {n_rows} latents; give one row, or one for each.")
+        rows = rows_of(np.asarray(table, dtype=np.float64)[:, columns], columns)
+        reader.check(rows)
+        return np.broadcast_to(rows, (n_rows, len(columns)))
 
     def _kept(self, inference: Inference) -> Codes:
         """The codes of training rows; ValueError where none are kept."""
@@ -219,7 +246,7 @@ class DrawsRows(BaseVAE):
             return Codes.of(inference, known.X, known.weight)
         raise ValueError(
             "No codes of training rows are kept, as keep_codes=False asks or because the fit has not ended; use "
-            "sample(prior='model'), or fit with keep_codes=True."
+            "sample(prior='model'), and say by given= what the model is given, or fit with keep_codes=True."
         )
 
     def _learn(self, reader: TableReader, rows: TrainingRows, settings: FitSettings, epoch: Task) -> Fit:
@@ -242,13 +269,26 @@ class DrawsRows(BaseVAE):
         if getattr(decoder, "reads_x", False):
             raise ValueError(f"decoder={decoder!r} reads the row it predicts, which must be complete; use given=None.")
         self._refuse_draws("given")
-        table = table_of_given(given, schema, inference.model.likelihood.n_features)
-        cells = self._cells(table)
+        columns, reader = inference.model.likelihood.given_columns, self._reader()
+        table = table_of_given(given, schema, len(columns))
+        known = np.array(reader.read(table, checked=False)[:])
+        absent = np.isnan(known)
+        rng: Any = _generator(random_state, inference) if absent.any() else None
+        if absent[:, columns].any():  # each draw has those of a training row
+            kept, exact = self._kept(inference), np.isin(np.flatnonzero(columns), list(schema.categories))
+            assert kept.given is not None
+            filled = completed_given(known[:, columns], n_samples, kept.given, kept.weight, exact, rng)
+            known, absent = (np.repeat(values, n_samples, axis=0) for values in (known, absent))
+            known[:, columns] = filled
+            table, n_samples = repeated(table, n_samples, frame_library(given) is not None), 1
+        reader.check(known)
+        cells = _Cells.of(known)
         numbers, gaps = (np.repeat(values, n_samples, axis=0) for values in (cells.numbers, cells.gaps))
         if len(cells.rows):
-            values = self._fillings(inference, cells, n_samples, random_state)
+            values = self._fillings(inference, cells, n_samples, rng)
             numbers[gaps] = at_most(values[cells.gaps[cells.rows][:, None].repeat(n_samples, 1)], numbers.dtype)
-        return schema.filled(repeated(table, n_samples, frame_library(given) is not None), numbers, gaps, drawn=True)
+        table = repeated(table, n_samples, frame_library(given) is not None)
+        return schema.filled(table, numbers, np.repeat(absent, n_samples, axis=0), drawn=True)
 
 
 def _generator(random_state: Any, inference: Inference) -> torch.Generator:

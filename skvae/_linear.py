@@ -20,7 +20,15 @@ from sklearn.utils.extmath import randomized_svd
 
 from ._tables.moments import Array, reduce_blocks
 
-__all__ = ["Covariance", "LinearGaussian", "LinearMaps", "PartCovariance", "factor_analysis", "probabilistic_pca"]
+__all__ = [
+    "Covariance",
+    "LinearGaussian",
+    "LinearMaps",
+    "PartCovariance",
+    "Regression",
+    "factor_analysis",
+    "probabilistic_pca",
+]
 
 # Up to this many columns the covariance is formed and its eigenvectors are exact.
 EXACT_COLUMNS = 2000
@@ -54,7 +62,14 @@ class Covariance:
     n_rows, n_columns : int
     noise : float or array of shape (n_columns,), default=0.0
         Variance that independent noise adds to the columns.
+
+    Attributes
+    ----------
+    regression : Regression or None
+        What was taken out of the rows: the blocks are what it leaves.
     """
+
+    regression: Regression | None = None
 
     def __init__(self, blocks: Callable[[], Iterator[Block]], n_rows: int, n_columns: int, noise: float | Array = 0.0):
         self.blocks, self.n_rows, self.n_columns, self.noise = blocks, n_rows, n_columns, noise
@@ -104,6 +119,11 @@ class Covariance:
             return None
         # No cell is missing, so that every pair of columns is held by all the weight.
         return np.concatenate([x for x, _, _ in self._rooted()]) / np.sqrt(np.max(self._sums[1]))
+
+    @property
+    def n_varying(self) -> int:
+        """How many columns are not given."""
+        return self.n_columns - (0 if self.regression is None else len(self.regression.given))
 
     @property
     def has_gaps(self) -> bool:
@@ -163,6 +183,74 @@ class PartCovariance(Covariance):
         values[: len(found)] = found
         all_vectors[self.kept, : len(found)] = vectors
         return values, all_vectors
+
+
+class Regression:
+    """Least squares of all columns on those that are given, and on 1: x = intercept + coefficients x_given + rest.
+
+    Every column is regressed on the rows that hold it, with a standard normal prior on the coefficients: a row of a
+    category of its own does not decide. Where there are too many products for that, a gap counts as the column's mean.
+
+    Parameters
+    ----------
+    blocks : callable
+        As in `Covariance`.
+    given : ndarray of int of shape (C,)
+        Columns without gaps.
+    """
+
+    def __init__(self, blocks: Callable[[], Iterator[Block]], given: np.ndarray):
+        self.blocks, self.given = blocks, given
+
+    @cached_property
+    def _solved(self) -> tuple[Array, Array]:
+        """Intercept and coefficients, (D, C + 1), and the covariance of what is given, (C, C)."""
+        n_given = len(self.given) + 1
+
+        def partial(block: Block) -> tuple[Array, Array, Array | float]:
+            x, present, weight = block
+            known = np.column_stack([x[:, self.given], np.ones(len(x))]).astype(np.float64)
+            weighed = known if weight is None else known * weight[:, None]
+            products: Any = 0.0
+            if present is not None and x.shape[1] * n_given**2 <= EM_NUMBERS:
+                absent = 1.0 - present
+                some = absent.any(axis=1)
+                outer = (weighed[some, :, None] * known[some, None, :]).reshape(-1, n_given**2)
+                products = absent[some].T @ outer
+            return weighed.T @ known, weighed.T @ x, products
+
+        of_all, with_x, lacking = reduce_blocks(self.blocks(), partial)
+        mean = of_all[-1, :-1] / of_all[-1, -1]
+        spread = of_all[:-1, :-1] / of_all[-1, -1] - mean * mean[:, None]
+        products = of_all + np.eye(n_given)
+        if np.ndim(lacking):
+            products = products - lacking.reshape(-1, n_given, n_given)
+        return np.linalg.solve(products, with_x.T[..., None])[..., 0], spread
+
+    @property
+    def coefficients(self) -> Array:
+        """(D, C)."""
+        return self._solved[0][:, :-1]
+
+    @property
+    def intercept(self) -> Array:
+        """(D,)."""
+        return self._solved[0][:, -1]
+
+    @cached_property
+    def root(self) -> tuple[Array, Array]:
+        """R with R R' the covariance of what is given, and its inverse where that varies: two (C, C)."""
+        values, vectors = linalg.eigh(self._solved[1])
+        std = np.sqrt(np.maximum(values, 0.0))
+        used = std > 1e-6 * max(std.max(), np.finfo(float).tiny)
+        return vectors * std * used, (vectors * np.where(used, 1.0 / np.where(used, std, 1.0), 0.0)).T
+
+    def rest(self) -> Iterator[Block]:
+        """The blocks less what is explained; nothing is left of the given columns."""
+        for x, present, weight in self.blocks():
+            left = x - (x[:, self.given] @ self.coefficients.T + self.intercept)
+            left[:, self.given] = 0.0
+            yield left if present is None else left * present, present, weight
 
 
 def _of_few_rows(rows: Array, noise: float | Array, k: int, scale: Array) -> tuple[Array, Array]:
@@ -276,15 +364,21 @@ class LinearMaps:
     decoder_bias : array of shape (n_params,)
         The decoder's outputs where the latents are 0.
     encoder_weight : array of shape (J, n_inputs)
-        From the encoder's input to the posterior mean; the posterior mean of a row of column means is 0.
+        From the encoder's input to the posterior mean.
     posterior_var : array of shape (J,)
         Variance of each latent given a row.
+    decoder_given : array of shape (n_params, n_given)
+        From the numbers that are given to the decoder's outputs.
+    encoder_bias : array of shape (J,) or float, default=0.0
+        The posterior mean of a row of column means.
     """
 
     decoder_weight: Array
     decoder_bias: Array
     encoder_weight: Array
     posterior_var: Array
+    decoder_given: Array
+    encoder_bias: Array | float = 0.0
 
 
 def probabilistic_pca(cov: Covariance, n_components: int, floor: float) -> LinearGaussian:

@@ -60,7 +60,7 @@ BEYOND_CACHE = 16
 
 def as_many_as_columns(cov: Covariance) -> int:
     """How many latents "auto" means to a detector."""
-    return min(cov.n_columns, AUTO_MOST)
+    return min(cov.n_varying, AUTO_MOST)
 
 
 # Which rows to train on
@@ -272,7 +272,9 @@ def learn(
 
 def rows_behind(codes: dict[str, np.ndarray]) -> Codes:
     """The codes of normal rows, as `known_rows` takes them."""
-    return Codes(codes["mean"], codes["var"], np.exp(codes["log_weight"]) * len(codes["mean"]))
+    return Codes(
+        codes["mean"], codes["var"], np.exp(codes["log_weight"]) * len(codes["mean"]), None, codes.get("given")
+    )
 
 
 def _sample(table: TrainingRows, most: int, seed: int) -> TrainingRows:
@@ -291,7 +293,9 @@ def _aggregated(inference: Inference, table: TrainingRows) -> dict[str, np.ndarr
     with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
         mean, std = torch.tensor(found).unbind(dim=-1)
         codes = AggregatedPosterior.of(mean, std.square(), torch.tensor(weight)).widened(inference.seed)
-    return {name: values.numpy() for name, values in codes._asdict().items()}
+    columns = inference.model.likelihood.given_columns
+    given = {"given": table.X[:, columns].astype(np.float64)} if columns.any() else {}
+    return {name: values.numpy() for name, values in codes._asdict().items()} | given
 
 
 def _total(scores: np.ndarray) -> np.ndarray:
@@ -373,7 +377,7 @@ def _fault_of_scores(state: dict[str, Any]) -> str | None:
 
 def _fault_of_codes(codes: Any, n_components: int) -> str | None:
     fields = AggregatedPosterior._fields
-    if not isinstance(codes, dict) or codes.keys() != set(fields):
+    if not isinstance(codes, dict) or codes.keys() - {"given"} != set(fields):
         return f"_codes are not {sorted(fields)}"
     if not all(is_finite_array(values, "f") for values in codes.values()):
         return "_codes hold something that is not a finite number"

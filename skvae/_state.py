@@ -85,6 +85,7 @@ class Blueprint:
         if density is None:
             density = self.likelihood.build(self.n_features, self.scale)
         dims = Dims(self.n_features, self.n_components, density.n_params, density.encoding.n_inputs)
+        self._check_given(density, self.decoder.reads_x)
         n_encoded = (2 if "posterior" in self.objective.offers else 1) * self.n_components
 
         columns = Columns(density.columns_of_inputs(), density.columns_of_outputs())
@@ -94,7 +95,9 @@ class Blueprint:
             return nn.ModuleDict(
                 {
                     "encoder": self.encoder.build_encoder(density.encoding.n_inputs, n_encoded, *told[0]),
-                    "decoder": self.decoder.build_decoder(self.n_components, density.n_params, *told[1]),
+                    "decoder": self.decoder.build_decoder(
+                        self.n_components + density.n_given, density.n_params, *told[1]
+                    ),
                     "extras": nn.ModuleDict(self.objective.modules(dims)),
                     "prior": self.objective.prior(self.prior, self.n_components, density),
                 }
@@ -107,8 +110,16 @@ class Blueprint:
                 f"objective={objective!r} trains no density, and decoder={self.decoder!r} reads the row it predicts, "
                 "which it would learn to copy. Use an objective with a density, or another decoder."
             )
+        self._check_given(density, reads_x)
         kind = AutoregressiveVAE if reads_x else VAE
         return kind(likelihood=density, offers=objective.offers, code=objective.code, scale=self.scale, **parts)
+
+    def _check_given(self, density: LikelihoodModule, reads_x: bool) -> None:
+        """Raise ValueError where decoder or objective cannot be given columns, and the likelihood is."""
+        part = f"decoder={self.decoder!r}" if reads_x else f"objective={self.objective!r}"
+        if density.n_given and (reads_x or "density" not in self.objective.offers):
+            need = "another decoder" if reads_x else "objective='elbo'"
+            raise ValueError(f"{part} cannot be given columns, as the likelihood is; use {need}, or model all columns.")
 
 
 def pack(model: VAE) -> dict[str, np.ndarray]:

@@ -99,6 +99,7 @@ class VAE(nn.Module):
     encoder : nn.Module, (N, n_inputs) -> (N, 2 J) or (N, J)
         From what the likelihood shows it of a row to means, then log variances; to a code without a "posterior".
     decoder : nn.Module, (N, J) -> (N, n_params)
+        Of latents, and beside them the numbers that the likelihood is given of a row: (N, J + n_given) then.
     likelihood : LikelihoodModule
     prior : Prior
     extras : nn.ModuleDict
@@ -131,6 +132,7 @@ class VAE(nn.Module):
         self.code = ACTIVATIONS[code]()
         self.is_density = "density" in offers
         self.has_posterior = "posterior" in offers
+        self.n_given = likelihood.n_given
         self._scale = scale or Scale(np.zeros(likelihood.n_features), np.ones(likelihood.n_features))
         self._cost: Cost | None = None
         prior.bind(self.encode_seen)
@@ -235,16 +237,36 @@ class VAE(nn.Module):
         return shown if mask is None else shown * self.likelihood.encoding.per_input(mask)
 
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
-        """The likelihood's parameters for latents (..., J): (..., n_params)."""
-        return self.decoder(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:-1], -1)
+        """The likelihood's parameters for latents (..., J) and rows x (..., D): (..., n_params).
 
-    def mean(self, z: Tensor) -> Tensor:
-        """E[x|z] for latents (..., J), in model units: (..., D)."""
-        return self.likelihood.mean(self.params(z))
+        Of x is read what is given to the likelihood, and nothing where that is nothing.
+        """
+        inputs = self.decoder_input(z, x)
+        return self.decoder(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], -1)
 
-    def sample(self, z: Tensor, rng: torch.Generator) -> Tensor:
-        """A draw of x for each latent (N, J), in model units: (N, D)."""
-        return self.likelihood.sample(self.params(z), rng)
+    def params_given(self, z: Tensor, x: Tensor) -> Tensor:
+        """The same of a decoder that may also predict from x: as if nothing else of it were known."""
+        return self.params(z, x)
+
+    def decoder_input(self, z: Tensor, x: Tensor | None) -> Tensor:
+        """Latents, and beside them what is given of rows x: (..., J + n_given)."""
+        if not self.n_given:
+            return z
+        if x is None:
+            raise ValueError("This model is given some columns, without which latents cannot be decoded.")
+        given = self.likelihood.encoding.given(x)
+        shape = torch.broadcast_shapes(z.shape[:-1], given.shape[:-1])
+        return torch.cat([values.expand(*shape, values.shape[-1]) for values in (z, given)], dim=-1)
+
+    def mean(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """E[x|z] for latents (..., J), in model units: (..., D), with what is given of rows x as it is there."""
+        outputs = self.params(z, x)
+        return self.likelihood.mean(outputs) if x is None else self.likelihood.mean_given(outputs, x)
+
+    def sample(self, z: Tensor, rng: torch.Generator, x: Tensor | None = None) -> Tensor:
+        """A draw of x for each latent (..., J), in model units: (..., D), with what is given of rows x."""
+        outputs = self.params(z, x)
+        return self.likelihood.sample(outputs, rng) if x is None else self.likelihood.sample_given(outputs, x, rng)
 
     def log_prob(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """log p(x_d|z) in nats of data units, 0 where x_d is missing: (..., N, D) for latents (..., N, J)."""
@@ -256,7 +278,12 @@ class VAE(nn.Module):
         return self.log_prob(z, x, mask).sum(-1) + self.prior.log_prob(z)
 
     def log_joint_everywhere(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """log p(x, z) of every row at every one of the latents z (C, J), which are decoded once: (C, N)."""
+        """log p(x, z) of every row at every one of the latents z (C, J): (C, N).
+
+        They are decoded once, unless something is given, of which rows may differ.
+        """
+        if self.n_given:
+            return self.log_joint(z[:, None].expand(-1, len(x), -1), x, mask)
         outputs = self.params(z)[:, None].expand(-1, len(x), -1)
         terms = self.likelihood.log_prob(outputs, x)
         return (terms if mask is None else terms * mask).sum(-1) + self.prior.log_prob(z)[:, None]
@@ -281,7 +308,8 @@ class VAE(nn.Module):
         found: list[Cost] = []
         with _measured(self.encoder, found), _measured(self.decoder, found):
             _check_width("encoder", lambda: self.encoder(seen), likelihood.encoding.n_inputs, self.n_encoded)
-            _check_width("decoder", lambda: self.params(z, x), n_components, likelihood.n_params)
+            n_in = n_components + self.n_given
+            _check_width("decoder", lambda: self.params(z, x), n_in, likelihood.n_params)
         found += [Cost(p.numel(), p.shape[0]) for p in self.extras.parameters() if p.dim() > 1]
         self._cost = Cost(max((c.product for c in found), default=1), max((c.width for c in found), default=1))
 
@@ -320,10 +348,12 @@ class VAE(nn.Module):
             small = 0.01 * torch.randn(full.shape, generator=rng, dtype=full.dtype)
             maps.append(torch.where(torch.as_tensor(unused), small, full))
         decoder, encoder = maps
+        decoder = torch.cat([decoder, torch.as_tensor(start.decoder_given)], dim=1)
         log_var = torch.as_tensor(np.append(np.log(start.posterior_var), np.zeros(n_components - n_started)))
         networks: Any = self
         networks.decoder.start_at(decoder, torch.as_tensor(start.decoder_bias))
         weight, bias = encoder.T, torch.zeros_like(log_var)
+        bias[:n_started] = torch.as_tensor(start.encoder_bias)
         if self.has_posterior:
             weight, bias = torch.cat([weight, torch.zeros_like(weight)]), torch.cat([bias, log_var])
         networks.encoder.start_at(weight, bias)
@@ -353,6 +383,9 @@ class AutoregressiveVAE(VAE):
     def log_joint_everywhere(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         return self.log_joint(z[:, None].expand(-1, len(x), -1), x, mask)
 
+    def params_given(self, z: Tensor, x: Tensor) -> Tensor:
+        return self.params(z)
+
     def params(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         if x is None:
             x = self.mean(z)
@@ -361,11 +394,11 @@ class AutoregressiveVAE(VAE):
         flat = self.decoder(z.reshape(-1, z.shape[-1]), rows.reshape(-1, seen.shape[-1]))
         return flat.reshape(*z.shape[:-1], -1)
 
-    def mean(self, z: Tensor) -> Tensor:
+    def mean(self, z: Tensor, x: Tensor | None = None) -> Tensor:
         """Each feature's mean given z and the means of the features before it."""
         return self._fill(z, self.likelihood.mean)
 
-    def sample(self, z: Tensor, rng: torch.Generator) -> Tensor:
+    def sample(self, z: Tensor, rng: torch.Generator, x: Tensor | None = None) -> Tensor:
         return self._fill(z, lambda outputs: self.likelihood.sample(outputs, rng))
 
     def _fill(self, z: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:

@@ -264,13 +264,19 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         return codes[..., 0], codes[..., 1]
 
     @at_once
-    def inverse_transform(self, X: Any) -> Any:
+    def inverse_transform(self, X: Any, *, given: Any = None) -> Any:
         """Mean of p(x|z), in data units; the most likely one where a column holds categories.
+
+        A model that is given columns (:class:`skvae.Given`) decodes latents for their values: codes of real rows and
+        another batch make these rows as if of that batch.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_components_)
             Latents, as `transform` returns them.
+        given : dict, Series, DataFrame or array-like of shape (n_samples, n_features), default=None
+            The columns that the model is given, and only for such a model: one row for all latents, as a dict or a
+            Series by the columns' names, or a row for each; other columns are not read.
 
         Returns
         -------
@@ -280,7 +286,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         Raises
         ------
         ValueError
-            If X does not hold `n_components_` finite numbers per row.
+            If X does not hold `n_components_` finite numbers per row, or `given` lacks a column that the model is
+            given, has another number of rows, or is there where the model is given none.
         """
         model = self._fitted()
         Z = check_array(X, dtype=[np.float64, np.float32])
@@ -288,11 +295,11 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
             raise ValueError(
                 f"X has {Z.shape[1]} columns, but inverse_transform takes this model's {model.n_components} latents."
             )
-        return self._means(Z, like=X)
+        return self._means(Z, X, self._given_rows(given, len(Z)))
 
     @at_once
     def reconstruct(self, X: Any) -> Any:
-        """Every row as the model sees it: `inverse_transform(transform(X))`.
+        """Every row as the model sees it: `inverse_transform(transform(X))`, with its own given columns.
 
         Parameters
         ----------
@@ -309,7 +316,8 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         ValueError
             If X breaks a rule, or a row lies so far outside the training data that its code is not finite.
         """
-        return self._means(self._encoded(self._reader().read(X), posterior_mean), like=X)
+        rows = self._reader().read(X)
+        return self._means(self._encoded(rows, posterior_mean), X, rows)
 
     @available_if(offers("density"))
     @at_once
@@ -377,10 +385,10 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         refuse_far_rows(codes, range(len(X)))
         return codes
 
-    def _means(self, Z: Array, like: Any) -> Any:
-        """Mean of p(x|z) of latents in public order, as the kind of table that fit saw."""
+    def _means(self, Z: Array, like: Any, rows: Array | None) -> Any:
+        """Mean of p(x|z) of latents in public order, and what is given of rows, as the kind of table that fit saw."""
         model = self._fitted()
-        found = self._inference().decoded(Z[:, np.argsort(model.order)], lambda model, z: model.mean(z))
+        found = self._inference().decoded(Z[:, np.argsort(model.order)], lambda model, z, x: model.mean(z, x), rows)
         return model.schema.decoded(at_most(found, Z.dtype), like)
 
 

@@ -19,6 +19,7 @@ from skvae import (
     Categorical,
     ContinuousBernoulli,
     Gaussian,
+    Given,
     JohnsonSU,
     LogNormal,
     Mixed,
@@ -60,6 +61,7 @@ LIKELIHOODS = {
     "mixed": Mixed(
         [(Gaussian("decoder"), [3]), ("negative_binomial", [0]), (Categorical([3, 2]), [4, 1]), ("laplace", [2])]
     ),
+    "given": Mixed([(Given([3]), [3]), ("laplace", [0, 1]), (Given(), [4]), ("poisson", [2])]),
 }
 WITHOUT_NOISE = ["bernoulli", "continuous_bernoulli", "poisson", "negative_binomial", "categorical"]
 DEPTHS = [(), (6,), (6, 4), (6, 5, 4)]
@@ -78,7 +80,9 @@ OBJECTIVES = {
     "all, with noise": ELBO("sampled", n_draws=3, beta=0.7, warmup=4, free_bits=0.3, input_noise=0.2),
 }
 PAIRS = [
-    (n, k) for n, k in product(sorted(OBJECTIVES), sorted(LIKELIHOODS)) if "noise" not in n or k not in WITHOUT_NOISE
+    (n, k)
+    for n, k in product(sorted(OBJECTIVES), sorted(LIKELIHOODS))
+    if ("noise" not in n or k not in WITHOUT_NOISE) and (k != "given" or "density" in OBJECTIVES[n].offers)
 ]
 # Of a network, what a likelihood is does not depend on its activations: some see all of them.
 NETWORKS = [

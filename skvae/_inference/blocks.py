@@ -161,12 +161,22 @@ class Inference:
             whole[doubtful] = of(X[doubtful], in_cells, lattice)
         return whole
 
-    def decoded(self, Z: Array, function: Callable[[VAE, Tensor], Tensor]) -> np.ndarray:
-        """`function` of latents in training order, in blocks, in data units."""
+    def decoded(
+        self, Z: Array, function: Callable[[VAE, Tensor, Tensor | None], Tensor], X: Array | None = None
+    ) -> np.ndarray:
+        """`function` of latents in training order and of rows of X, in blocks, in data units.
+
+        X, in data units, has what is given of the rows, and NaN in unknown cells; given columns keep theirs.
+        """
+        columns = self.model.likelihood.given_columns
 
         def of(part: slice) -> np.ndarray:
             z = torch.tensor(Z[part], dtype=torch.float64, device=self.device)
-            return self.to_data(function(self.model, z).cpu().numpy())
+            x = None if X is None else self.rows(X[part]).known
+            found = self.to_data(function(self.model, z, x).cpu().numpy())
+            if X is not None:
+                found[:, columns] = X[part][:, columns]
+            return found
 
         # One thread: draws come from a generator, in order.
         return filled(len(Z), block_rows(self.model, 1), of, np.float64, self.device, threads=False)

@@ -66,7 +66,7 @@ Criterion = Callable[[VAE, Batch, ScoringContext], Tensor]
 def reconstruction(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """-(x_d - E[x_d|z])^2 at the posterior mean, in standardised units; the latents have no part."""
     mu, _ = model.encode(rows.x)
-    return with_latents(-(rows.x - model.mean(mu)).square(), torch.zeros_like(mu[:, 0]))
+    return with_latents(-(rows.x - model.mean(mu, rows.x)).square(), torch.zeros_like(mu[:, 0]))
 
 
 def reconstruction_data(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:

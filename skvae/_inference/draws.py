@@ -148,7 +148,8 @@ def draws(
         lost = ~torch.logsumexp(log_weight, dim=0).isfinite()
         kept = chosen(shares(log_weight), n_draws, noise)[..., None].expand(-1, -1, points.z.shape[2])
         z = points.z.gather(0, kept).masked_fill(lost[:, None], 0.0)
-        found[:, number] = model.sample(z, noise.rng).masked_fill(lost[:, None], math.nan)
+        drawn = model.sample(z, noise.rng, rows.take(number).known)
+        found[:, number] = drawn.masked_fill(lost[:, None], math.nan)
         n_effective[number] = own
     return found, n_effective
 
@@ -158,7 +159,7 @@ def decodes_to_numbers(model: VAE, scale: Scale) -> bool:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     z = torch.randn(DECODED, model.prior.n_components, generator=make_generator(0), dtype=dtype)
     z[0] = 0
-    outputs = model.params(z)
+    outputs = model.params_given(z, z.new_zeros(DECODED, model.likelihood.n_features))
     if not model.likelihood.mean(outputs).isfinite().all():
         return False
     if not model.is_density:

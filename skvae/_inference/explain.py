@@ -56,7 +56,7 @@ def _completed(model: VAE, rows: Batch, view: ScoringContext) -> tuple[Batch, Sc
     assert rows.mask is not None
     q = posterior(model, rows)
     z = q.mean + torch.einsum("njk,sk->snj", q.factor, view.completions)
-    filled = torch.where(rows.mask > 0, rows.x, model.mean(z)).flatten(0, 1)
+    filled = torch.where(rows.mask > 0, rows.x, model.mean(z, rows.known)).flatten(0, 1)
     # Training rows are known by their own codes, not by their completions'.
     return Batch(filled), view._replace(known=view.codes.own(q.mean).repeat(len(z)))
 
@@ -68,16 +68,16 @@ def nearest(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     A missing cell does not count.
     """
     every = -(-len(view.codes.mean) // MOST_SIMILAR)
-    decoded = model.mean(view.codes.mean[::every])
+    decoded = model.mean(view.codes.mean[::every, None], rows.known)  # one for all rows, or one for each
     encoding = model.likelihood.encoding
-    difference = encoding.encode(rows.x)[:, None] - encoding.encode(decoded)
+    difference = encoding.encode(rows.x) - encoding.encode(decoded)
     if rows.mask is not None:
-        difference *= encoding.per_input(rows.mask)[:, None]
+        difference *= encoding.per_input(rows.mask)
     distance = difference.abs().clamp_max(MOST_DIFFERENCE).nan_to_num(nan=MOST_DIFFERENCE).square().sum(-1)
     own = view.own(model.encode(rows.x, rows.mask)[0])
     known = (own >= 0) & (own % every == 0)
-    distance[known, own[known] // every] = torch.inf
-    return decoded[distance.argmin(dim=1)]
+    distance[own[known] // every, known] = torch.inf
+    return decoded.expand(-1, len(rows), -1)[distance.argmin(dim=0), torch.arange(len(rows), device=distance.device)]
 
 
 def explained(

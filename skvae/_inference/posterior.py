@@ -133,7 +133,10 @@ def _second_derivatives(model: VAE, rows: Batch, z: Tensor) -> Tensor:
     Where the decoder is linear piece by piece, it has no second derivatives, and its first ones are products.
     """
     directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
-    copies, slope = z.expand(directions.shape), _piecewise_slope(model.decoder, z)
+    copies, slope = (
+        z.expand(directions.shape),
+        _piecewise_slope(model.decoder, model.decoder_input(z, rows.x), z.shape[1]),
+    )
     if slope is None:
         return _along(lambda z: model.log_joint(z, rows.x, rows.mask), copies, directions).transpose(0, 1)
 
@@ -142,7 +145,7 @@ def _second_derivatives(model: VAE, rows: Batch, z: Tensor) -> Tensor:
         return terms if rows.mask is None else terms * rows.mask
 
     by_latent = slope.permute(2, 0, 1)
-    bent = _along(log_prob, model.params(z).expand(by_latent.shape), by_latent)
+    bent = _along(log_prob, model.params(z, rows.x).expand(by_latent.shape), by_latent)
     prior = _along(model.prior.log_prob, copies, directions)
     return bent.transpose(0, 1) @ slope + prior.transpose(0, 1)
 
@@ -157,11 +160,14 @@ def _along(function: Callable[[Tensor], Tensor], points: Tensor, directions: Ten
         return torch.autograd.grad((slope * directions).sum(), points)[0]
 
 
-def _piecewise_slope(decoder: nn.Module, z: Tensor) -> Tensor | None:
-    """The slopes of a decoder's outputs over z, (N, n_params, J), where it is linear piece by piece; else None."""
+def _piecewise_slope(decoder: nn.Module, x: Tensor, n_components: int) -> Tensor | None:
+    """The slopes of a decoder's outputs over its first inputs, the latents, where it is linear piece by piece.
+
+    (N, n_params, J) for inputs (N, J or more); None elsewhere.
+    """
     if type(decoder) is not LinearPath:
         return None
-    x, slope = z, torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
+    slope = torch.eye(x.shape[1], n_components, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
     for layer in decoder.body or ():
         if type(layer) is nn.Linear:
             slope = layer.weight @ slope
@@ -170,7 +176,7 @@ def _piecewise_slope(decoder: nn.Module, z: Tensor) -> Tensor | None:
         elif type(layer) is not nn.Identity:
             return None
         x = layer(x)
-    straight = decoder.linear.weight.expand(len(z), -1, -1)
+    straight = decoder.linear.weight[:, :n_components].expand(len(x), -1, -1)
     return straight if decoder.body is None else straight + slope
 
 

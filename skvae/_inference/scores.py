@@ -123,7 +123,7 @@ def conditional_mean(
     weighing = _Weighing(model, rows, rule, lattice, ask_decoder)
     before, mean = weighing.total, weighing.total.new_zeros(())
     for z, log_weight in weighing.parts():
-        expected = model.likelihood.expected(model.params(z))
+        expected = model.likelihood.expected(model.params(z, rows.x))
         part = torch.einsum("sn,snd->nd", torch.exp(log_weight - weighing.total), expected)
         mean = part + mean * torch.exp(before - weighing.total)[:, None]
         before = weighing.total
@@ -139,7 +139,7 @@ def mean_by_cells(model: VAE, rows: Batch, lattice: Lattice) -> Tensor:
     """`conditional_mean` by cells: (N, D)."""
     found = cells(model, rows, lattice)
     share = torch.softmax(found.log_mass, dim=0)
-    expected = (model.likelihood.expected(model.params(z)) for z in found.z)
+    expected = (model.likelihood.expected(model.params(z, rows.x)) for z in found.z)
     return model.likelihood.collapse(sum(part[:, None] * values for part, values in zip(share, expected, strict=True)))
 
 
@@ -149,16 +149,17 @@ def completed(model: VAE, rows: Batch) -> Tensor:
     For models without a density. One pass, as in training: fed back, what filled the gaps would drift.
     """
     assert rows.mask is not None
-    return torch.where(rows.mask > 0, rows.x, model.mean(model.encode_mean(rows.x, rows.mask)))
+    return torch.where(rows.mask > 0, rows.x, model.mean(model.encode_mean(rows.x, rows.mask), rows.known))
 
 
 def squared_error(model: VAE, seen: Batch, compared: Batch) -> Tensor:
-    """The likelihood's squared `error` of rows rebuilt from others, over present cells, and how many those are: (N, 2).
+    """The likelihood's squared `error` of rows rebuilt from others over modelled cells, and how many there are: (N, 2).
 
     From the posterior mean; the rows that are seen and compared are the same, unless a model was trained otherwise.
     """
-    cells = model.likelihood.error(model.params(posterior_mean(model, seen)), compared.x)
+    cells = model.likelihood.error(model.params_given(posterior_mean(model, seen), compared.x), compared.x)
     present = torch.ones_like(cells) if compared.mask is None else compared.mask
+    present = present * torch.as_tensor(~model.likelihood.given_columns, device=present.device)
     return torch.stack([(cells * present).sum(-1), present.sum(-1)], dim=1)
 
 

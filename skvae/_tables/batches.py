@@ -132,6 +132,11 @@ class Batch(Table):
     def device(self) -> torch.device:
         return self.x.device
 
+    @property
+    def known(self) -> Tensor:
+        """x with NaN in missing cells."""
+        return self.x if self.mask is None else self.x.masked_fill(self.mask == 0, torch.nan)
+
     def take(self, index: Tensor) -> Batch:
         return self._map(lambda value: value.index_select(0, index))
 

@@ -252,5 +252,6 @@ def _categories(assigned: list, X: Any) -> dict[int, int | None]:
     for member, columns in assigned:
         if member.reads_cells:
             owned = list(range(X.shape[1])) if columns is None else columns
-            found |= dict(zip(owned, member.categories(len(owned)), strict=True))
+            # Some of those that look at cells have columns of numbers, too.
+            found |= dict(zip(owned, member.categories(len(owned)), strict=False))
     return found

@@ -50,6 +50,8 @@ def understands(model: VAE, objective: Objective) -> bool:
         and objective.code == "identity"
         and type(model) is VAE
         and not model.prior.reads_encoder
+        # What is given to the decoder is read from what the encoder sees.
+        and not (model.n_given and objective.changes_rows)
         and (is_graph_free(model.encoder) or is_graph_free(model.decoder))
         and _own_parameters(model)
     )
@@ -67,18 +69,19 @@ class _Workspace:
     def __init__(self, model: VAE, vector: Tensor, grad: Tensor, n_rows: int, n_draws: int, backend: Backend):
         self.backend, self.n_rows = backend, n_rows
         self.xp, self.view, self.tensor = backend
+        n_components = model.prior.n_components
         self.encoder, self.decoder = (
             GraphFreeMLP(network, vector, grad, size, network is model.decoder, backend)
             if is_graph_free(network)
             else AutogradNetwork(network, n_in, n_out, vector, size)
             for network, n_in, n_out, size in (
                 (model.encoder, model.likelihood.encoding.n_inputs, model.n_encoded, n_rows),
-                (model.decoder, model.prior.n_components, model.likelihood.n_params, n_draws * n_rows),
+                (model.decoder, n_components + model.n_given, model.likelihood.n_params, n_draws * n_rows),
             )
         )
-        n_components = model.prior.n_components
         self.grad_head = backend.new(vector, n_rows, model.n_encoded)
-        self.seen, self.z = self.view(self.encoder.input), self.view(self.decoder.input)
+        self.seen, decoded = self.view(self.encoder.input), self.view(self.decoder.input)
+        self.z, self.given = decoded[:, :n_components], decoded[:, n_components:]
         self.outputs = self.view(self.decoder.output)
         self.eps = self.view(backend.new(vector, n_draws * n_rows, n_components))
         heads, grads = (t.split(n_components, dim=-1) for t in (self.encoder.output, self.grad_head))
@@ -166,6 +169,7 @@ class DenseStep:
         self.model, self.objective, self.vector, self.grad = model, objective, vector, grad
         self.n_draws, self.n_components = objective.n_draws, model.prior.n_components
         self.density, self.largest_product = model.likelihood, model.largest_product
+        self.is_given = torch.from_numpy(np.flatnonzero(self.density.encoding.is_given())).to(vector.device)
         self.workspaces: dict[int, _Workspace] = {}
         # By numpy or torch: the likelihood's gradient, and what of its value depends on the rows alone.
         self.formulas: dict[Any, tuple[NLLGradient, LogSlope]] = {}
@@ -225,7 +229,7 @@ class DenseStep:
         work, emitted = self._emit(views[0], eps)
         slopes, others = self._slopes(work, emitted, views, epoch, rng, volume)
         xp = work.xp
-        grad_z = work.view(work.decoder.backward(work.tensor(slopes.outputs)))
+        grad_z = work.view(work.decoder.backward(work.tensor(slopes.outputs)))[:, : self.n_components]
         if slopes.z is not None:
             grad_z = grad_z + slopes.z
         flow = _sum_draws(grad_z, self.n_draws)
@@ -252,6 +256,8 @@ class DenseStep:
         shown = self._shown(seen.x)
         work.seen[...] = work.view(shown if seen.mask is None else shown * self.density.encoding.per_input(seen.mask))
         work.encoder.forward()
+        if self.model.n_given:
+            work.given[...] = _repeat(work.view(shown[:, self.is_given]), self.n_draws)
         if eps is None:
             work.z[...] = mu
             work.decoder.forward()

@@ -25,10 +25,11 @@ from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
 from ._encoding import Encoding, Identity, column_sums
 from ._gaussian import Gaussian
+from ._given import Given
 from ._mixed import Mixed
 from ._names import LIKELIHOODS
 from ._normal_score import NormalScore
-from ._resolve import described, fits_schema, resolved
+from ._resolve import described, fits_schema, given_columns, resolved
 from ._robust import Laplace, StudentT
 from ._start import (
     baseline,
@@ -49,6 +50,7 @@ __all__ = [
     "ContinuousBernoulli",
     "Encoding",
     "Gaussian",
+    "Given",
     "Identity",
     "JohnsonSU",
     "Laplace",
@@ -72,6 +74,7 @@ __all__ = [
     "covariance",
     "described",
     "fits_schema",
+    "given_columns",
     "linear_model",
     "max_latents",
     "resolved",

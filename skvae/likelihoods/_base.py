@@ -70,10 +70,13 @@ class Likelihood(Spec, ABC):
         Whether negative values are outside the support.
     reads_cells : bool
         Whether cells are looked at as they came, strings and all, and not as numbers.
+    is_given : bool
+        Whether its columns are conditions: read by both networks, and modelled by none.
     """
 
     positive_only: ClassVar[bool] = False
     reads_cells: ClassVar[bool] = False
+    is_given: ClassVar[bool] = False
 
     @abstractmethod
     def scale(self, moments: Moments) -> Scale:
@@ -219,6 +222,16 @@ class LikelihoodModule(nn.Module, ABC):
         """Which column every number that the encoder sees belongs to: (n_inputs,)."""
         return self.encoding.per_input(torch.arange(self.n_features, device="cpu")).numpy()
 
+    @property
+    def n_given(self) -> int:
+        """How many numbers the decoder reads beside z."""
+        return int(self.encoding.is_given().sum())
+
+    @property
+    def given_columns(self) -> np.ndarray:
+        """Which columns are conditions, and not modelled: (D,)."""
+        return np.isin(np.arange(self.n_features), self.columns_of_inputs()[self.encoding.is_given()])
+
     def columns_of_outputs(self) -> np.ndarray:
         """Which column every number of the decoder belongs to, (n_params,): all columns' first ones, then the next."""
         return np.resize(np.arange(self.n_features), self.n_params)
@@ -234,6 +247,17 @@ class LikelihoodModule(nn.Module, ABC):
     @abstractmethod
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         """A draw of x given z, in model units: (..., N, D)."""
+
+    def mean_given(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """`mean` for rows x of which something is given, as a column or a total: with that as it is in x.
+
+        An unknown cell of x is NaN.
+        """
+        return self.mean(outputs)
+
+    def sample_given(self, outputs: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
+        """`sample` for such rows."""
+        return self.sample(outputs, rng)
 
     def variance(self, outputs: Tensor) -> Tensor | None:
         """Var[x|z] in model units where it is a noise the model has learnt; None elsewhere."""

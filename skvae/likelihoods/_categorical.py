@@ -12,7 +12,7 @@ from torch import Tensor
 from .._params import Count
 from .._tables.moments import Array, Scale
 from ._base import CellWeights, LikelihoodModule, Linked, NLLGradient, Unscaled, as_arrays
-from ._encoding import Centred
+from ._encoding import OneHot
 
 __all__ = ["Categorical"]
 
@@ -20,9 +20,6 @@ __all__ = ["Categorical"]
 # The part of a category's probability that is its share of the training rows, whatever its logit. Without it a held-out
 # row with a category that no training row has would become impossible in the course of training, and end it early.
 FLOOR = 1e-4
-# So many categories of a column, its most frequent ones, have a part in the linear start. The time of an eigenproblem
-# grows with the cube of their number, and of rarer ones a covariance knows little.
-MOST_AT_START = 256
 # Exponentials of logits up to this size can be summed in float32 as they are.
 LARGEST_EXPONENT = 80.0
 # Sums over a column's categories are a product with zeros and ones while that matrix is no larger than this: small
@@ -84,49 +81,17 @@ class Categorical(Unscaled):
         return _CategoricalModule(self.categories(n_features))
 
 
-class _OneHot(Centred):
-    """Zeros and ones, one per category. One cell more, of all categories alike, is added to every column."""
-
-    column: Tensor  # of every category
-    code: Tensor  # of every category, within its column
-    first: Tensor  # of every column: the place of its first category
-
-    def __init__(self, sizes: Tensor):
-        column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
-        super().__init__(len(sizes), len(column), pseudo_mean=1 / sizes[column].double(), pseudo_count=1.0)
-        self.sizes = sizes.tolist()
-        self.register_buffer("column", column, persistent=False)
-        first = torch.cumsum(sizes, 0) - sizes
-        self.register_buffer("code", torch.arange(len(column), device="cpu") - first[column], persistent=False)
-        self.register_buffer("first", first, persistent=False)
-
-    def apart(self) -> np.ndarray:
-        """The rarer categories of columns that have very many."""
-        rarer = np.zeros(self.n_inputs, dtype=bool)
-        for first, size in zip(self.first.tolist(), self.sizes, strict=True):
-            if size > MOST_AT_START:
-                order = np.argsort(-self.share[first : first + size], kind="stable")
-                rarer[first + order[MOST_AT_START:]] = True
-        return rarer
-
-    def features(self, x: Tensor) -> Tensor:
-        return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
-
-    def per_input(self, cells: Tensor) -> Tensor:
-        return cells.index_select(-1, self.column)
-
-
 class _CategoricalModule(Linked):
     """Logits of all columns stand side by side, (..., sum of K_d); `padded` makes them (..., D, K)."""
 
     max_swing = 1.0
-    encoding: _OneHot
+    encoding: OneHot
     slots: Tensor  # where a padded category's logit stands
     empty: Tensor  # the padded categories that a column lacks
 
     def __init__(self, n_categories: Any):
         sizes = torch.as_tensor(np.array(n_categories), device="cpu")
-        super().__init__(len(sizes), int(sizes.sum()), _OneHot(sizes))
+        super().__init__(len(sizes), int(sizes.sum()), OneHot(sizes))
         codes = torch.arange(int(sizes.max()), device="cpu")
         lacking = codes >= sizes[:, None]
         slots = self.encoding.first[:, None] + torch.where(lacking, 0, codes)

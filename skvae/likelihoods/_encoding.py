@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from .._tables.batches import Batch, Table
 from .._tables.moments import Array, ColumnSums, reduce_blocks
 
-__all__ = ["Centred", "Encoding", "Identity", "Summand", "column_sums"]
+__all__ = ["Centred", "Encoding", "Identity", "OneHot", "Summand", "column_sums"]
+
+# So many categories of a column, its most frequent ones, have a part in the linear start. The time of an eigenproblem
+# grows with the cube of their number, and of rarer ones a covariance knows little.
+MOST_AT_START = 256
 
 # What is summed over rows, column by column: a function of x (N, D) in float64, which holds NaN in a missing cell.
 Summand = Callable[[Tensor], Tensor]
@@ -76,6 +80,14 @@ class Encoding(nn.Module, ABC):
     def apart(self) -> np.ndarray:
         """Which of the numbers the encoder sees begin without a latent, (n_inputs,): those of too few rows, of many."""
         return np.zeros(self.n_inputs, dtype=bool)
+
+    def is_given(self) -> np.ndarray:
+        """Which of the numbers the encoder sees are conditions, (n_inputs,): the decoder reads them beside z."""
+        return np.zeros(self.n_inputs, dtype=bool)
+
+    def given(self, x: Tensor) -> Tensor:
+        """These numbers, (..., n_given), of rows whose other cells may be unknown."""
+        return self.encode(x)[..., torch.from_numpy(self.is_given())]
 
     def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
         """log |d seen / dx|, (N, D), as a function of what the encoder sees, an array of `xp`, numpy or torch.
@@ -173,6 +185,38 @@ class Centred(Encoding):
     def share(self) -> Array:
         """The features' means, (n_inputs,), float64."""
         return self.column_mean.double().numpy()
+
+
+class OneHot(Centred):
+    """Zeros and ones, one per category. One cell more, of all categories alike, is added to every column."""
+
+    column: Tensor  # of every category
+    code: Tensor  # of every category, within its column
+    first: Tensor  # of every column: the place of its first category
+
+    def __init__(self, sizes: Tensor):
+        column = torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes)
+        super().__init__(len(sizes), len(column), pseudo_mean=1 / sizes[column].double(), pseudo_count=1.0)
+        self.sizes = sizes.tolist()
+        self.register_buffer("column", column, persistent=False)
+        first = torch.cumsum(sizes, 0) - sizes
+        self.register_buffer("code", torch.arange(len(column), device="cpu") - first[column], persistent=False)
+        self.register_buffer("first", first, persistent=False)
+
+    def apart(self) -> np.ndarray:
+        """The rarer categories of columns that have very many."""
+        rarer = np.zeros(self.n_inputs, dtype=bool)
+        for first, size in zip(self.first.tolist(), self.sizes, strict=True):
+            if size > MOST_AT_START:
+                order = np.argsort(-self.share[first : first + size], kind="stable")
+                rarer[first + order[MOST_AT_START:]] = True
+        return rarer
+
+    def features(self, x: Tensor) -> Tensor:
+        return (x.round().index_select(-1, self.column) == self.code).to(x.dtype)
+
+    def per_input(self, cells: Tensor) -> Tensor:
+        return cells.index_select(-1, self.column)
 
 
 @torch.no_grad()

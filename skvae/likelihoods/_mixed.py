@@ -87,6 +87,8 @@ class Mixed(Likelihood):
             )
         if rest:
             found.append((_member(self.remainder), rest))
+        if all(member.is_given for member, own in found if own):
+            raise ValueError("Mixed leaves no column to model: all are given. Take some out, or set remainder='auto'.")
         return [pair for member, own in found if own for pair in member.assign(X, own)]
 
     def assigned(self, n_columns: int) -> list[tuple[Likelihood, list[int]]]:
@@ -156,6 +158,13 @@ class _SideBySide(Encoding):
 
     def apart(self) -> np.ndarray:
         return np.concatenate([one.apart() for one in self.each])
+
+    def is_given(self) -> np.ndarray:
+        return np.concatenate([one.is_given() for one in self.each])
+
+    def given(self, x: Tensor) -> Tensor:
+        parts = zip(self.each, self.columns(x), strict=True)
+        return torch.cat([one.given(part) for one, part in parts if one.is_given().any()], dim=-1)
 
     def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
         slopes = [one.log_slope(xp) for one in self.each]
@@ -229,6 +238,19 @@ class _MixedModule(LikelihoodModule):
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return self.encoding.in_place([member.sample(own, rng) for member, own in self._each(outputs)])
+
+    def mean_given(self, outputs: Tensor, x: Tensor) -> Tensor:
+        parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
+        return self._together([member.mean_given(own, part) for (member, own), part in parts])
+
+    def sample_given(self, outputs: Tensor, x: Tensor, rng: torch.Generator) -> Tensor:
+        parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
+        return self._together([member.sample_given(own, part, rng) for (member, own), part in parts])
+
+    def _together(self, parts: list[Tensor]) -> Tensor:
+        """The members' columns in place, where some vary over rows and others do not."""
+        shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return self.encoding.in_place([part.expand(*shape, part.shape[-1]) for part in parts])
 
     def error(self, outputs: Tensor, x: Tensor) -> Tensor:
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)

@@ -10,6 +10,7 @@ from ._bernoulli import Bernoulli, ContinuousBernoulli
 from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
 from ._gaussian import Gaussian
+from ._given import Given
 from ._normal_score import NormalScore
 from ._robust import Laplace, StudentT
 from ._warped import JohnsonSU, LogNormal
@@ -22,6 +23,7 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "categorical": Categorical,
     "continuous_bernoulli": ContinuousBernoulli,
     "gaussian": Gaussian,
+    "given": Given,
     "johnson_su": JohnsonSU,
     "laplace": Laplace,
     "log_normal": LogNormal,

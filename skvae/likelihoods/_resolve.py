@@ -11,7 +11,7 @@ from ._base import Assigned, Likelihood
 from ._mixed import Mixed
 from ._names import LIKELIHOODS
 
-__all__ = ["described", "fits_schema", "resolved"]
+__all__ = ["described", "fits_schema", "given_columns", "resolved"]
 
 
 def resolved(assigned: list[Assigned], schema: Schema) -> Likelihood:
@@ -36,6 +36,11 @@ def fits_schema(likelihood: Likelihood, n_categories: list[int]) -> bool:
         and (member.categories(len(own)) or [0] * len(own)) == [n_categories[column] for column in own]
         for member, own in pairs
     )
+
+
+def given_columns(likelihood: Likelihood, n_columns: int) -> list[int]:
+    """The columns that a resolved likelihood is given, in order."""
+    return sorted(c for member, own in likelihood.assigned(n_columns) if member.is_given for c in own)
 
 
 def described(likelihood: Likelihood, schema: Schema) -> Likelihood:

@@ -69,8 +69,8 @@ DETECTOR = [
     Mutant(
         "a row is most similar to itself",
         EXPLAIN,
-        "distance[known, own[known] // every] = torch.inf",
-        "distance[known, own[known] // every] += 0.0",
+        "distance[own[known] // every, known] = torch.inf",
+        "distance[own[known] // every, known] += 0.0",
         "test_criteria.py::test_a_known_rows_nearest_is_another",
     ),
     Mutant(

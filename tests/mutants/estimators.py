@@ -11,6 +11,20 @@ KEPT = "_codes.py"
 
 ESTIMATORS = [
     Mutant(
+        "rows are drawn around one row's code for another's given cells",
+        GENERATE,
+        "rows_of(codes.given[place], columns)",
+        "rows_of(codes.given[place[::-1]], columns)",
+        "test_covariates.py::test_new_rows_have_the_given_cells_of_the_rows_whose_codes_they_are_around",
+    ),
+    Mutant(
+        "given cells that are drawn do not agree with those that are there",
+        "_conditions.py",
+        "(same if same.any() else 1.0)",
+        "1.0",
+        "test_covariates.py::test_drawn_rows_may_be_given_all_some_or_more_than_the_models_columns",
+    ),
+    Mutant(
         "latents are not sorted",
         FIT,
         'before.get("_order", np.argsort(-information, kind="stable"))',

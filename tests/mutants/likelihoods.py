@@ -8,7 +8,8 @@ __all__ = ["LIKELIHOODS"]
 
 NOISE, ROBUST, WARPED = "likelihoods/_location_scale.py", "likelihoods/_robust.py", "likelihoods/_warped.py"
 BERNOULLI, COUNTS, CATEGORICAL = "likelihoods/_bernoulli.py", "likelihoods/_counts.py", "likelihoods/_categorical.py"
-MIXED = "likelihoods/_mixed.py"
+MIXED, GIVEN, START = "likelihoods/_mixed.py", "likelihoods/_given.py", "likelihoods/_start.py"
+COVARIATES = "test_covariates.py::"
 SCORE, MARGINAL, MASS = "likelihoods/_normal_score.py", "likelihoods/_marginal.py", "likelihoods/_cell_mass.py"
 DENSITY = "test_likelihoods.py::test_log_prob_equals_scipy_in_data_units"
 DRAWS = "test_likelihoods.py::test_samples_have_the_moments_and_the_quantiles_of_the_distribution"
@@ -16,6 +17,41 @@ MEAN = "test_likelihoods.py::test_mean_is_the_distributions_in_data_units"
 GRADIENT = "test_likelihoods.py::test_the_stated_gradient_is_the_default_by_autograd"
 
 LIKELIHOODS = [
+    Mutant(
+        "rows do not keep the cells that are given",
+        GIVEN,
+        "return self._zeros(outputs, self.n_features) + x",
+        "return self._zeros(outputs, self.n_features)",
+        "test_covariates.py",
+    ),
+    Mutant(
+        "a gap in a given column passes",
+        GIVEN,
+        "if gaps.any():",
+        "if gaps.all():",
+        f"{COVARIATES}test_a_given_cell_that_is_missing_or_unknown_is_named",
+    ),
+    Mutant(
+        "the encoder of the start does not take out what is given",
+        START,
+        "encoder[:, regression.given] = -encoder @ regression.coefficients",
+        "pass",
+        f"{COVARIATES}test_codes_hold_nothing_of_what_is_given",
+    ),
+    Mutant(
+        "the decoder of the start reads what is given in other units",
+        START,
+        "weight[:, n_components:] @ unit",
+        "weight[:, n_components:]",
+        f"{COVARIATES}test_training_starts_at_the_maximum_of_the_conditional_likelihood",
+    ),
+    Mutant(
+        "a regression counts rows that lack the column",
+        "_linear.py",
+        "products = products - lacking.reshape(-1, n_given, n_given)",
+        "pass",
+        f"{COVARIATES}test_every_column_is_regressed_on_the_rows_that_hold_it",
+    ),
     Mutant(
         "the scale is forgotten in the log density",
         NOISE,
