@@ -347,8 +347,8 @@ def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> 
 
 
 def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:
-    """Warn when training broke off, came to no final loss, or ended below the linear model of the same family."""
-    if settings.objective.ramp > settings.max_iter:
+    """Warn when training broke off, came to no final loss, ended too early, or below the linear model."""
+    if unfinished := settings.objective.ramp > settings.max_iter:
         late = f"has its final form from epoch {settings.objective.ramp} on, and max_iter={settings.max_iter}"
         _warn(f"{settings.name}: objective={settings.objective!r} {late}. Raise max_iter, or lower its warmup.")
     if result.diverged is not None:
@@ -368,6 +368,11 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
             keep = "keep init='linear'" if begun.model.prior.is_standard else "take prior='normal'"
             advice = f"Raise max_iter or learning_rate_init, {keep}, or use PCA or FactorAnalysis."
             _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
+            return
+    if settings.objective.is_bound and not unfinished and result.still_rises(settings.max_iter):
+        # No number that another fit would not have: a search over many is then told once.
+        over = f"{settings.name} reached max_iter={settings.max_iter} while its held-out bound was still rising"
+        _warn(f"{over}; raise max_iter for a better model.")
 
 
 def _warn(text: str) -> None:

@@ -35,7 +35,7 @@ from ._tables.reader import TableReader, TrainingRows
 from ._training.held_out import defined, differences, winsorised
 from ._training.loop import DivergedError
 
-__all__ = ["Candidate", "Fold", "Labelled", "Race", "behind"]
+__all__ = ["Candidate", "Fold", "Labelled", "Race", "behind", "still_gains"]
 
 # Shares of a candidate's epochs after which it is compared; not before so many epochs, where the start still decides:
 # there the largest models lead, and on digits the best one was behind after 12 epochs and far ahead after 25.
@@ -196,6 +196,28 @@ def behind(scores: NDArray, n_candidates: int, test_ratio: float, near: bool = F
         clearly = lag.mean(axis=1) - quantile * error > margin
     failed = np.isnan(scores).any(axis=1) & np.isfinite(leader).all()
     return clearly | failed
+
+
+def still_gains(scores: NDArray, sizes: Sequence[float], best: int) -> bool:
+    """Whether the best candidate is the largest one, and ahead of all smaller ones by more than a standard error.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_candidates, K)
+        Nats per row; NaN where a candidate has none.
+    sizes : sequence of float
+        Numbers of latents.
+    best : int
+        The place of the best one.
+    """
+    smaller = [i for i, size in enumerate(sizes) if size < sizes[best]]
+    if not smaller or sizes[best] < max(sizes):
+        return False
+    with np.errstate(invalid="ignore"):  # of rows too far out to be scored
+        lead = scores[best] - scores[max(smaller, key=lambda i: np.nan_to_num(scores[i].mean(), nan=-np.inf))]
+        # One that was dropped, or diverged, lies clearly behind.
+        error = lead.std(ddof=1) / np.sqrt(len(lead)) if len(lead) > 1 else 0.0
+        return not lead.mean() <= error
 
 
 class Race:

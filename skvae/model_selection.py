@@ -22,7 +22,7 @@ from torch import nn
 from ._callbacks import fit_task
 from ._fit import Fit, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
-from ._race import Candidate, Fold, Labelled, Race
+from ._race import Candidate, Fold, Labelled, Race, still_gains
 from ._saved import Rule, is_whole
 from ._settings import FitSettings
 from ._tables.reader import TableReader, relative_weights
@@ -83,7 +83,7 @@ class VAETransformerCV(VAETransformer):
     init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=200
-        Epochs at most.
+        Epochs at most; a `ConvergenceWarning` says where the held-out bound was still rising.
     batch_size : int or "auto", default="auto"
         Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"
@@ -305,6 +305,7 @@ class VAETransformerCV(VAETransformer):
         winner = race.run(race.rungs() if self.race else [], fit_winner=not watched)
         _warn_of_failures(race.scores)
         index = self._choose(race.compared, candidates, race.alive)
+        _warn_of_the_largest(index, candidates, race.compared, rows.shape[1])
         found = self._fitted_to_all(entrants[index], X, y) if winner is None else _with_warnings(*winner)
         found = self._with_codes(found, entrants[index].table.to_encode, entrants[index].settings)
         return replace(found, attributes=found.attributes | _report(index, candidates, race))
@@ -473,6 +474,14 @@ def _warn_of_failures(scores: np.ma.MaskedArray) -> None:
             FitFailedWarning,
             stacklevel=5,
         )
+
+
+def _warn_of_the_largest(best: int, candidates: list[dict[str, Any]], scores: np.ndarray, n_features: int) -> None:
+    """Say where larger models than the largest one given may be better still."""
+    sizes = [_size(candidate["n_components"]) for candidate in candidates]
+    if sizes[best] < n_features and still_gains(scores, sizes, best):
+        chosen = f"VAETransformerCV chose n_components={sizes[best]}, the largest of its candidates"
+        warnings.warn(f"{chosen}; give it larger ones too.", UserWarning, stacklevel=5)
 
 
 def _size(n_components: Any) -> float:

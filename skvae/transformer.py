@@ -68,7 +68,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
     init : {"linear", "random"}, default="linear"
         Where training starts: at the linear model, or at random weights.
     max_iter : int, default=200
-        Epochs at most.
+        Epochs at most; a `ConvergenceWarning` says where the held-out bound was still rising.
     batch_size : int or "auto", default="auto"
         Rows per step. "auto": a tenth of the training rows, between 32 and 200.
     solver : {"adam", "adagrad", "rmsprop", "sgd"} or callable, default="adam"

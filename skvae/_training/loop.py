@@ -37,6 +37,10 @@ __all__ = [
 
 # The averaged weights are a mean over about the last 1 / AVERAGE_POWER of the steps.
 AVERAGE_POWER = 9
+# A held-out value still rises that gained more than this, in nats per row, in the last tenth of the epochs. On wine and
+# breast cancer, whose curves level off at about `max_iter` epochs, it gains 0.05 by then; on digits 1.4 to 1.8, and
+# 12 to 14 in the epochs that are yet to come.
+STILL_RISING = 0.1
 
 
 class DivergedError(ValueError):
@@ -101,6 +105,12 @@ class TrainingResult:
         self.n_iter += 1
         for name, value in terms.items():
             self.history.setdefault(name, []).append(value)
+
+    def still_rises(self, max_iter: int) -> bool:
+        """Whether all `max_iter` epochs are over and the best held-out value has risen in the last tenth of them."""
+        if not self.held_out or self.n_iter < max_iter:
+            return False
+        return max(self.held_out) - max(self.held_out[: -max(1, self.n_iter // 10)]) > STILL_RISING
 
 
 def train(

@@ -25,6 +25,13 @@ ESTIMATORS = [
         "test_covariates.py::test_drawn_rows_may_be_given_all_some_or_more_than_the_models_columns",
     ),
     Mutant(
+        "the largest candidate is said to lead where it hardly does",
+        RACE,
+        "return not lead.mean() <= error",
+        "return not lead.mean() <= 0",
+        "test_endings.py::test_the_largest_candidate_gains_that_is_ahead_by_more_than_a_standard_error",
+    ),
+    Mutant(
         "latents are not sorted",
         FIT,
         'before.get("_order", np.argsort(-information, kind="stable"))',

@@ -45,6 +45,13 @@ TRAINING = [
         "test_training.py::test_best_epoch_is_restored_bit_by_bit",
     ),
     Mutant(
+        "what an earlier epoch gained counts as rising still",
+        LOOP,
+        "max(self.held_out[: -max(1, self.n_iter // 10)])",
+        "self.held_out[0]",
+        "test_endings.py::test_a_bound_still_rises_that_gained_in_the_last_tenth_of_the_epochs",
+    ),
+    Mutant(
         "patience counts from the start",
         LOOP,
         "since = self.epoch - max(result.best, self.objective.ramp)",
