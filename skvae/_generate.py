@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -38,6 +39,8 @@ __all__ = ["DrawsRows"]
 
 # Rows that a warning names.
 NAMED_ROWS = 5
+# What is wanted of missing cells where neither draws nor quantiles are.
+MEANS = range(1)
 
 
 class _Cells(NamedTuple):
@@ -68,13 +71,20 @@ class DrawsRows(BaseVAE):
 
     @available_if(takes_gaps)
     @at_once
-    def impute(self, X: Any, *, n_draws: int | None = None, random_state: RandomState = None) -> Any:
-        """Fill missing cells given the row's other cells: with their conditional mean, or with draws.
+    def impute(
+        self,
+        X: Any,
+        *,
+        n_draws: int | None = None,
+        quantiles: Sequence[float] | None = None,
+        random_state: RandomState = None,
+    ) -> Any:
+        """Fill missing cells given the row's other cells: with their conditional mean, with draws, or with quantiles.
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
         the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories. Under an
         objective without a density the gaps take the reconstruction (AutoRec, Sedhain et al. 2015); there are no draws
-        then. Absent where the decoder reads the row it predicts.
+        and no quantiles then. Absent where the decoder reads the row it predicts.
 
         Parameters
         ----------
@@ -82,14 +92,20 @@ class DrawsRows(BaseVAE):
             Rows; NaN marks a missing cell.
         n_draws : int, default=None
             For multiple imputation: how many tables to draw from p(x_missing | x_present), which vary as much as the
-            cells are uncertain. None: one table, of conditional means.
+            cells are uncertain.
+        quantiles : array-like of float, default=None
+            Levels between 0 and 1: one table for each, with that quantile of p(x_d | x_present) in every missing cell
+            of numbers. [0.05, 0.95] are the ends of 90 % intervals. Categories have no quantiles, and their missing
+            cells stay missing: `impute_proba` says how likely each is. Neither this nor `n_draws`: one table, of
+            conditional means.
         random_state : int, RandomState or None, default=None
             Of the draws. None draws anew at every call.
 
         Returns
         -------
-        X_filled : ndarray or DataFrame of shape (n_samples, n_features), or a list of `n_draws` of these
-            X, with present cells untouched. DataFrames where `fit` was given one.
+        X_filled : ndarray or DataFrame of shape (n_samples, n_features), or a list of these
+            X, with present cells untouched. DataFrames where `fit` was given one. As many as draws or quantiles are
+            asked for.
 
         Raises
         ------
@@ -97,34 +113,50 @@ class DrawsRows(BaseVAE):
             If a parameter or X breaks a rule, or a row with gaps lies so far outside the training data that its code
             is not finite.
         """
-        inference = self._inference()
-        if n_draws is not None and not Count().is_satisfied_by(n_draws):
-            raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
-        if n_draws is not None:
-            self._refuse_draws("n_draws")
+        inference, wanted = self._inference(), self._wanted(n_draws, quantiles)
         X = unpack_container(X)
-        numbers = np.array(self._reader().read(X)[:])
-        cells = _Cells.of(numbers)
-        found = [cells.numbers] if n_draws is None else [cells.numbers.copy() for _ in range(n_draws)]
-        if len(cells.rows):
-            rng = None if n_draws is None else _generator(random_state, inference)
-            values = self._fillings(inference, cells, n_draws, rng)
-            for table, filling in zip(found, values.swapaxes(0, 1), strict=True):
-                table[cells.gaps] = at_most(filling[cells.gaps[cells.rows]], table.dtype)
-        schema = self._fitted().schema
-        tables = [schema.filled(X, table, cells.gaps, drawn=n_draws is not None) for table in found]
-        return tables[0] if n_draws is None else tables
+        cells = _Cells.of(np.asarray(self._reader().read(X)[:]))
+        rng = _generator(random_state, inference) if n_draws is not None and len(cells.rows) else None
+        values = self._fillings(inference, cells, wanted, rng) if len(cells.rows) else None
+        schema, gaps = self._fitted().schema, cells.gaps.copy()
+        if quantiles is not None:
+            gaps[:, list(schema.categories)] = False
+        tables = []
+        for number in range(len(wanted)):
+            table = cells.numbers.copy()
+            if values is not None:
+                table[gaps] = at_most(values[:, number][gaps[cells.rows]], table.dtype)
+            tables.append(schema.filled(X, table, gaps, drawn=wanted is not MEANS))
+        return tables[0] if wanted is MEANS else tables
 
-    def _fillings(self, inference: Inference, cells: _Cells, n_draws: int | None, rng: Any) -> np.ndarray:
-        """Conditional means, (R, 1, D), or draws, (R, n_draws, D), of the R rows with gaps, in data units."""
+    def _wanted(self, n_draws: int | None, quantiles: Any) -> range | list[float]:
+        """The levels of quantiles, or the numbers of draws, or `MEANS`; ValueError for what breaks a rule."""
+        if n_draws is not None and quantiles is not None:
+            raise ValueError("n_draws and quantiles ask for different tables; give one of them.")
+        if quantiles is not None:
+            self._refuse_draws("quantiles")
+            return _levels(quantiles)
+        if n_draws is None:
+            return MEANS
+        if not Count().is_satisfied_by(n_draws):
+            raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1, or None for conditional means.")
+        self._refuse_draws("n_draws")
+        return range(n_draws)
+
+    def _fillings(self, inference: Inference, cells: _Cells, wanted: Any, rng: Any) -> np.ndarray:
+        """What is wanted of the R rows with gaps, means, draws or quantiles, in data units: (R, tables, D)."""
         X = cells.numbers[cells.rows]
         if not inference.model.is_density:
             values = inference.by_blocks(X, lambda model, rows: completed(model, rows)[:, None])
-        elif n_draws is None:
+        elif wanted is MEANS:
             values = inference.conditional_mean(X)[:, None]
+        elif isinstance(wanted, range):
+            values, n_effective = inference.conditional_draws(X, len(wanted), rng)
+            _warn_of_few_points("Draws", n_effective, cells.rows)
         else:
-            values, n_effective = inference.conditional_draws(X, n_draws, rng)
-            _warn_of_few_points(n_effective, cells.rows)
+            values, n_effective = inference.conditional_quantiles(X, sorted(wanted))
+            _warn_of_few_points("Quantiles", n_effective, cells.rows)
+            values = values[:, np.argsort(np.argsort(wanted))]
         refuse_far_rows(values, cells.rows)
         return inference.to_data(values)
 
@@ -285,7 +317,7 @@ class DrawsRows(BaseVAE):
         cells = _Cells.of(known)
         numbers, gaps = (np.repeat(values, n_samples, axis=0) for values in (cells.numbers, cells.gaps))
         if len(cells.rows):
-            values = self._fillings(inference, cells, n_samples, rng)
+            values = self._fillings(inference, cells, range(n_samples), rng)
             numbers[gaps] = at_most(values[cells.gaps[cells.rows][:, None].repeat(n_samples, 1)], numbers.dtype)
         table = repeated(table, n_samples, frame_library(given) is not None)
         return schema.filled(table, numbers, np.repeat(absent, n_samples, axis=0), drawn=True)
@@ -296,14 +328,27 @@ def _generator(random_state: Any, inference: Inference) -> torch.Generator:
     return make_generator(draw_seed(random_state), inference.device)
 
 
-def _warn_of_few_points(n_effective: np.ndarray, row_numbers: np.ndarray) -> None:
-    """Name rows whose draws are repeats of a few points."""
+def _levels(quantiles: Any) -> list[float]:
+    """Levels as numbers; ValueError where they are none between 0 and 1."""
+    try:
+        levels = np.asarray(quantiles, dtype=np.float64)
+    except (TypeError, ValueError):
+        levels = np.empty(0)
+    if levels.ndim != 1 or not len(levels) or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(
+            f"quantiles={quantiles!r} must be a list of numbers between 0 and 1, such as [0.05, 0.5, 0.95]."
+        )
+    return levels.tolist()
+
+
+def _warn_of_few_points(what: str, n_effective: np.ndarray, row_numbers: np.ndarray) -> None:
+    """Warn of rows of whose points only a few count, by their numbers."""
     few = row_numbers[n_effective < FEW_EFFECTIVE]
     if len(few):
         more = f" and {len(few) - NAMED_ROWS} more" if len(few) > NAMED_ROWS else ""
         warnings.warn(
-            f"Draws of row(s) {', '.join(map(str, few[:NAMED_ROWS]))}{more} rest on fewer than {FEW_EFFECTIVE} "
-            f"effective points z of {MOST_POINTS} and differ less than they should: what is given there hardly occurs "
+            f"{what} of row(s) {', '.join(map(str, few[:NAMED_ROWS]))}{more} rest on fewer than {FEW_EFFECTIVE} "
+            f"effective points z of {MOST_POINTS} and lie too close together: what is given there hardly ever occurs "
             "together under the model. Check these rows' cells, give fewer of them, or fit longer.",
             stacklevel=2,
         )

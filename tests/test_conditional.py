@@ -55,13 +55,13 @@ def exactly(n_components):
 
 @pytest.mark.parametrize("n_components", [2, 8, 30])
 def test_draws_of_a_linear_model_are_as_good_as_perfect_ones(n_components):
-    """Means within 1.2 of what independent draws err by; the 90 % interval of 200 perfect draws holds .891."""
+    """Their means err as those of independent draws do, without repeats; 90 % intervals of 200 such hold .891."""
     vae, gaps = linear(n_components)
     mean, std = exactly(n_components)
     draws = (np.stack(vae.impute(gaps, n_draws=N_DRAWS, random_state=0)) - mean) / std
     missing = np.isnan(gaps)
     error = np.sqrt((draws.mean(axis=0)[missing] ** 2).mean())
-    assert error < 1.2 / np.sqrt(N_DRAWS)
+    assert error < 1.07 / np.sqrt(N_DRAWS)
     assert draws.var(axis=0)[missing].mean() == pytest.approx(1.0, abs=0.02)
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
     mass = (norm.cdf(high) - norm.cdf(low))[missing].mean()

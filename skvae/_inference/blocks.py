@@ -21,6 +21,7 @@ from .cells import Lattice, lattice_of
 from .draws import draws, points_for
 from .proposals import Noise, Proposal, around, around_modes, in_cells, starts_of
 from .quadrature import Rule, normal_rule
+from .quantiles import quantiles
 from .scores import block_rows, conditional_mean, likelihood_by_cells, log_likelihood, mean_by_cells
 
 __all__ = ["Inference", "filled", "refuse_far_rows"]
@@ -36,6 +37,10 @@ CELL_POINTS = 16
 
 # Points per latent by which rows are judged before they are drawn: they reach as far as draws do.
 JUDGING_NODES = 8
+
+
+# Rows whose quantiles are asked come in blocks as if for so many points: points are taken in parts.
+QUANTILE_POINTS = 128
 
 
 # Rows that are asked again, at most at a time.
@@ -136,14 +141,29 @@ class Inference:
         found = self._by_proposal(X, drawn, max(self.n_draws, n_draws))
         return found[:, :-1].reshape(len(X), n_draws, -1), found[:, -1]
 
-    def _by_proposal(self, X: Array, function: Callable[[VAE, Batch, Proposal], Tensor], n_points: int) -> np.ndarray:
+    def conditional_quantiles(self, X: Array, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """Quantiles of x given the present cells of the rows of X, for rising levels, in model units: (N, L, D).
+
+        And of how many effective points each row's come, (N,).
+        """
+
+        def found(model: VAE, rows: Batch, proposal: Proposal) -> Tensor:
+            values, n_effective = quantiles(model, rows, proposal, levels, self.seed)
+            return torch.cat([values.transpose(0, 1).flatten(1), n_effective[:, None]], dim=1)
+
+        values = self._by_proposal(X, found, QUANTILE_POINTS, threads=True)
+        return values[:, :-1].reshape(len(X), len(levels), -1), values[:, -1]
+
+    def _by_proposal(
+        self, X: Array, function: Callable[[VAE, Batch, Proposal], Tensor], n_points: int, threads: bool = False
+    ) -> np.ndarray:
         """`function` of the rows of X, in blocks as if for so many points, each with the proposal that suits it."""
         lattice = self.lattice
 
         def of(X: Array, proposal: Callable[..., Proposal], *more: Any) -> np.ndarray:
-            # One thread: draws come from a generator, in order.
+            # One thread where draws come from a generator, in order.
             return self.by_blocks(
-                X, lambda model, rows: function(model, rows, proposal(model, rows, *more)), n_points, threads=False
+                X, lambda model, rows: function(model, rows, proposal(model, rows, *more)), n_points, threads=threads
             )
 
         if lattice is None:

@@ -321,7 +321,13 @@ def _looked_up(known: list, codes: Array) -> np.ndarray:
     kinds = set(map(type, known))
     # Whole numbers stay whole: float64 has not all of them.
     table = np.array(known) if kinds <= {int} or kinds <= {int, float} else objects(known)
-    return table[codes.astype(int)]
+    missing = np.isnan(codes)
+    if not missing.any():
+        return table[codes.astype(int)]
+    found = table[np.where(missing, 0, codes).astype(int)]
+    found = found if found.dtype.kind == "O" else found.astype(np.float64)
+    found[missing] = np.nan if found.dtype.kind == "f" else None
+    return found
 
 
 def _listed(known: list, value: Any) -> str:

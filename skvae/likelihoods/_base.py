@@ -29,6 +29,7 @@ __all__ = [
     "Unscaled",
     "as_arrays",
     "autograd_gradient",
+    "by_scipy",
     "refuse",
     "weighed",
 ]
@@ -259,6 +260,10 @@ class LikelihoodModule(nn.Module, ABC):
         """`sample` for such rows."""
         return self.sample(outputs, rng)
 
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """P(a cell is at most x_d | z): (..., N, D). Not a number where there is no formula: draws stand in for it."""
+        return x.new_full((*outputs.shape[:-1], self.n_features), torch.nan)
+
     def variance(self, outputs: Tensor) -> Tensor | None:
         """Var[x|z] in model units where it is a noise the model has learnt; None elsewhere."""
         return None
@@ -388,6 +393,12 @@ def weighed(values: Any, mass: Any) -> Any:
     if isinstance(values, Tensor) and mass.shape[-1] == 1:
         return mass * values.sum(-1, keepdim=True)
     return mass * values
+
+
+def by_scipy(function: Callable[..., Array], *values: Any) -> Tensor:
+    """A function that torch lacks, without a graph; the last of the values is a tensor where the result is to lie."""
+    arrays = (value.detach().cpu().numpy() if isinstance(value, Tensor) else value for value in values)
+    return torch.as_tensor(function(*arrays)).to(values[-1])
 
 
 def refuse(X: Array, outside: np.ndarray, names: Sequence[str], rule: str) -> None:

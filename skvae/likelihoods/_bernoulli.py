@@ -131,6 +131,9 @@ class _BernoulliModule(_UnitInterval):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - softplus(outputs)
 
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return torch.where(x < 1, (-outputs).sigmoid(), 1.0) * (x >= 0)
+
     def even(self, size: Any) -> tuple[Any, Any]:
         """log(2 cosh(logit / 2)) and a probability less 1/2, from one exponential."""
         tensor = isinstance(size, Tensor)
@@ -165,6 +168,13 @@ class _ContinuousBernoulliModule(_UnitInterval):
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - 0.5 * outputs - _even_log_norm(outputs.abs())
+
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """(exp(logit x) - 1) / (exp(logit) - 1), from the side that the mass is on."""
+        size = outputs.abs().clamp_min(torch.finfo(outputs.dtype).tiny)
+        from_end = torch.where(outputs > 0, 1 - x, x).clamp(0, 1)
+        share = torch.expm1(-size * from_end) / torch.expm1(-size)
+        return torch.where(outputs > 0, 1 - share, share)
 
     def even(self, size: Any) -> tuple[Any, Any]:
         """log(2 sinh(logit / 2) / logit). numpy's is in double precision, which needs no series around 0."""

@@ -17,7 +17,17 @@ from .._linear import LinearGaussian
 from .._math import LARGEST_WHOLE
 from .._tables.moments import Array, ColumnSums, Scale
 from .._torch import double, namespace
-from ._base import CellWeights, LikelihoodModule, LinearStart, Linked, NLLGradient, Unscaled, as_arrays, refuse
+from ._base import (
+    CellWeights,
+    LikelihoodModule,
+    LinearStart,
+    Linked,
+    NLLGradient,
+    Unscaled,
+    as_arrays,
+    by_scipy,
+    refuse,
+)
 from ._bounds import at_least, at_most, blocked
 from ._encoding import Centred, Summand
 
@@ -185,6 +195,9 @@ class _PoissonModule(_CountModule):
 
         return nll_gradient
 
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return torch.special.gammaincc(x.floor().clamp_min(0) + 1, self.mean(outputs)) * (x >= 0)
+
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         return torch.poisson(self.mean(outputs), generator=rng)
 
@@ -237,6 +250,10 @@ class _NegativeBinomialModule(_CountModule):
             return nll, held_back(slope, outputs, most)
 
         return nll_gradient
+
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        r = self._log_r().exp()
+        return by_scipy(special.betainc, r, x.floor().clamp_min(0) + 1, r / (r + self.mean(outputs))) * (x >= 0)
 
     def sample(self, outputs: Tensor, rng: torch.Generator) -> Tensor:
         r = self._log_r().exp()

@@ -46,6 +46,10 @@ class Shape(ABC):
         """Of the noise times its standard deviation, where that is u standard deviations."""
 
     @abstractmethod
+    def cdf(self, u: Tensor) -> Tensor:
+        """Of u standard deviations."""
+
+    @abstractmethod
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         """Noise of the shape of `like`."""
 
@@ -65,6 +69,9 @@ class Normal(Shape):
 
     def log_density(self, u: Tensor, log_var: Tensor) -> Tensor:
         return log_normal(u, log_var)
+
+    def cdf(self, u: Tensor) -> Tensor:
+        return torch.special.ndtr(u)
 
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         return torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
@@ -117,6 +124,10 @@ class LocationScale(LikelihoodModule):
         mean, log_var = self.split(outputs)
         seen = self.encoding.encode(x)
         return self.shape.log_density((seen - mean) * torch.exp(-0.5 * log_var), log_var) + self.log_volume(seen)
+
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        mean, log_var = self.split(outputs)
+        return self.shape.cdf((self.encoding.encode(x) - mean) * torch.exp(-0.5 * log_var))
 
     def mean(self, outputs: Tensor) -> Tensor:
         return self.encoding.mean(*self.split(outputs))

@@ -233,6 +233,10 @@ class _MixedModule(LikelihoodModule):
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
         return self.encoding.in_place([member.log_prob(own, part) for (member, own), part in parts])
 
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
+        return self.encoding.in_place([member.cdf(own, part) for (member, own), part in parts])
+
     def mean(self, outputs: Tensor) -> Tensor:
         return self.encoding.in_place([member.mean(own) for member, own in self._each(outputs)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -31,6 +32,8 @@ FAR_FROM_ZERO = 32.0
 THIN = 1e-6
 # Beyond this normal score the median of a cell is its nearer end: inverse distribution functions lose their digits.
 FARTHEST = 6.0
+# By how much of a step a value on the grid may seem to lie below it.
+ROUNDED = 1e-3
 # Numbers that a block of means takes at once.
 MEAN_NUMBERS = 4_000_000
 
@@ -220,14 +223,14 @@ class _Scores(Encoding):
         k = _bins(scores, score, right=True)
         share = ((score - _at(scores, k)) / _at(scores.diff(dim=-1), k)).clamp(0, 1)
         least, most = self.kept("ends").unbind(-1)
-        return self._recorded((_at(low, k) + share * (_at(high, k) - _at(low, k))).clamp(least, most))
+        return self.recorded((_at(low, k) + share * (_at(high, k) - _at(low, k))).clamp(least, most))
 
-    def _recorded(self, x: Tensor) -> Tensor:
-        """The nearest value on the grid, within the range."""
+    def recorded(self, x: Tensor, to_whole: Callable[[Tensor], Tensor] = torch.round) -> Tensor:
+        """The nearest value on the grid, or the one that `to_whole` chooses."""
         step, parts, offset = self.kept("grid").unbind(-1)
         shift, scale = (torch.as_tensor(part, dtype=x.dtype, device=x.device) for part in self.data_scale[:2])
         X = x * scale + shift
-        whole = torch.round((X * parts - offset) / step.clamp_min(torch.finfo(step.dtype).tiny))
+        whole = to_whole((X * parts - offset) / step.clamp_min(torch.finfo(step.dtype).tiny))
         on_grid = (whole * step + offset) / parts
         return torch.where(step > 0, (on_grid - shift) / scale, x)
 
@@ -273,6 +276,16 @@ class _NormalScoreModule(FeatureNoise):
         precision = torch.exp(-0.5 * double(log_var))
         found = log_mass((middle - mean) * precision, half * precision) - self.log_cell()
         return found.to(outputs.dtype)
+
+    def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """Of rows as they are drawn, within the range and on the grid."""
+        mean, log_var = self.split(outputs)
+        below = self.encoding.recorded(double(x), lambda place: torch.floor(place + ROUNDED))
+        middle, half = self.encoding.cells(below)
+        found = torch.special.ndtr((middle + half - mean) * torch.exp(-0.5 * double(log_var)))
+        (least, most), near = self.encoding.kept("ends").unbind(-1), self.encoding.kept("cell") / 4
+        found = torch.where(below > most - near, 1.0, found)
+        return torch.where(below < least - near, 0.0, found).to(outputs.dtype)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """E[x|z] before x is rounded to its grid.

@@ -8,12 +8,13 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import torch
+from scipy.special import stdtr
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from .._tables.moments import Scale
 from .._torch import namespace
-from ._base import LikelihoodModule, Standardised
+from ._base import LikelihoodModule, Standardised, by_scipy
 from ._location_scale import FeatureNoise, Shape
 
 __all__ = ["Laplace", "StudentT"]
@@ -134,6 +135,9 @@ class _StudentTNoise(_ByEnergy):
     def slope(self, u: Any) -> Any:
         return (self.df + 1) * u / (self.df - 2 + u * u)
 
+    def cdf(self, u: Tensor) -> Tensor:
+        return by_scipy(stdtr, self.df, u * math.sqrt(self.df / (self.df - 2)))
+
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         normal = torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
         half_chi2 = torch._standard_gamma(torch.full_like(like, 0.5 * self.df), generator=rng)
@@ -148,6 +152,10 @@ class _LaplaceNoise(_ByEnergy):
 
     def slope(self, u: Any) -> Any:
         return math.sqrt(2) * namespace(u).sign(u)
+
+    def cdf(self, u: Tensor) -> Tensor:
+        tail = 0.5 * torch.exp(-math.sqrt(2) * u.abs())
+        return torch.where(u > 0, 1 - tail, tail)
 
     def draw(self, like: Tensor, rng: torch.Generator) -> Tensor:
         """The difference of two exponential variables."""

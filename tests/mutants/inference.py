@@ -124,4 +124,32 @@ INFERENCE = [
         "which = chosen(shares(0 * log_mass.clamp_min(-99.0)), n_points, noise)",
         "test_posteriors.py::test_draws_come_from_every_mode_in_proportion",
     ),
+    Mutant(
+        "quantiles of every row have points of their own",
+        PROPOSALS,
+        "return super().uniform(shape[0], 1, *shape[2:]).expand(shape)",
+        "return super().uniform(*shape)",
+        "test_quantiles.py::test_a_row_s_quantiles_do_not_depend_on_its_company",
+    ),
+    Mutant(
+        "whole numbers have quantiles between them",
+        "_inference/quantiles.py",
+        "atom = reached(high - CLOSE * (high - low)) < level",
+        "atom = reached(high - CLOSE * (high - low)) < -level",
+        "test_quantiles.py::test_of_any_likelihood_quantiles_are_those_by_integration",
+    ),
+    Mutant(
+        "quantiles come in rising order whatever was asked",
+        "_generate.py",
+        "values = values[:, np.argsort(np.argsort(wanted))]",
+        "values = values[:, :]",
+        "test_quantiles.py::test_quantiles_are_tables_with_the_present_cells_untouched",
+    ),
+    Mutant(
+        "Student's t has another distribution function",
+        "likelihoods/_robust.py",
+        "u * math.sqrt(self.df / (self.df - 2))",
+        "u",
+        "test_quantiles.py::test_cdf_is_scipys",
+    ),
 ]
