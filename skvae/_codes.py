@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ __all__ = ["CODES", "Codes", "fault", "joined", "known_rows", "weights", "with_c
 
 # Training rows whose codes are kept, at most.
 CODES = 5000
+# By how much of their variance codes may be widened, and how many rows choose among these.
+BANDWIDTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
+JUDGES = 250
+# The least variance of a code: codes without a spread are single points.
+LEAST_VAR = 1e-8
 # Numbers that a sample of the rows of a stream may hold: 20 MB, less than 5000 rows of more than 500 columns.
 KEPT_NUMBERS = 2_500_000
 # Of a table that is read from elsewhere rows are taken in so many runs of neighbours.
@@ -40,12 +45,14 @@ class Codes:
     Attributes
     ----------
     mean, var : ndarray of float32 of shape (M, J)
-        Of q(z|x), in training order of the latents; variances are widened as `AggregatedPosterior.width` says.
+        Of q(z|x), in training order of the latents.
     weight : ndarray of shape (M,)
     gaps : ndarray of uint8 of shape (M, ceil(D / 8)) or None
         The rows' missing cells, a bit for each column; None where no row lacks any.
     given : ndarray of shape (M, G) or None
         The rows' cells of the columns that the model is given; None where it is given none.
+    bandwidth : float
+        How much wider than q(z|x) draws around a code are: by this share of the variance that the codes have.
     """
 
     mean: np.ndarray
@@ -53,6 +60,7 @@ class Codes:
     weight: np.ndarray
     gaps: np.ndarray | None = None
     given: np.ndarray | None = None
+    bandwidth: float = 0.0
 
     @classmethod
     def of(cls, inference: Inference, X: Array, weight: Array) -> Codes:
@@ -61,16 +69,13 @@ class Codes:
         found = inference.by_blocks(X, mean_and_std, factors=gappy)
         near = np.isfinite(found).all(axis=(1, 2))
         X, weight, found = X[near], weight[near] / weight[near].mean(), found[near].astype(np.float32)
-        mean, var = found[..., 0], np.square(found[..., 1]).clip(np.finfo(np.float32).tiny)
-        if not inference.model.has_posterior:
-            var = _scott(mean, weight)
+        spread = found[..., 1] if inference.model.has_posterior else np.zeros_like(found[..., 1])
         columns = inference.model.likelihood.given_columns
         given = X[:, columns].astype(np.float64) if columns.any() else None
-        codes = cls(mean, var, weight, np.packbits(np.isnan(X), axis=1) if gappy else None, given)
+        gaps = np.packbits(np.isnan(X), axis=1) if gappy else None
+        codes = cls(found[..., 0], np.square(spread).clip(LEAST_VAR), weight, gaps, given)
         with torch_scope(torch.device("cpu"), grad=False), thread_limit(0):
-            parts = (torch.from_numpy(part).double() for part in (mean, var, weight))
-            width = AggregatedPosterior.of(*parts).width(inference.seed)
-        return replace(codes, var=var * np.float32(width))
+            return replace(codes, bandwidth=_bandwidth(*codes._tensors("cpu"), inference.seed))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -78,12 +83,25 @@ class Codes:
         return asdict(self)
 
     def draw(self, n_samples: int, rng: torch.Generator) -> tuple[Tensor, np.ndarray]:
-        """Draws of (1 / M) sum_i q(z|x_i), (n_samples, J), and of which code each is: (n_samples,)."""
-        parts = self.mean, self.var, self.weight
-        mean, var, weight = (torch.tensor(part, device=rng.device).double() for part in parts)
+        """Draws around the codes, (n_samples, J), and of which code each is, (n_samples,).
+
+        Codes are drawn nearer to their mean by as much as the bandwidth widens them, so that variances stay as they
+        are (Silverman 1986, section 6.4.1).
+        """
+        mean, var, weight = self._tensors(rng.device)
         place = torch.multinomial(weight, n_samples, replacement=True, generator=rng)
         eps = torch.randn(n_samples, mean.shape[1], generator=rng, dtype=mean.dtype, device=rng.device)
-        return mean[place] + var[place].sqrt() * eps, place.cpu().numpy()
+        centre, spread = _moments(mean, weight)
+        wider = self.bandwidth * spread
+        total = spread + (weight / weight.sum()) @ var
+        shrunk = (total / (total + wider)).sqrt()
+        z = centre + shrunk * (mean[place] - centre + (var[place] + wider).sqrt() * eps)
+        return z, place.cpu().numpy()
+
+    def _tensors(self, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+        """Means, variances and weights in float64."""
+        mean, var, weight = (torch.tensor(v, device=device).double() for v in (self.mean, self.var, self.weight))
+        return mean, var, weight
 
     def missing(self, place: np.ndarray, n_features: int) -> np.ndarray:
         """The cells that the rows of these codes lack: bool of shape (n, n_features)."""
@@ -92,12 +110,33 @@ class Codes:
         return np.unpackbits(self.gaps[place], axis=1, count=n_features).astype(bool)
 
 
-def _scott(mean: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Variances of a kernel density of codes without a spread of their own, by Scott's rule (1992): (M, J)."""
-    n_codes, n_components = mean.shape
-    spread = np.average(np.square(mean - np.average(mean, axis=0, weights=weight)), axis=0, weights=weight)
-    var = spread * n_codes ** (-2 / (n_components + 4))
-    return np.broadcast_to(var.clip(np.finfo(np.float32).tiny), mean.shape).astype(np.float32)
+def _moments(mean: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes' weighted mean and variance, latent by latent: (J,) each."""
+    share = weight / weight.sum()
+    centre = share @ mean
+    return centre, share @ (mean - centre).square()
+
+
+def _bandwidth(mean: Tensor, var: Tensor, weight: Tensor, seed: int) -> float:
+    """The one of `BANDWIDTHS` by which other rows' codes find draws of a row's posterior most likely.
+
+    Some rows are judges, each without its own code and all copies of it.
+    """
+    known = AggregatedPosterior.of(mean, var, weight)
+    if len(known.mean) < 2:
+        return 0.0
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(known.mean), generator=generator)[:JUDGES]
+    z = known.mean[some] + known.var[some].sqrt() * torch.randn(
+        len(some), mean.shape[1], generator=generator, dtype=mean.dtype
+    )
+    judged_by, (_, spread) = torch.softmax(known.log_weight[some], dim=0), _moments(mean, weight)
+
+    def others_find_likely(bandwidth: float) -> float:
+        wider = known._replace(var=known.var + bandwidth * spread)
+        return float(judged_by @ wider.log_prob(z, some))
+
+    return max(BANDWIDTHS, key=others_find_likely)
 
 
 def with_codes(fit: Fit, rows: TrainingRows, settings: FitSettings) -> Fit:
@@ -159,9 +198,9 @@ def _some(table: TrainingRows, seed: int) -> TrainingRows:
 
 def fault(codes: Any, n_features: int, n_components: int) -> str | None:
     """What is wrong with saved codes, in words; None if nothing is."""
-    if not isinstance(codes, dict) or codes.keys() != {"mean", "var", "weight", "gaps", "given"}:
-        return "_codes are not means, variances, weights, gaps and given cells"
-    mean, var, weight, gaps = (codes[name] for name in ("mean", "var", "weight", "gaps"))
+    if not isinstance(codes, dict) or codes.keys() != {field.name for field in fields(Codes)}:
+        return "_codes are not means, variances, weights, gaps, given cells and a bandwidth"
+    mean, var, weight, gaps, _, bandwidth = (codes[field.name] for field in fields(Codes))
     if not all(is_finite_array(values, "f") for values in (mean, var, weight)):
         return "_codes hold something that is not a finite number"
     n_codes = weight.size
@@ -169,5 +208,7 @@ def fault(codes: Any, n_features: int, n_components: int) -> str | None:
         return f"_codes have the shapes {mean.shape}, {var.shape} and {weight.shape}"
     if not ((var > 0).all() and (weight > 0).all()):
         return "a code's variance or weight is not positive"
+    if not isinstance(bandwidth, float) or not 0 <= bandwidth < math.inf:
+        return "the codes' bandwidth is not a number from 0 on"
     packed = isinstance(gaps, np.ndarray) and gaps.dtype == np.uint8 and gaps.shape == (n_codes, -(-n_features // 8))
     return None if gaps is None or packed else "_codes hold gaps that are not a bit for each cell"

@@ -181,7 +181,9 @@ class DrawsRows(BaseVAE):
 
         By default z is a training row's code with the spread of q(z|x) around it: a draw of the aggregated posterior
         (Hoffman & Johnson 2016), which is where the decoder has learnt what rows look like (Tomczak & Welling 2018).
-        q is as much wider as makes other rows' codes most likely. `score_samples` is of p(z), the model's own prior.
+        Draws lie as much wider around a code as makes other rows' codes most likely, and nearer to all codes' mean by
+        the same, a smoothed bootstrap of constant variance (Silverman 1986). `score_samples` is of p(z), the model's
+        own prior.
 
         Under an objective that offers a prior but no density, x is the mean of p(x|z): its noise was never trained.
         Absent where the objective offers no prior.

@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from helpers import by_skops, load_state, seeded
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import logsumexp
+from scipy.stats import norm
 from sklearn.datasets import load_wine
 from sklearn.utils import check_random_state
 
 from skvae import VAETransformer, VAETransformerCV, _codes
-from skvae._codes import Codes
+from skvae._codes import BANDWIDTHS, Codes
 from skvae._tables.sources import as_source
-from skvae.priors._aggregated import WIDTHS
 
 
 def make(n_components=2, **parameters):
@@ -66,9 +68,51 @@ def test_rows_are_drawn_around_codes():
     assert_allclose(vae.sample(7, random_state=3), expected)
     mean, std = vae.posterior(load_wine().data)
     assert_allclose(codes.mean[:, vae._order], mean, atol=1e-5)
-    ratio = codes.var[:, vae._order] / std**2
-    assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
-    assert np.isclose(ratio[0, 0], WIDTHS).any()
+    assert_allclose(codes.var[:, vae._order], std**2, rtol=1e-4)
+    assert codes.bandwidth in BANDWIDTHS
+
+
+def test_draws_around_wider_codes_keep_the_moments():
+    """Those of q(z|x) over all rows; each row's draws lie nearer to the mean, and are wider."""
+    rng = np.random.default_rng(1)
+    mean, weight = rng.normal(3, [1.0, 2.0], (40, 2)).astype(np.float32), rng.uniform(1, 3, 40)
+    var = np.full((40, 2), 0.04, dtype=np.float32)
+    n, share = 200_000, weight / weight.sum()
+    plain, wide = (Codes(mean, var, weight, bandwidth=h).draw(n, seeded())[0].numpy() for h in (0.0, 0.5))
+    centre = share @ mean
+    spread = share @ (mean - centre) ** 2
+    for z in (plain, wide):
+        assert_allclose(z.mean(0), centre, atol=0.02)
+        assert_allclose(z.var(0), spread + 0.04, rtol=0.02)
+    z, place = Codes(mean, var, weight, bandwidth=0.5).draw(n, seeded())
+    shrunk = (spread + 0.04) / (1.5 * spread + 0.04)
+    own = z.numpy()[place == 7]
+    assert_allclose(own.var(0), shrunk * (0.04 + 0.5 * spread), rtol=0.1)
+    assert_allclose(own.mean(0), centre + np.sqrt(shrunk) * (mean[7] - centre), atol=0.15)
+
+
+def test_the_bandwidth_is_the_likeliest_without_a_rows_own_code():
+    """Of sixty rows everyone is a judge: by hand, at the same draws."""
+    rng = np.random.default_rng(2)
+    mean, var, weight = rng.normal(size=(60, 2)), rng.uniform(0.01, 0.1, (60, 2)), rng.integers(1, 4, 60).astype(float)
+    generator = torch.Generator().manual_seed(5)
+    order = torch.randperm(60, generator=generator).numpy()
+    z = mean[order] + np.sqrt(var[order]) * torch.randn(60, 2, generator=generator, dtype=torch.float64).numpy()
+    share = weight / weight.sum()
+    spread = share @ (mean - share @ mean) ** 2
+
+    def by_hand(h):
+        logs = []
+        for row, own in zip(z, order, strict=True):
+            terms = np.log(share) + norm(mean, np.sqrt(var + h * spread)).logpdf(row).sum(axis=1)
+            left = min(share[own], max(0.05, 5 / weight.sum()))
+            terms[own] += np.log1p(-left / share[own]) if left < share[own] else -np.inf
+            logs.append(logsumexp(terms) - np.log1p(-left))
+        return share[order] @ logs
+
+    parts = (torch.tensor(part) for part in (mean, var, weight))
+    assert _codes._bandwidth(*parts, 5) == max(BANDWIDTHS, key=by_hand)
+    assert 0 < max(BANDWIDTHS, key=by_hand) < 0.8
 
 
 def test_nothing_is_drawn_where_there_are_no_rows():
@@ -87,10 +131,10 @@ def test_heavier_rows_are_drawn_more_often():
     assert len(counted._codes["weight"]) == np.sum(group == 0)
 
 
-def test_a_table_given_twice_is_no_reason_for_narrower_codes():
+def test_a_table_given_twice_is_no_reason_to_draw_nearer_to_codes():
     X = load_wine().data
     once, twice = (_codes.Codes.of(fitted()._inference(), rows, np.ones(len(rows))) for rows in (X, np.tile(X, (2, 1))))
-    assert_allclose(twice.var[: len(X)], once.var)
+    assert twice.bandwidth >= once.bandwidth > 0
 
 
 def test_codes_that_are_not_kept_cannot_be_drawn_around():
@@ -99,7 +143,7 @@ def test_codes_that_are_not_kept_cannot_be_drawn_around():
     for fit in (vae.fit, vae.partial_fit, vae.partial_fit):
         fit(X)
         assert not {"_codes", "_reservoir"} & vars(vae).keys()
-        with pytest.raises(ValueError, match=re.escape("use sample(prior='model'), or fit with keep_codes=True")):
+        with pytest.raises(ValueError, match=re.escape("use sample(prior='model')")):
             vae.sample(2, random_state=0)
         assert vae.sample(2, random_state=0, prior="model").shape == (2, 13)
     same = make().fit(X)
@@ -118,10 +162,8 @@ def test_autoencoders_keep_none():
 
 def test_codes_without_a_spread_are_a_kernel_density():
     vae = make(objective="wae").fit(load_wine().data)
-    mean, var = vae._codes["mean"].astype(float), vae._codes["var"]
-    ratio = var / (mean.var(axis=0) * len(mean) ** (-2 / (2 + 4)))
-    assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
-    assert np.isclose(ratio[0, 0], WIDTHS, rtol=1e-5).any()
+    assert_allclose(vae._codes["var"], _codes.LEAST_VAR)
+    assert vae._codes["bandwidth"] > 0
     assert vae.sample(3, random_state=0).shape == (3, 13)
 
 
@@ -273,6 +315,8 @@ BROKEN = {
     "no spread": lambda codes: codes | {"var": 0 * codes["var"]},
     "a negative weight": lambda codes: codes | {"weight": -codes["weight"]},
     "gaps of fewer columns": lambda codes: codes | {"gaps": np.zeros((len(codes["weight"]), 1), dtype=np.uint8)},
+    "a negative bandwidth": lambda codes: codes | {"bandwidth": -0.1},
+    "no bandwidth": lambda codes: codes | {"bandwidth": None},
     "gaps that are numbers": lambda codes: codes | {"gaps": np.zeros((len(codes["weight"]), 2))},
 }
 

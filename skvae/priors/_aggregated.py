@@ -101,8 +101,7 @@ class AggregatedPosterior(_Codes):
 
     def _merged(self) -> AggregatedPosterior:
         points = self._register[0].data
-        with np.errstate(over="ignore"):  # a code that far out has no other in its cell
-            cells = np.round(points / (CELL * SAME_CODE))
+        cells = np.round(points / (CELL * SAME_CODE))
         _, first, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
         keeper = np.arange(len(first))
         pairs = KDTree(points[first]).query_pairs(SAME_CODE, p=math.inf, output_type="ndarray")
@@ -145,17 +144,13 @@ class AggregatedPosterior(_Codes):
         return torch.from_numpy(np.where(np.isfinite(distance), index, -1)).to(z.device)
 
     def widened(self, seed: int) -> AggregatedPosterior:
-        """The same codes, with all variances times `width(seed)`."""
-        return self._replace(var=self.var * self.width(seed))
-
-    def width(self, seed: int) -> float:
-        """The factor of all variances that makes the others' codes most likely.
+        """The same codes, with all variances times the factor that makes the others' codes most likely.
 
         Some of the codes, each without its own component, are the judges: with few rows, or rows in many dimensions,
         the posteriors of single rows leave gaps between them.
         """
         if len(self.mean) < 2:
-            return 1.0
+            return self
         generator = torch.Generator().manual_seed(seed)
         some = torch.randperm(len(self.mean), generator=generator)[:ROWS_TO_WIDEN].to(self.mean.device)
         near, log_norm = self.log_terms(self.mean[some]) - self._log_norm, self._log_norm
@@ -165,7 +160,7 @@ class AggregatedPosterior(_Codes):
             terms = torch.add(log_norm - 0.5 * self.mean.shape[1] * math.log(width), near, alpha=1 / width)
             return float(weight @ self._log_sum_of_others(terms, some))
 
-        return max(WIDTHS, key=others_find_likely)
+        return self._replace(var=self.var * max(WIDTHS, key=others_find_likely))
 
 
 def _finite_array(codes: Tensor) -> np.ndarray:

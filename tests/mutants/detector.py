@@ -90,8 +90,8 @@ DETECTOR = [
     Mutant(
         "codes are as wide as the posteriors",
         CODES,
-        "max(WIDTHS, key=others_find_likely)",
-        "min(WIDTHS)",
+        "var=self.var * max(WIDTHS, key=o",
+        "var=self.var * min(WIDTHS, key=o",
         "test_priors.py::test_widened_takes_the_factor_of_the_best_leave_one_out_likelihood",
     ),
     Mutant(
