@@ -195,9 +195,23 @@ ESTIMATORS = [
     Mutant(
         "draws have the square of the codes' spread",
         KEPT,
-        "var[place].sqrt() * eps",
-        "var[place] * eps",
+        "(var[place] + wider).sqrt() * eps",
+        "(var[place] + wider) * eps",
         "test_kept_codes.py::test_draws_have_the_weighted_codes_moments",
+    ),
+    Mutant(
+        "draws around wider codes vary more than codes do",
+        KEPT,
+        "(total / (total + wider)).sqrt()",
+        "(total / total).sqrt()",
+        "test_kept_codes.py::test_draws_around_wider_codes_keep_the_moments",
+    ),
+    Mutant(
+        "a row's own code has a say in how wide codes are",
+        KEPT,
+        "wider.log_prob(z, some)",
+        "wider.log_prob(z)",
+        "test_kept_codes.py::test_the_bandwidth_is_the_likeliest_without_a_rows_own_code",
     ),
     Mutant(
         "a stream keeps its last chunk",
