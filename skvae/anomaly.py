@@ -4,30 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch import nn
 
-from ._base import BaseVAE, SetOutput
+from ._base import BaseVAE
 from ._chunk import continue_fit
 from ._codes import joined, known_rows
 from ._fit import Fit, Task, fit_model
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
-from ._normality import ATTRIBUTES, ROBUST_SUPPORT, Normality, as_many_as_columns, learn, rows_behind, supported
-from ._normality import fault as fault_of_normality
+from ._normality import ROBUST_SUPPORT, as_many_as_columns, learn, rows_behind, supported
 from ._params import Activation, NetworkLike, RandomState, Share
+from ._reasons import GivesReasons
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._saved import Rule
 from ._settings import FitSettings
-from ._state import amend, at_once
-from ._tables.containers import framed, output_container
 from ._tables.reader import TableReader, TrainingRows
+from ._verdicts import SHARE
 from .likelihoods import Likelihood
 from .networks import Network
 from .objectives import Objective
@@ -36,11 +33,7 @@ from .priors import PriorSpec
 __all__ = ["VAEAnomalyDetector"]
 
 
-# What `contamination` may be.
-SHARE = Share(0.5)
-
-
-class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
+class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     """Variational autoencoder for anomaly detection.
 
     The model learns what normal rows look like; a row it finds unlikely is an anomaly. By default a row is judged by
@@ -130,7 +123,7 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
     training_scores_ : ndarray of shape (n_scored,)
         Scores of the training rows (of 2000 random ones with contamination="auto"), each without its own code.
     calibration_scores_ : ndarray of shape (n_rows,)
-        Sorted scores of the rows given to `calibrate`; absent before.
+        Sorted scores of the rows given to `calibrate`, or kept by `partial_calibrate`; absent before.
     n_components_ : int
         Number of latents.
     likelihood_ : Likelihood
@@ -198,11 +191,10 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
     }
 
     _leaves: ClassVar[dict[str, Rule | None]] = {
-        **BaseVAE._leaves,
-        **dict.fromkeys([*ATTRIBUTES.values(), "_reservoir", "calibration_scores_"]),
+        **GivesReasons._leaves,
+        "_reservoir": None,
         "support_": Rule("true or false for each row", lambda v, D, J: v.dtype == bool and v.ndim == 1),
     }
-    _groups = (*BaseVAE._groups, frozenset(ATTRIBUTES.values()))
 
     def __init__(
         self,
@@ -255,213 +247,8 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         self.verbose = verbose
         self.device = device
 
-    @at_once
-    def score_samples(self, X: Any) -> np.ndarray:
-        """How normal every row is, by the criterion; higher is more normal.
-
-        With missing cells a row is completed several times from its other cells, and what a missing cell would say is
-        what it says of a typical training row: a gap makes no row more normal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows; NaN marks a missing cell.
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples,)
-            In float64, and in nats for the criteria that are logarithms of densities; -inf for a row too far out to be
-            scored.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule.
-        """
-        X = self._reader().read(X)
-        return self._normality().scores(self._inference(), X)
-
-    @at_once
-    def decision_function(self, X: Any) -> np.ndarray:
-        """Scores less the threshold: negative for anomalies.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows; NaN marks a missing cell.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_samples,)
-            As `score_samples`, less `offset_`.
-        """
-        return self.score_samples(X) - self.offset_
-
-    @at_once
-    def predict(self, X: Any) -> np.ndarray:
-        """-1 for anomalies and 1 for normal rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows; NaN marks a missing cell.
-
-        Returns
-        -------
-        labels : ndarray of int of shape (n_samples,)
-            One label per row.
-        """
-        return np.where(self.decision_function(X) < 0, -1, 1)
-
-    def set_contamination(self, contamination: float) -> Self:
-        """Move the threshold so that this share of the training rows lies below it, without training.
-
-        Parameters
-        ----------
-        contamination : float
-            In (0, 0.5].
-
-        Returns
-        -------
-        self : object
-            The detector with its new threshold; what `calibrate` learnt is dropped.
-
-        Raises
-        ------
-        ValueError
-            If the share is out of range.
-        """
-        check_is_fitted(self)
-        if not SHARE.is_satisfied_by(contamination):
-            raise ValueError(f"contamination={contamination!r} must be a number above 0 and at most 0.5.")
-        amend(self, "calibration_scores_", offset_=self._normality().at_share(contamination))
-        return self
-
-    def calibrate(self, X_normal: Any, *, false_alarm_rate: float) -> Self:
-        """Set the threshold from normal rows that were not used in fit, so that false alarms are rare by guarantee.
-
-        With n such rows exchangeable with the rows to come, the chance that a normal row is called an anomaly is at
-        most `false_alarm_rate`, whatever the model (split conformal prediction; Vovk et al. 2005, Bates et al. 2023).
-        The guarantee is on average over calibration sets: with this one, the rate varies around it like a
-        Beta(k, n + 1 - k) variable, k = floor(false_alarm_rate (n + 1)).
-
-        Parameters
-        ----------
-        X_normal : array-like of shape (n_samples, n_features)
-            Normal rows, of which none was in fit.
-        false_alarm_rate : float
-            In (0, 1). At least 1 / false_alarm_rate - 1 rows are needed.
-
-        Returns
-        -------
-        self : object
-            The detector with its new threshold.
-
-        Raises
-        ------
-        ValueError
-            If X_normal breaks a rule, the rate is out of range, or the rows are too few for it.
-        """
-        check_is_fitted(self)
-        rate: Any = false_alarm_rate
-        if not Share(1, "neither").is_satisfied_by(rate):
-            raise ValueError(f"false_alarm_rate={rate!r} must be a number between 0 and 1.")
-        scores = np.sort(self.score_samples(X_normal))
-        # A rate of 0.05 means one row in twenty, which floating point would make a little more than 20.
-        place = int(np.floor(rate * (len(scores) + 1) + 1e-9))
-        if place < 1:
-            raise ValueError(
-                f"A false alarm rate of {rate} needs at least {int(np.ceil(1 / rate - 1e-9)) - 1} calibration rows; "
-                f"X_normal has {len(scores)}. Give more rows or a higher rate."
-            )
-        offset = self._normality().below(float(scores[place - 1]))
-        amend(self, calibration_scores_=scores, offset_=offset)
-        return self
-
-    @at_once
-    def p_values(self, X: Any) -> np.ndarray:
-        """The chance that a normal row is at least as unlikely as each row, from the rows given to `calibrate`.
-
-        p = (1 + the number of calibration rows that score no higher) / (n + 1): for normal rows P(p <= a) <= a for
-        every a. `predict` calls a row an anomaly where p is at most the false alarm rate.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows; NaN marks a missing cell.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples,)
-            Above 0 and at most 1.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule, or `calibrate` has not been called since the last fit.
-        """
-        check_is_fitted(self)
-        if not hasattr(self, "calibration_scores_"):
-            raise ValueError("p_values needs the scores of normal rows; call calibrate first.")
-        lower = np.searchsorted(self.calibration_scores_, self._normality().above(self.score_samples(X)), side="right")
-        return (1 + lower) / (len(self.calibration_scores_) + 1)
-
-    @at_once
-    def explain(self, X: Any) -> Any:
-        """What every feature adds to a row's score, beside a typical training row.
-
-        The criterion's own split over features; the part that belongs to the latents is shared out among the features
-        by integrated gradients along the line from the most similar normal row (see `similar`) to the row, and what
-        is left of it stands last.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows; NaN marks a missing cell.
-
-        Returns
-        -------
-        contributions : ndarray or DataFrame of shape (n_samples, n_features + 1)
-            One column per feature and "latent". Negative is anomalous. A row sums to its score less the mean of
-            `training_scores_`. A DataFrame after `set_output(transform="pandas")`.
-
-        Raises
-        ------
-        ValueError
-            If X breaks a rule, or a row is too far out to be explained: its score is -inf.
-        """
-        normality, rows = self._normality(), self._reader().read(X)
-        values = normality.beside_typical(self._inference(), rows)
-        names, schema = list(_check_feature_names_in(self)), self._reader().schema
-        return framed(self, X, values, schema.labels_and(output_container(self), names, "latent"))
-
-    @at_once
-    def similar(self, X: Any) -> Any:
-        """The most similar normal row that the model knows, for every row: what was expected in its place.
-
-        The decoded code of a training row (among 1000 of them), which may differ much in a few features, but little in
-        the others. `X - similar(X)` says by how much each feature is off, in data units.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows; NaN marks a missing cell.
-
-        Returns
-        -------
-        X_similar : ndarray or DataFrame of shape (n_samples, n_features)
-            In data units, without gaps.
-        """
-        reader, inference = self._reader(), self._inference()
-        rows = reader.read(X)
-        values = inference.to_data(self._normality().similar(inference, rows))
-        if reader.schema.categories or output_container(self) == reader.schema.library:
-            return reader.schema.decoded(values, like=X)
-        return framed(self, X, values, list(_check_feature_names_in(self)))
-
     def _fault(self, state: dict[str, Any]) -> str | None:
-        fault = super()._fault(state) or fault_of_normality(state)
-        return fault or fault_of_reservoir(state.get("_reservoir"), state.get("n_features_in_", 0))
+        return super()._fault(state) or fault_of_reservoir(state.get("_reservoir"), state.get("n_features_in_", 0))
 
     def _settings(self, device: torch.device) -> FitSettings:
         settings = FitSettings.of(self, device, as_many_as_columns)
@@ -482,7 +269,8 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
             known = known_rows(getattr(self, "_reservoir", None), rows_behind(self._codes), self._inference())
         fit = continue_fit(reader, rows, settings, self._earlier())
         sample = joined(known, Reservoir.of(rows.X, rows.weight, fit.model.seed))
-        return self._with_normality(fit, settings, sample.table, sample.table, _reservoir=sample.state)
+        fit = self._with_normality(fit, settings, sample.table, sample.table, _reservoir=sample.state)
+        return self._calibrated_anew(fit, settings)
 
     def _with_normality(
         self, fit: Fit, settings: FitSettings, table: TrainingRows, used: TrainingRows, **more: Any
@@ -491,8 +279,3 @@ class VAEAnomalyDetector(SetOutput, OutlierMixin, BaseVAE):
         inference = fit.model.inference(settings.device, self.n_draws)
         normality = learn(inference, self.criterion, self.contamination, table, used)
         return replace(fit, attributes=fit.attributes | normality.attributes | more)
-
-    def _normality(self) -> Normality:
-        """What is normal to the fitted detector."""
-        check_is_fitted(self)
-        return Normality.of(self.__dict__)

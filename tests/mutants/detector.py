@@ -6,7 +6,7 @@ from ._mutant import Mutant
 
 __all__ = ["DETECTOR"]
 
-ANOMALY, NORMALITY, CODES = "anomaly.py", "_normality.py", "priors/_aggregated.py"
+VERDICTS, NORMALITY, CODES = "_verdicts.py", "_normality.py", "priors/_aggregated.py"
 EXPLAIN, CRITERIA, RESERVOIR = "_inference/explain.py", "_inference/criteria.py", "_reservoir.py"
 
 DETECTOR = [
@@ -26,31 +26,52 @@ DETECTOR = [
     ),
     Mutant(
         "a new threshold keeps the calibration",
-        ANOMALY,
-        'amend(self, "calibration_scores_", offset_=',
-        "amend(self, offset_=",
+        VERDICTS,
+        'amend(self, "calibration_scores_", "_calibration", offset_=',
+        'amend(self, "_calibration", offset_=',
         "test_anomaly_thresholds.py::test_a_new_fit_or_threshold_forgets_the_calibration",
     ),
     Mutant(
         "p-values lack the row itself",
-        ANOMALY,
-        "(1 + lower) / (len(self.calibration_scores_) + 1)",
-        "lower / len(self.calibration_scores_)",
+        VERDICTS,
+        "(1 + lower) / (len(calibration) + 1)",
+        "lower / len(calibration)",
         "test_anomaly_thresholds.py::test_p_values_count_calibration_rows_that_score_no_higher",
     ),
     Mutant(
         "a calibrated threshold is off by one",
-        ANOMALY,
+        VERDICTS,
         "float(scores[place - 1])",
         "float(scores[min(place, len(scores) - 1)])",
         "test_anomaly_thresholds.py::test_the_calibrated_threshold_is_the_conformal_one",
     ),
     Mutant(
         "the rate of false alarms forgets the row to come",
-        ANOMALY,
+        VERDICTS,
         "rate * (len(scores) + 1)",
         "rate * len(scores)",
         "test_anomaly_thresholds.py::test_the_calibrated_threshold_is_the_conformal_one",
+    ),
+    Mutant(
+        "a stream's threshold stays with its first calibration rows",
+        VERDICTS,
+        'np.concatenate([earlier["X"], rows])[-window:]',
+        'np.concatenate([earlier["X"], rows])[:window]',
+        "test_anomaly_guarantees.py::test_the_window_holds_the_latest_rows",
+    ),
+    Mutant(
+        "a window's scores are those of an earlier model",
+        VERDICTS,
+        "if kept is None:\n            return fit",
+        "return fit",
+        "test_anomaly_guarantees.py::test_the_threshold_follows_the_model",
+    ),
+    Mutant(
+        "rows are called by their own p-value alone",
+        VERDICTS,
+        "false_discovery_control(p) <=",
+        "p <=",
+        "test_anomaly_guarantees.py::test_calls_are_benjamini_and_hochbergs",
     ),
     Mutant(
         "a stream keeps its first rows",
