@@ -44,6 +44,9 @@ class VampPrior(Modes):
         self.seen = nn.Parameter(torch.randn(n_modes, n_inputs, dtype=torch.float32))
         self._held: tuple[Tensor, Tensor, Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}  # a copy's parameters may become others
+
     def bind(self, encode: Callable[[Tensor], tuple[Tensor, Any]]) -> None:
         self.encode = encode
 
