@@ -27,9 +27,9 @@ from ._reservoir import fault as fault_of_reservoir
 from ._saved import Rule
 from ._settings import FitSettings
 from ._state import at_once
-from ._tables.containers import unpack_container
+from ._tables.containers import in_frame, unpack_container
 from ._tables.frames import emptied, frame_library
-from ._tables.given import repeated, table_of_given
+from ._tables.given import place_of, repeated, table_of_given
 from ._tables.moments import Array, at_most
 from ._tables.reader import TableReader, TrainingRows
 from ._torch import draw_seed, make_generator, torch_scope
@@ -128,6 +128,53 @@ class DrawsRows(BaseVAE):
                 table[gaps] = at_most(values[:, number][gaps[cells.rows]], table.dtype)
             tables.append(schema.filled(X, table, gaps, drawn=wanted is not MEANS))
         return tables[0] if wanted is MEANS else tables
+
+    @available_if(takes_gaps)
+    @at_once
+    def impute_proba(self, X: Any, column: Any) -> Any:
+        """How likely each category of a column is, given the row's other cells.
+
+        p(x_column | other cells), whether the cell is missing or not: what the cell says itself is left out. As a
+        classifier's `predict_proba`, of any column, and from any of the others that are present. Points of the latents
+        are weighted as for draws. Absent where the decoder reads the row it predicts.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+        column : str or int
+            The name of a column of categories, or its number where `fit` saw no names.
+
+        Returns
+        -------
+        proba : ndarray or DataFrame of shape (n_samples, n_categories)
+            Rows that sum to 1. Categories in rising order, or in that of their pandas or polars type; their names are
+            the columns where `fit` was given a DataFrame.
+
+        Raises
+        ------
+        ValueError
+            If the column is unknown, given to the model, or holds no categories, the objective trains no density, X
+            breaks a rule, or a row lies so far outside the training data that nothing can be said of it.
+        """
+        inference, schema = self._inference(), self._fitted().schema
+        given = inference.model.likelihood.given_columns
+        place = place_of(column, schema, len(given))
+        if given[place] or place not in schema.categories:
+            lacks = "is given to the model, which says nothing of it" if given[place] else "holds numbers"
+            raise ValueError(f"{schema.label(place)} {lacks}; impute_proba is for categories that are modelled.")
+        if not inference.model.is_density:
+            raise ValueError(f"objective={self._fitted().specs['objective']!r} trains no density; use impute(X).")
+        X = unpack_container(X)
+        numbers = np.array(self._reader().read(X)[:])
+        numbers[:, place] = np.nan
+        proba = inference.marginal(numbers, place)
+        refuse_far_rows(proba, np.arange(len(proba)))
+        if schema.library is None:
+            return proba
+        known = schema.categories[place]
+        names = known if schema.library == "pandas" else list(map(str, known))
+        return in_frame(schema.library, X, proba, names)
 
     def _wanted(self, n_draws: int | None, quantiles: Any) -> range | list[float]:
         """The levels of quantiles, or the numbers of draws, or `MEANS`; ValueError for what breaks a rule."""

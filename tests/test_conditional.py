@@ -6,6 +6,8 @@ import warnings
 from functools import cache
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 import torch
 from helpers import scale_of
@@ -119,3 +121,70 @@ def test_rows_whose_draws_rest_on_a_few_points_are_named():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         vae.impute(np.array([usual] * 3), n_draws=100, random_state=0)
+
+
+# Categories
+
+
+@cache
+def of_categories(n_components):
+    """Three categories, a column that they shift, and columns of two more latents."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(300, 3))
+    kind = (z[:, :1] * [[2.0, 0.0, -2.0]] + rng.gumbel(size=(300, 3))).argmax(1)
+    X = pd.DataFrame(z @ rng.normal(size=(3, 4)) + 0.5 * rng.normal(size=(300, 4)), columns=list("abcd"))
+    X["kind"] = np.array(["low", "mid", "top"])[kind]
+    X.index = range(1000, 1300)
+    return VAETransformer(n_components, likelihood="auto", max_iter=10, random_state=0).fit(X), X
+
+
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_probabilities_of_categories_are_those_by_integration(n_components):
+    """By draws from the prior, of which enough are as likely as the row for errors below .01."""
+    vae, X = of_categories(n_components)
+    gaps = X.iloc[:6].copy()
+    gaps.loc[1001, ["a", "b"]] = np.nan
+    gaps.loc[1002, ["a", "b", "c", "d"]] = np.nan
+    found = vae.impute_proba(gaps, "kind")
+    assert list(found.columns) == ["low", "mid", "top"]
+    assert list(found.index) == list(gaps.index)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    rows = vae._inference().rows(vae._reader().read(gaps.assign(kind=None)))
+    model = vae.module_
+    z = torch.randn(60_000, n_components, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        weight = torch.softmax(model.log_joint_everywhere(z, rows.x, rows.mask) - model.prior.log_prob(z)[:, None], 0)
+        proba = torch.softmax(model.params(z)[:, model.likelihood.columns_of_outputs() == 4], -1)
+    np.testing.assert_allclose(found, (weight.T @ proba).numpy(), atol=0.03)
+
+
+def test_what_a_cell_says_itself_is_left_out_of_its_probabilities():
+    vae, X = of_categories(1)
+    missing, other = X.iloc[:9].assign(kind=None), X.iloc[:9].assign(kind="mid")
+    expected = vae.impute_proba(X.iloc[:9], "kind")
+    pd.testing.assert_frame_equal(vae.impute_proba(missing, "kind"), expected)
+    pd.testing.assert_frame_equal(vae.impute_proba(other, "kind"), expected)
+    pd.testing.assert_frame_equal(vae.impute_proba(X.iloc[4:5], "kind"), expected.iloc[4:5])
+    assert (vae.impute(missing)["kind"] == expected.idxmax(axis=1)).all()
+
+
+def test_of_arrays_and_polars_frames_probabilities_are_such():
+    vae, X = of_categories(1)
+    expected = vae.impute_proba(X, "kind").to_numpy()
+    parameters = vae.get_params() | {"max_iter": 2}
+    array = VAETransformer(**parameters).fit(X.to_numpy())
+    assert array.impute_proba(X.to_numpy(), 4).shape == (300, 3)
+    assert array.impute_proba(X.to_numpy(), 4)[:, 0].mean() == pytest.approx(expected[:, 0].mean(), abs=0.05)
+    frame = pl.from_pandas(X.reset_index(drop=True))
+    assert VAETransformer(**parameters).fit(frame).impute_proba(frame, "kind").columns == ["low", "mid", "top"]
+
+
+def test_columns_without_categories_have_no_probabilities():
+    vae, X = of_categories(1)
+    with pytest.raises(ValueError, match="column 'a' holds numbers; impute_proba is for categories"):
+        vae.impute_proba(X, "a")
+    with pytest.raises(ValueError, match="column='kinds' is none that fit has seen; did you mean 'kind'"):
+        vae.impute_proba(X, "kinds")
+    autoencoder = VAETransformer(1, likelihood="auto", objective="autoencoder", max_iter=1, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="trains no density; use impute"):
+        autoencoder.impute_proba(X, "kind")

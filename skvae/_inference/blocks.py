@@ -19,6 +19,7 @@ from .._torch import thread_limit, torch_scope
 from ..model import VAE
 from .cells import Lattice, lattice_of
 from .draws import draws, points_for
+from .marginals import marginal
 from .proposals import Noise, Proposal, around, around_modes, in_cells, starts_of
 from .quadrature import Rule, normal_rule
 from .quantiles import quantiles
@@ -39,7 +40,7 @@ CELL_POINTS = 16
 JUDGING_NODES = 8
 
 
-# Rows whose quantiles are asked come in blocks as if for so many points: points are taken in parts.
+# Rows whose quantiles or marginals are asked come in blocks as if for so many points: points are taken in parts.
 QUANTILE_POINTS = 128
 
 
@@ -153,6 +154,14 @@ class Inference:
 
         values = self._by_proposal(X, found, QUANTILE_POINTS, threads=True)
         return values[:, :-1].reshape(len(X), len(levels), -1), values[:, -1]
+
+    def marginal(self, X: Array, column: int) -> np.ndarray:
+        """How likely each category of a column is given the present cells of the rows of X: (N, K)."""
+
+        def found(model: VAE, rows: Batch, proposal: Proposal) -> Tensor:
+            return marginal(model, rows, proposal, column, self.seed)
+
+        return self._by_proposal(X, found, QUANTILE_POINTS, threads=True)
 
     def _by_proposal(
         self, X: Array, function: Callable[[VAE, Batch, Proposal], Tensor], n_points: int, threads: bool = False

@@ -18,7 +18,16 @@ from .frames import column_values, frame_library, label_of, series_of, with_colu
 from .sources import as_source
 from .types import is_missing, kinds_of
 
-__all__ = ["dense", "floats_of", "framed", "numbers_of", "output_container", "refuse_container", "unpack_container"]
+__all__ = [
+    "dense",
+    "floats_of",
+    "framed",
+    "in_frame",
+    "numbers_of",
+    "output_container",
+    "refuse_container",
+    "unpack_container",
+]
 
 # How the names of types begin whose cells are dates, or lists, in pandas, pyarrow and polars.
 DATES = ("date", "duration", "period", "time")
@@ -199,8 +208,11 @@ def output_container(estimator: Any) -> str:
 def framed(estimator: Any, X: Any, values: np.ndarray, names: list[str]) -> Any:
     """`values` in the container that is asked for."""
     library = output_container(estimator)
-    if library == "default":
-        return values
+    return values if library == "default" else in_frame(library, X, values, names)
+
+
+def in_frame(library: str, X: Any, values: np.ndarray, names: list) -> Any:
+    """`values` as a frame, with the rows' labels of X."""
     return ADAPTERS_MANAGER.adapters[library].create_container(values, X, columns=names)
 
 

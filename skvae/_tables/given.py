@@ -16,7 +16,7 @@ from .schema import Schema, cells_of
 from .sources import RowSource
 from .types import is_missing, objects, plain
 
-__all__ = ["repeated", "table_of_given"]
+__all__ = ["place_of", "repeated", "table_of_given"]
 
 # How many known columns an error names.
 NAMED_COLUMNS = 10
@@ -60,6 +60,14 @@ def table_of_given(given: Any, schema: Schema, n_features: int) -> Any:
         for number, place in enumerate(_places(labels, names))
     }
     return _table(columns, len(given), schema, names, like=given)
+
+
+def place_of(column: Any, schema: Schema, n_features: int) -> int:
+    """The number of a column, by its name, or by its number where there are no names."""
+    names = list(range(n_features)) if schema.names is None else schema.names
+    if column not in names:
+        raise ValueError(f"column={plain(column)!r} is none that fit has seen; {_advice(column, names)}")
+    return names.index(column)
 
 
 def repeated(table: Any, n_times: int, labelled: bool) -> Any:

@@ -152,4 +152,18 @@ INFERENCE = [
         "u",
         "test_quantiles.py::test_cdf_is_scipys",
     ),
+    Mutant(
+        "probabilities of categories are means over points of equal weight",
+        "_inference/marginals.py",
+        "share, log_weight = shares(points.log_weight)",
+        "share, log_weight = shares(0 * points.log_weight.clamp_min(-99.0))",
+        "test_conditional.py::test_probabilities_of_categories_are_those_by_integration",
+    ),
+    Mutant(
+        "a cell tells of itself",
+        "_generate.py",
+        "numbers[:, place] = np.nan",
+        "numbers[:, place] = numbers[:, place]",
+        "test_conditional.py::test_what_a_cell_says_itself_is_left_out_of_its_probabilities",
+    ),
 ]
