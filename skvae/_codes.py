@@ -27,9 +27,9 @@ __all__ = ["CODES", "Codes", "fault", "joined", "known_rows", "weights", "with_c
 
 # Training rows whose codes are kept, at most.
 CODES = 5000
-# By how much of their variance codes may be widened, and how many rows choose among these.
+# By how much of their variance codes may be widened, how many rows choose among these, and nats that make it worth it.
 BANDWIDTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-JUDGES = 250
+JUDGES, WORTH = 250, 0.5
 # The least variance of a code: codes without a spread are single points.
 LEAST_VAR = 1e-8
 # Numbers that a sample of the rows of a stream may hold: 20 MB, less than 5000 rows of more than 500 columns.
@@ -118,9 +118,10 @@ def _moments(mean: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bandwidth(mean: Tensor, var: Tensor, weight: Tensor, seed: int) -> float:
-    """The one of `BANDWIDTHS` by which other rows' codes find draws of a row's posterior most likely.
+    """The one of `BANDWIDTHS` by which other rows' codes find draws of a row's posterior most likely; or 0.
 
-    Some rows are judges, each without its own code and all copies of it.
+    Some rows are judges, each without its own code and all copies of it. Where that gains no more than `WORTH` nats a
+    row, posteriors overlap as they are, and to widen them would only blur what they know of each other.
     """
     known = AggregatedPosterior.of(mean, var, weight)
     if len(known.mean) < 2:
@@ -136,7 +137,9 @@ def _bandwidth(mean: Tensor, var: Tensor, weight: Tensor, seed: int) -> float:
         wider = known._replace(var=known.var + bandwidth * spread)
         return float(judged_by @ wider.log_prob(z, some))
 
-    return max(BANDWIDTHS, key=others_find_likely)
+    likely = {bandwidth: others_find_likely(bandwidth) for bandwidth in BANDWIDTHS}
+    best = max(likely, key=likely.__getitem__)
+    return best if likely[best] > likely[0.0] + WORTH else 0.0
 
 
 def with_codes(fit: Fit, rows: TrainingRows, settings: FitSettings) -> Fit:
