@@ -310,7 +310,8 @@ class _NormalScoreModule(FeatureNoise):
         scores, (low, high) = self.encoding.kept("scores"), self.encoding.pieces()
         slope = (high - low) / scores.diff(dim=-1)
         jump, bend = low[:, 1:] - high[:, :-1], slope.diff(dim=-1)
-        n_used = int((jump.abs() + bend.abs() > 0).any(0).sum())
+        used = (jump.abs() + bend.abs() > 0).any(0).nonzero()
+        n_used = int(used[-1]) + 1 if len(used) else 0
         return scores[:, 1 : 1 + n_used], low[:, 0], jump[:, :n_used], bend[:, :n_used]
 
     def variance(self, outputs: Tensor) -> Tensor | None:
