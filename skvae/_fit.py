@@ -115,7 +115,7 @@ def prepare(
 def in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
     """The table's rows; its targets too, where they are rows."""
     y = table.y
-    if y is not None and settings.objective.target == "row":
+    if y is not None and settings.objective.target in ("row", "filled"):
         y = scale.to_model(y)
     return as_table(table.X, scale, table.weight, y)
 

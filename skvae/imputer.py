@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import takes_gaps
-from ._params import RandomState
+from ._params import RandomState, named
 from ._saved import Rule, Saved, fault_of_values
 from ._state import DETAILS, MODEL, become
+from ._tables.containers import unpack_container
+from ._torch import draw_seed
+from .objectives import OBJECTIVES
 from .transformer import VAETransformer
 
 __all__ = ["VAEImputer"]
+
+
+# The default model has a latent for every column, at most so many; where there are fewer, a learnt prior is tried, too.
+MOST_LATENTS = 24
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
@@ -27,7 +37,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
     Parameters
     ----------
     estimator : VAETransformer or None, default=None
-        The model. None: `VAETransformer(likelihood="auto")`.
+        The model. None: `VAETransformer(J, likelihood="auto", objective="completed")`, J as many latents as there are
+        columns, 24 at most. With fewer than 24 it is fitted with `prior="normal"` and with "mixture", and the one that
+        finds the held-out rows likelier is kept. The KL switches off latents that tell nothing.
+        A model of that objective (:class:`skvae.objectives.Completed`) is shown the gaps filled by the linear model.
     sample_posterior : bool, default=False
         Draw missing cells from p(x_missing | x_present) in place of their mean; `VAETransformer.impute` gives several
         draws at once.
@@ -104,7 +117,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         X : array-like of shape (n_samples, n_features)
             Training rows; NaN marks a missing cell.
         y : object, default=None
-            Ignored, unless the estimator's objective has a `target`.
+            Ignored, unless an estimator was given whose objective has a `target`; `Completed` is shown X, filled.
         sample_weight : array-like of shape (n_samples,), default=None
             A row of weight 2 counts as two rows.
 
@@ -118,14 +131,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         ValueError
             If a parameter or X breaks a rule, or the first epoch diverges.
         """
-        model = clone(self.estimator) if self.estimator is not None else VAETransformer(likelihood="auto")
-        if model.random_state is None:
-            model.set_params(random_state=self.random_state)
-        try:
-            takes_gaps(model)
-        except AttributeError as error:
-            raise ValueError(f"{error} Use another decoder.") from error
-        model.fit(X, y, sample_weight=sample_weight)
+        if self.estimator is None:
+            model = _default_model(X, sample_weight, draw_seed(self.random_state))
+        else:
+            model = _fitted(self.estimator, X, y, sample_weight, self.random_state)
         columns = {name: vars(model)[name] for name in ("n_features_in_", "feature_names_in_") if name in vars(model)}
         become(self, {"estimator_": model, **columns})
         return self
@@ -166,3 +175,41 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _fitted(estimator: VAETransformer, X: Any, y: Any, sample_weight: Any, random_state: RandomState) -> VAETransformer:
+    """The user's model, fitted."""
+    model = clone(estimator)
+    if model.random_state is None:
+        model.set_params(random_state=random_state)
+    try:
+        takes_gaps(model)
+    except AttributeError as error:
+        raise ValueError(f"{error} Use another decoder.") from error
+    if getattr(named(model.objective, OBJECTIVES), "target", None) == "filled":
+        y = _filled(model, X, sample_weight)
+    return model.fit(X, y, sample_weight=sample_weight)
+
+
+def _default_model(
+    X: Any, sample_weight: Any, seed: int, objective: str = "completed", learnt_prior: str = "mixture"
+) -> VAETransformer:
+    """The default model, fitted: with the prior that finds the held-out rows likelier."""
+    shape = getattr(unpack_container(X), "shape", None) or np.shape(X)
+    n_latents = min(shape[1] if len(shape) > 1 else 1, MOST_LATENTS)  # fit refuses what has no columns
+    model = VAETransformer(max(1, n_latents), likelihood="auto", objective=objective, random_state=seed)
+    filled = _filled(model, X, sample_weight)
+    model.fit(X, filled, sample_weight=sample_weight)
+    if n_latents == MOST_LATENTS or not model.validation_curve_:
+        return model
+    other = clone(model).set_params(prior=learnt_prior)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a model that ends below the linear one is not taken
+        other.fit(X, filled, sample_weight=sample_weight)
+    return max(model, other, key=lambda model: max(model.validation_curve_))
+
+
+def _filled(model: VAETransformer, X: Any, sample_weight: Any, objective: str = "elbo", prior: str = "normal") -> Any:
+    """X filled by the linear model that `model` starts at, one epoch on."""
+    first = clone(model).set_params(objective=objective, prior=prior, max_iter=1, verbose=0)
+    return first.fit(X, sample_weight=sample_weight).impute(X)

@@ -184,8 +184,9 @@ def defaults_in(module: str) -> set[int]:
     return {id(node) for f in functions for node in [*f.args.defaults, *f.args.kw_defaults]}
 
 
-# Words that are a member's name, too: a criterion, how scores are spread, and a type of pandas'.
+# Words that are a member's name, too: a criterion, how scores are spread, a type of pandas', and a function.
 OTHER_WORDS = {"_tables.containers: Sparse", "_inference.criteria: elbo", "plotting._scores: normal"}
+OTHER_WORDS |= {"_inference.scores: completed", "_conditions: completed"}
 
 
 def test_no_text_outside_a_family_is_the_name_of_an_objective_a_prior_or_a_network():

@@ -251,7 +251,7 @@ def test_an_objective_without_a_density_is_refused_before_training(objective):
 
 @pytest.mark.parametrize("objective", densities())
 def test_an_objective_with_a_density_trains(objective):
-    y = {"label": binary()[:, 0], "row": binary()}.get(OBJECTIVES[objective]().target)
+    y = {"label": binary()[:, 0], "row": binary(), "filled": binary()}.get(OBJECTIVES[objective]().target)
     vae = estimator(objective=objective, likelihood=Gaussian(), max_iter=2).fit(binary(), y)
     assert np.isfinite(vae.score(binary()))
 

@@ -127,7 +127,7 @@ class Case(NamedTuple):
     def y(self) -> Any:
         """What the objective's target asks for."""
         labels = np.where(np.arange(N) % 3, np.arange(N) % 2, np.nan)
-        return {None: None, "row": self.rows, "label": labels}[self.spec.target]
+        return {None: None, "row": self.rows, "filled": self.rows, "label": labels}[self.spec.target]
 
     def estimator(self, **parameters: Any) -> Any:
         kinds = ROLES[self.network]
@@ -326,7 +326,7 @@ def test_the_other_estimators_hold_it_or_say_what_to_use(kind, objective):
     }
     lacks = {
         "search": "density" not in case.spec.offers and r"trains no density of X, .*; use GridSearchCV",
-        "imputer": case.spec.target and "is trained towards y",
+        "imputer": case.spec.target in ("row", "label") and "is trained towards y",
     }
     if message := lacks.get(kind):
         with pytest.raises(ValueError, match=message):

@@ -190,10 +190,11 @@ class TableReader:
         """y as numbers: rows like those of X, in data units, or labels."""
         if y is None:
             raise ValueError(f"objective={objective!r} is trained towards y; give fit a y.")
-        if objective.target == "row":
-            y = np.array(self.read(y)[:], dtype=np.float64)
-            if np.isnan(y).any():
-                raise ValueError(f"y holds NaN, but objective={objective!r} compares every row with all of its y.")
+        if objective.target in ("row", "filled"):
+            y = np.array(self.read(y, checked=objective.target == "row")[:], dtype=np.float64)
+            if not np.isfinite(y).all():
+                use = "compares every row with" if objective.target == "row" else "shows the encoder"
+                raise ValueError(f"y holds NaN or infinity, but objective={objective!r} {use} all of its y.")
         else:
             y = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name="y")
             objective.check_labels(y)

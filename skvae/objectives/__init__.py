@@ -16,6 +16,7 @@ from ._autoencoder import Autoencoder
 from ._base import Objective, OnePass, Slopes, Turn
 from ._classified import Classified
 from ._clustered import Clustered
+from ._completed import Completed
 from ._contractive import Contractive
 from ._denoising import Denoising
 from ._elbo import ELBO
@@ -37,6 +38,7 @@ __all__ = [
     "Batch",
     "Classified",
     "Clustered",
+    "Completed",
     "Contractive",
     "Denoising",
     "Emitted",
@@ -59,6 +61,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "denoising": Denoising,
     "contractive": Contractive,
     "clustered": Clustered,
+    "completed": Completed,
     "wae": WAE,
     "adversarial": Adversarial,
     "classified": Classified,

@@ -74,9 +74,9 @@ class Objective(Spec, ABC):
         What training gives a meaning, and so which methods the estimators have. "posterior": q(z|x) has a spread;
         without it the encoder emits a code, J numbers per row. "prior": p(z) is where codes lie, so that `sample` makes
         sense. "density": p(x) is a likelihood, in nats.
-    target : {None, "row", "label"}
-        What `fit`'s y is, which batches then carry: nothing, rows like those of X in the model's units, or numbers as
-        they come, NaN where unknown.
+    target : {None, "row", "filled", "label"}
+        What `fit`'s y is, which batches then carry: nothing; rows like those of X in the model's units; the same, but
+        only to be shown, so that a mean of counts will do; or numbers as they come, NaN where unknown.
     code : str
         The activation of a code, a name in `skvae.networks.ACTIVATIONS`.
     input_noise : float

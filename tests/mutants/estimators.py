@@ -234,4 +234,11 @@ ESTIMATORS = [
         "range(RUNS)",
         "test_kept_codes.py::test_of_a_file_runs_of_rows_are_read",
     ),
+    Mutant(
+        "the imputer's prior is the worse one",
+        "imputer.py",
+        "return max(model, other, key",
+        "return min(model, other, key",
+        "test_completed.py::test_the_prior_is_chosen_by_held_out_rows",
+    ),
 ]

@@ -262,4 +262,18 @@ OBJECTIVES = [
         "",
         "test_learnt_priors.py::test_a_fit_that_ends_below_the_linear_model_says_so",
     ),
+    Mutant(
+        "filled rows are not shown",
+        "objectives/_completed.py",
+        "return replace(batch, x=batch.y, mask=None), batch",
+        "return batch, batch",
+        "test_completed.py::test_the_encoder_sees_the_filling_and_the_decoder_answers_for_present_cells",
+    ),
+    Mutant(
+        "the filling counts as seen",
+        "objectives/_completed.py",
+        "return replace(batch, x=batch.y, mask=None), batch",
+        "return (replace(batch, x=batch.y, mask=None),) * 2",
+        "test_completed.py::test_the_encoder_sees_the_filling_and_the_decoder_answers_for_present_cells",
+    ),
 ]
