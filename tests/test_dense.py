@@ -23,6 +23,7 @@ from skvae import (
     JohnsonSU,
     LogNormal,
     Mixed,
+    Multinomial,
     NegativeBinomial,
     Poisson,
     StudentT,
@@ -56,6 +57,7 @@ LIKELIHOODS = {
     "log_normal": LogNormal(),
     "continuous_bernoulli": ContinuousBernoulli(),
     "poisson": Poisson(),
+    "multinomial": Multinomial(),
     "negative_binomial": NegativeBinomial(),
     "categorical": Categorical([2, 3, 4, 2, 5]),
     "mixed": Mixed(
@@ -82,7 +84,9 @@ OBJECTIVES = {
 PAIRS = [
     (n, k)
     for n, k in product(sorted(OBJECTIVES), sorted(LIKELIHOODS))
-    if ("noise" not in n or k not in WITHOUT_NOISE) and (k != "given" or "density" in OBJECTIVES[n].offers)
+    if ("noise" not in n or k not in WITHOUT_NOISE)
+    and ("noise" not in n or k != "multinomial")
+    and (k != "given" or "density" in OBJECTIVES[n].offers)
 ]
 # Of a network, what a likelihood is does not depend on its activations: some see all of them.
 NETWORKS = [

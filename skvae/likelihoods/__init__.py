@@ -27,6 +27,7 @@ from ._encoding import Encoding, Identity, column_sums
 from ._gaussian import Gaussian
 from ._given import Given
 from ._mixed import Mixed
+from ._multinomial import Multinomial
 from ._names import LIKELIHOODS
 from ._normal_score import NormalScore
 from ._resolve import described, fits_schema, given_columns, resolved
@@ -59,6 +60,7 @@ __all__ = [
     "LinearStart",
     "LogNormal",
     "Mixed",
+    "Multinomial",
     "NLLGradient",
     "NegativeBinomial",
     "NormalScore",

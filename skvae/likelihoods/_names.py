@@ -11,6 +11,7 @@ from ._categorical import Categorical
 from ._counts import NegativeBinomial, Poisson
 from ._gaussian import Gaussian
 from ._given import Given
+from ._multinomial import Multinomial
 from ._normal_score import NormalScore
 from ._robust import Laplace, StudentT
 from ._warped import JohnsonSU, LogNormal
@@ -27,6 +28,7 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "johnson_su": JohnsonSU,
     "laplace": Laplace,
     "log_normal": LogNormal,
+    "multinomial": Multinomial,
     "negative_binomial": NegativeBinomial,
     "normal_score": NormalScore,
     "poisson": Poisson,

@@ -9,7 +9,7 @@ __all__ = ["LIKELIHOODS"]
 NOISE, ROBUST, WARPED = "likelihoods/_location_scale.py", "likelihoods/_robust.py", "likelihoods/_warped.py"
 BERNOULLI, COUNTS, CATEGORICAL = "likelihoods/_bernoulli.py", "likelihoods/_counts.py", "likelihoods/_categorical.py"
 MIXED, GIVEN, START = "likelihoods/_mixed.py", "likelihoods/_given.py", "likelihoods/_start.py"
-COVARIATES = "test_covariates.py::"
+COVARIATES, MULTINOMIAL = "test_covariates.py::", "likelihoods/_multinomial.py"
 SCORE, MARGINAL, MASS = "likelihoods/_normal_score.py", "likelihoods/_marginal.py", "likelihoods/_cell_mass.py"
 DENSITY = "test_likelihoods.py::test_log_prob_equals_scipy_in_data_units"
 DRAWS = "test_likelihoods.py::test_samples_have_the_moments_and_the_quantiles_of_the_distribution"
@@ -17,6 +17,34 @@ MEAN = "test_likelihoods.py::test_mean_is_the_distributions_in_data_units"
 GRADIENT = "test_likelihoods.py::test_the_stated_gradient_is_the_default_by_autograd"
 
 LIKELIHOODS = [
+    Mutant(
+        "a row of counts has no multinomial coefficient",
+        MULTINOMIAL,
+        "return (x * log_p + _coefficient(x)).to(outputs.dtype)",
+        "return (x * log_p).to(outputs.dtype)",
+        "test_multinomial.py::test_probabilities_of_all_rows_of_a_total_sum_to_one",
+    ),
+    Mutant(
+        "logits of a row of counts go up where they should fall",
+        MULTINOMIAL,
+        "growth * (weighed.sum(-1)[:, None] / total) - weighed",
+        "weighed - growth * (weighed.sum(-1)[:, None] / total)",
+        "test_multinomial.py::test_the_stated_gradient_is_autograds",
+    ),
+    Mutant(
+        "reconstructed counts have the mean total",
+        MULTINOMIAL,
+        "torch.where(total.isnan(), self.mean_total, total)",
+        "self.mean_total",
+        "test_multinomial.py::test_reconstructions_have_the_rows_own_totals",
+    ),
+    Mutant(
+        "a row that lacks some counts passes",
+        MULTINOMIAL,
+        "gaps.any(axis=1) & ~gaps.all(axis=1)",
+        "gaps.any(axis=1) & gaps.all(axis=1)",
+        "test_multinomial.py::test_a_missing_count_is_refused_and_a_row_without_any_is_drawn",
+    ),
     Mutant(
         "rows do not keep the cells that are given",
         GIVEN,
