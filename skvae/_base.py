@@ -242,7 +242,7 @@ class SetOutput:
     _sklearn_output_config: dict[str, str]
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Choose the container of `explain` and `similar`.
+        """Choose the container of `explain`, `similar` and `describe`.
 
         Parameters
         ----------

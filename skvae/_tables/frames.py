@@ -29,6 +29,7 @@ __all__ = [
     "mean_type",
     "new_series",
     "series_of",
+    "table_of_lines",
     "type_name",
     "type_names",
     "type_of",
@@ -274,6 +275,21 @@ def emptied(table: Any, gaps: np.ndarray) -> Any:
             kept = polars.when(polars.Series(~gaps[:, column])).then(polars.col(name))
             table = table.with_columns(kept.alias(name))
     return table
+
+
+def table_of_lines(library: str | None, lines: list[dict[str, Any]], like: Any) -> Any:
+    """Lines as a frame, each under the label of its "row" of `like`; the lines themselves without a library.
+
+    A column of polars has one type: mixed cells become text there.
+    """
+    if library == "polars":
+        mixed = [name for name in lines[0] if len({type(line[name]) for line in lines} - {type(None)}) > 1]
+        texts = [{n: str(v) if n in mixed and v is not None else v for n, v in line.items()} for line in lines]
+        return _library("polars").DataFrame(texts, infer_schema_length=None)
+    if library != "pandas":
+        return lines
+    index = like.index[[line["row"] for line in lines]] if frame_library(like) == "pandas" else None
+    return _library("pandas").DataFrame(lines, index=index)
 
 
 # The labels of pandas' columns

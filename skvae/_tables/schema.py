@@ -219,6 +219,17 @@ class Schema:
             name = mean_type(library, name)
         return column_filled(library, given, cells.astype(np.float64), gaps, name, None)
 
+    def cell(self, value: float, column: int) -> Any:
+        """A number of a column as its cell: a category, True, a whole number; None where it is NaN."""
+        if np.isnan(value):
+            return None
+        if column in self.categories:
+            return self.categories[column][int(value)]
+        kind = number_type("" if self.dtypes is None else self.dtypes[column])
+        if kind.kind == "bool" and value in (0, 1):
+            return bool(value)
+        return int(value) if kind.whole and float(value).is_integer() else float(value)
+
     def labels_and(self, container: str, names: list[str], last: str) -> Any:
         """Labels for a frame of the columns and one more: their own, where `fit` saw such a frame, else `names`."""
         own = self.library == container == "pandas"

@@ -12,6 +12,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _num_samples
 
 from .._params import Count
+from .._words import number
 
 __all__ = [
     "ANOMALOUS",
@@ -142,14 +143,6 @@ def checked_place(name: str, value: Any, n: int, of: str) -> int:
     if not Count(0).is_satisfied_by(value) or value >= n:
         raise ValueError(f"{name}={value!r} must be an integer from 0 to {n - 1}, the place of {of}.")
     return int(value)
-
-
-def number(value: float, digits: int = 4, sign: str = "") -> str:
-    """A number with `digits` significant digits, or as a whole number where that stays readable."""
-    whole = 10.0**digits <= abs(value) < 1e9
-    comma = "," if abs(value) >= 1e4 else ""
-    text = f"{value:{sign}{comma}.0f}" if whole else f"{value:{sign}.{digits}g}"
-    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def ticks(values: Array) -> list[str]:

@@ -7,7 +7,12 @@ from ._mutant import Mutant
 __all__ = ["DETECTOR"]
 
 VERDICTS, NORMALITY, CODES = "_verdicts.py", "_normality.py", "priors/_aggregated.py"
-EXPLAIN, CRITERIA, RESERVOIR = "_inference/explain.py", "_inference/criteria.py", "_reservoir.py"
+REASONS, EXPLAIN, CRITERIA, RESERVOIR = (
+    "_reasons.py",
+    "_inference/explain.py",
+    "_inference/criteria.py",
+    "_reservoir.py",
+)
 
 DETECTOR = [
     Mutant(
@@ -72,6 +77,20 @@ DETECTOR = [
         "false_discovery_control(p) <=",
         "p <=",
         "test_anomaly_guarantees.py::test_calls_are_benjamini_and_hochbergs",
+    ),
+    Mutant(
+        "a cell is held against what it says itself",
+        REASONS,
+        "hidden[cell] = np.nan",
+        "hidden[cell] += 0.0",
+        "test_reasons.py::test_a_cells_deviation_is_that_of_the_conditional_normal",
+    ),
+    Mutant(
+        "a row's reasons lack what no line names",
+        REASONS,
+        "rest = parts.sum(axis=1) - ",
+        "rest = parts[:, -1] - 0 * ",
+        "test_reasons.py::test_lines_sum_to_the_score_and_are_the_worst_of_explain",
     ),
     Mutant(
         "a stream keeps its first rows",
