@@ -2,8 +2,9 @@
 
 70 % of the rows of a table train, 30 % are held out; every method draws as many rows as it was given. Tables, target
 included and rows with gaps left out: adult (UCI), bank (UCI bank marketing, 41,188 calls, from ADBench's file with its
-dummies joined to categories and its numbers whole again; not looked at while the defaults were chosen), penguins, and scikit-learn's iris,
-wine and breast cancer. "adult-10k" is 10,000 rows of adult against 10,000 others, for the held-out likelihood.
+dummies joined to categories and its numbers whole again; not looked at while the defaults were chosen), penguins, and
+scikit-learn's iris, wine and breast cancer. "adult-10k" is 10,000 rows of adult against 10,000 others, for the held-out
+likelihood.
 
 Measures, of drawn rows beside training rows; means over seeds, which deal the rows anew. At most `--most` rows of each
 kind are compared where rows are compared with rows.

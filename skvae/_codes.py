@@ -29,7 +29,7 @@ __all__ = ["CODES", "Codes", "fault", "joined", "known_rows", "weights", "with_c
 CODES = 5000
 # By how much of their variance codes may be widened, how many rows choose among these, and nats that make it worth it.
 BANDWIDTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-JUDGES, WORTH = 250, 0.5
+JUDGES, WORTH = 250, 2.0
 # The least variance of a code: codes without a spread are single points.
 LEAST_VAR = 1e-8
 # Numbers that a sample of the rows of a stream may hold: 20 MB, less than 5000 rows of more than 500 columns.
