@@ -83,8 +83,9 @@ class DrawsRows(BaseVAE):
 
         E[x_missing | x_present], with `n_draws` latents (the estimator's parameter) weighted by how likely they make
         the present cells (Mattei & Frellsen 2019); the most likely category where a column holds categories. Under an
-        objective without a density the gaps take the reconstruction (AutoRec, Sedhain et al. 2015); there are no draws
-        and no quantiles then. Absent where the decoder reads the row it predicts.
+        objective without a density the gaps take the reconstruction (AutoRec, Sedhain et al. 2015), and go a part of
+        the way to that of the row so filled where its other cells are rebuilt better by it; there are no draws and no
+        quantiles then. Absent where the decoder reads the row it predicts.
 
         Parameters
         ----------

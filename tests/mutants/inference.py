@@ -166,4 +166,11 @@ INFERENCE = [
         "numbers[:, place] = numbers[:, place]",
         "test_conditional.py::test_what_a_cell_says_itself_is_left_out_of_its_probabilities",
     ),
+    Mutant(
+        "an autoencoder's gaps go on whether that rebuilds the other cells better or not",
+        "_inference/scores.py",
+        "better = found < least",
+        "better = found < least + 1e9",
+        "test_probes.py::test_gaps_take_the_reconstruction_and_go_on_where_that_rebuilds_the_other_cells_better",
+    ),
 ]
