@@ -229,6 +229,7 @@ def test_weights_count_among_the_given_cells_that_are_kept():
         ({"batch": None}, "column 'batch' is given to the model"),
         ({"age": np.nan}, "column 'age' is given to the model, and 300 row.s. lack its value"),
         ({"age": np.inf}, "column 'age', row 0"),
+        ({"age": [np.nan] + [40.0] * 299}, "column 'age' is given to the model, and 1 row.s. lack its value"),
     ],
 )
 def test_a_given_cell_that_is_missing_or_unknown_is_named(linear, change, text):
