@@ -88,8 +88,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
         Points z per row in `score_samples`, `score` and `impute`.
     keep_codes : bool, default=True
         Keep the codes of up to 5000 training rows, which `sample` draws around (8 bytes a latent and row), and after
-        `partial_fit` such rows themselves, since their codes change with every chunk. A code is nearly its row: with
-        False nothing of single rows is kept, and `sample` needs `prior="model"`.
+        `partial_fit` such rows themselves, since their codes change with every chunk; beside them the rows' cells of
+        columns that the model is given. A code is nearly its row: with False nothing of single rows is kept, and
+        `sample` needs `prior="model"`, or `given`.
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
