@@ -16,7 +16,7 @@ from sklearn.datasets import load_wine
 from skvae import Gaussian, LogNormal, Mixed, NegativeBinomial, NormalScore, VAEAnomalyDetector, VAETransformer
 from skvae.likelihoods import _base, covariance, start_linear
 from skvae.likelihoods._cell_mass import log_mass, mass_slopes
-from skvae.likelihoods._marginal import Column, best, fitted, held_out, tried
+from skvae.likelihoods._marginal import Column, Trial, best, fitted, of_values, tried
 
 RNG = np.random.default_rng(0)
 N = 2000
@@ -123,23 +123,37 @@ def test_held_out_likelihood_is_the_densitys():
         x = column.values[:, None]
         low, high = (found.score(x[:, 0] + side * 0.5) for side in (-1, 1))
         expected = np.log(stats.norm.cdf(high) - stats.norm.cdf(low))
-        assert held_out(column, found, column.weight) == pytest.approx(column.weight @ expected, rel=1e-3)
+        np.testing.assert_allclose(of_values(column, found), expected, rtol=1e-3)
 
 
 def test_more_knots_are_no_better_where_values_are_few():
-    found = tried(Column.of(RNG.normal(size=100)))
-    assert max(found, key=found.get) in ("normal", 2, 4, 8)
+    x = RNG.normal(size=100)
+    found = {how: trial.mean for how, trial in tried(Column.of(x)).items()}
+    assert found[16] < max(found.values())
+    assert best(Column.of(x)) in ("normal", 2, 4, 8)
     assert set(tried(Column.of(np.array([1.0, 1.0])))) == set()
+
+
+def test_a_lead_is_the_mean_of_its_rows_and_has_their_standard_error():
+    x = RNG.normal(size=400)
+    column = Column.of(x)
+    one, other = (Trial.of(column, lambda weight, k=k: column.values**k + 0 * weight) for k in (2, 1))
+    ahead = np.clip(x**2 - x, -2, 2)  # no row counts for more
+    assert one.lead(other, len(x)) == pytest.approx((ahead.mean(), ahead.std() / 20), rel=1e-9)
+
+
+def nats(column):
+    return {how: trial.mean for how, trial in tried(column).items()}
 
 
 def test_rows_in_any_order_units_and_copies_are_the_same_column():
     x = COLUMNS["hours"]
-    plain = tried(Column.of(x))
-    assert tried(Column.of(RNG.permutation(x))) == plain
-    scaled = tried(Column.of(np.ldexp(x, 40)))
+    plain = nats(Column.of(x))
+    assert nats(Column.of(RNG.permutation(x))) == plain
+    scaled = nats(Column.of(np.ldexp(x, 40)))
     np.testing.assert_allclose(list(scaled.values()), np.array(list(plain.values())) - 40 * math.log(2))
     values, counts = np.unique(x, return_counts=True)
-    assert tried(Column.of(values, counts.astype(float))) == plain
+    assert nats(Column.of(values, counts.astype(float))) == plain
 
 
 def test_a_common_value_has_its_share_and_none_is_impossible():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -18,6 +18,10 @@ from .types import is_missing, kinds_of
 __all__ = ["ColumnFacts", "column_facts"]
 
 
+# Rows whose values are looked at: as many as hold so many numbers, between these bounds.
+MOST_VALUES, LEAST_ROWS, MOST_ROWS = 600_000, 2_000, 10_000
+
+
 @dataclass(frozen=True)
 class ColumnFacts:
     """What a column holds.
@@ -26,26 +30,25 @@ class ColumnFacts:
     ----------
     is_category : bool
         Whether its cells are no numbers.
-    low, high, mean, std : float
+    low, high : float
     whole : bool
         Whether all numbers are whole.
-    log_gain : float
-        Nats per cell by which a log-normal distribution describes it better than a normal one.
+    values : ndarray
+        Of rows all over the table, those that are not missing, in order of size.
     """
 
     is_category: bool
     low: float = 0.0
     high: float = 0.0
-    mean: float = 0.0
-    std: float = 0.0
     whole: bool = False
-    log_gain: float = -np.inf
+    values: np.ndarray = field(default_factory=lambda: np.empty(0), compare=False)
 
 
 def column_facts(X: Any) -> list[ColumnFacts]:
     """The facts of every column of a data frame, an array or a source."""
+    most = min(MOST_ROWS, max(LEAST_ROWS, MOST_VALUES // max(1, X.shape[1])))
     if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
-        return _facts_of_numbers(X)
+        return _facts_of_numbers(X, most)
     facts = []
     for column in range(X.shape[1]):
         values = column_values(X, column)
@@ -55,7 +58,7 @@ def column_facts(X: Any) -> list[ColumnFacts]:
         else:
             if values.dtype.kind == "O":
                 values = floats_of(values, label_of(X, column))
-            facts += _facts_of_numbers(values.astype(np.float64)[:, None])
+            facts += _facts_of_numbers(values.astype(np.float64)[:, None], most)
     return facts
 
 
@@ -66,20 +69,21 @@ def _are_numbers(cells: np.ndarray) -> bool:
     return all(is_missing(value) or isinstance(value, Real) for value in cells)
 
 
-def _facts_of_numbers(X: Any) -> list[ColumnFacts]:
-    def summed(part: slice) -> tuple[ColumnSums, ColumnSums, np.ndarray]:
-        block = np.asarray(X[part], dtype=np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            logs = np.where(block > 0, np.log(block), np.nan)
-            return ColumnSums.of(block), ColumnSums.of(logs), (block % 1 > 0).sum(axis=0)
+def _facts_of_numbers(X: Any, most: int) -> list[ColumnFacts]:
+    """In one pass, of which every so many rows are kept, `most` at most."""
+    every, kept = -(-len(X) // most), []
 
-    sums, of_logs, n_broken = reduce_blocks(row_blocks(X), summed)
-    mean, std, _ = sums.moments
-    mean_log, std_log, _ = of_logs.moments
-    with np.errstate(invalid="ignore", divide="ignore"):
-        gain = np.log(std) - np.log(std_log) - mean_log
-    gain = np.where((sums.low > 0) & (std > 0) & np.isfinite(gain), gain, -np.inf)
+    def summed(part: slice) -> tuple[ColumnSums, np.ndarray]:
+        block = np.asarray(X[part], dtype=np.float64)
+        kept.append(block[-part.start % every :: every].copy())
+        with np.errstate(invalid="ignore"):
+            return ColumnSums.of(block), (block % 1 > 0).sum(axis=0)
+
+    sums, n_broken = reduce_blocks(row_blocks(X), summed)
     # Beyond, floats are whole and say nothing of what they count.
     whole = (n_broken == 0) & (np.maximum(np.abs(sums.low), np.abs(sums.high)) <= LARGEST_WHOLE)
-    columns = (values.tolist() for values in (sums.low, sums.high, mean, std, whole, gain))
-    return [ColumnFacts(False, *facts) for facts in zip(*columns, strict=True)]
+    sample = np.sort(np.concatenate(kept), axis=0)
+    present = (~np.isnan(sample)).sum(axis=0)
+    columns = (values.tolist() for values in (sums.low, sums.high, whole))
+    values = (column[:n] for column, n in zip(sample.T, present, strict=True))
+    return [ColumnFacts(False, *facts) for facts in zip(*columns, values, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,7 @@ from scipy.special import gammaincinv, log_ndtr, ndtr, ndtri
 from .._math import LARGEST_WHOLE, LOG_2PI
 from .._tables.moments import Array
 
-__all__ = ["MOST_KNOTS", "Column", "Grid", "Knots", "best", "fitted", "most_edges", "tried"]
+__all__ = ["MOST_KNOTS", "Column", "Grid", "Knots", "Trial", "best", "fitted", "most_edges", "tried"]
 
 # Numbers of knots that are tried: powers of two up to this.
 MOST_KNOTS = 256
@@ -23,6 +25,8 @@ MOST_DECIMALS, FIRST_VALUES = 10, 64
 BLUR, CELL = 2.0**-23, 2.0**-22
 # Of a column without a grid and without heaps a cell is as narrow as differences of distribution functions allow.
 FINE = 2.0**-38
+# Nats that one row counts for, at most, where two maps are compared: a value far out would decide alone.
+MOST_LEAD = 2.0
 # A grid's numbers are kept as float32.
 LARGEST_SINGLE = 1e38
 # Of a grid, values may be off by so much of its step.
@@ -53,8 +57,11 @@ class Knots:
     def score(self, x: Array) -> Array:
         """The normal scores at x."""
         k = np.searchsorted(self.edges[1:-1], x)
-        slope = np.diff(self.scores) / np.diff(self.edges)
-        return self.scores[k] + (x - self.edges[k]) * slope[k]
+        return self.scores[k] + (x - self.edges[k]) * self._slope[k]
+
+    @cached_property
+    def _slope(self) -> Array:
+        return np.diff(self.scores) / np.diff(self.edges)
 
     def within(self, column: Column) -> Knots:
         """With knots where the range of a column ends."""
@@ -98,6 +105,7 @@ class Column:
         grid = _decimal_grid(X, scale * blur) or (_even_grid(X, scale * blur) if heaped else None)
         return cls(values, weight, _cell(values, heaped, grid, scale), grid, shift == 0 and bool(values[0] >= 0))
 
+    @cached_property
     def halves(self) -> tuple[Array, Array]:
         """Its rows' weights, tossed into two halves, the same whatever their order and units."""
         copies = np.maximum(np.rint(self.weight), 1.0)
@@ -242,39 +250,69 @@ def log_density(column: Column, low: Array, high: Array) -> Array:
     return found - np.log(column.cell)
 
 
-def held_out(column: Column, found: Knots, weight: Array) -> float:
-    """The log-likelihood of a column whose values weigh so."""
-    seen = weight > 0
-    values = column.values[seen]
-    low, high = found.score(values - column.cell / 2), found.score(values + column.cell / 2)
-    return float(weight[seen] @ log_density(column, low, high))
+def of_values(column: Column, found: Knots) -> Array:
+    """The log density of the column's values under a map."""
+    values, half = column.values, column.cell / 2
+    return log_density(column, found.score(values - half), found.score(values + half))
 
 
-def tried(column: Column) -> dict[str | int, float]:
-    """Of every shape and number of knots: nats a row of either half of the rows under a fit to the other half.
+@dataclass(frozen=True)
+class Trial:
+    """How likely a fit to one half of a column's rows makes the other half, and the other way round.
 
-    Empty where a half would hold less than two values.
+    Attributes
+    ----------
+    log_p : array of shape (2, V)
+        Of the column's values, in nats.
+    weight : array of shape (2, V)
+        Shares of the rows that hold them: they sum to 1.
     """
-    halves = column.halves()
-    if min(np.count_nonzero(half) for half in halves) < 2:
+
+    log_p: Array
+    weight: Array
+
+    @classmethod
+    def of(cls, column: Column, log_p: Callable[[Array], Array]) -> Trial:
+        """From a function that fits to weights and returns what the column's values have then."""
+        one, other = column.halves
+        return cls(np.stack([log_p(one), log_p(other)]), np.stack([other, one]) / column.weight.sum())
+
+    @property
+    def mean(self) -> float:
+        """Nats a row."""
+        return self._sum(self.log_p)
+
+    def _sum(self, values: Array) -> float:
+        return float((self.weight * np.where(self.weight > 0, values, 0.0)).sum())
+
+    def lead(self, other: Trial, n_rows: float) -> tuple[float, float]:
+        """By how many nats a row it is ahead of another, and the standard error of that; no row counts for many."""
+        ahead = np.where(self.weight > 0, self.log_p - other.log_p, 0.0).clip(-MOST_LEAD, MOST_LEAD)
+        mean = self._sum(ahead)
+        return mean, float(np.sqrt(self._sum((ahead - mean) ** 2) / n_rows))
+
+
+def tried(column: Column) -> dict[str | int, Trial]:
+    """Every shape and number of knots; none where a half of the rows would hold less than two values."""
+    if min(np.count_nonzero(half) for half in column.halves) < 2:
         return {}
-    pairs, n = (halves, halves[::-1]), column.weight.sum()
 
-    def likelihood(how: str | int) -> float:
-        return sum(held_out(column, fitted(column, how, a), b) for a, b in pairs) / n
+    def trial(how: str | int) -> Trial:
+        return Trial.of(column, lambda weight: of_values(column, fitted(column, how, weight)))
 
-    found: dict[str | int, float] = {name: likelihood(name) for name, (may, _) in SHAPES.items() if may(column)}
-    smooth, behind = column.grid is None and column.weight.max() < 1.5, 0
+    found: dict[str | int, Trial] = {name: trial(name) for name, (may, _) in SHAPES.items() if may(column)}
+    smooth, behind, most = column.grid is None and column.weight.max() < 1.5, 0, -math.inf
     for power in range(1, MOST_KNOTS.bit_length()):
         # Of smooth columns more knots are worse, once they are too many.
-        if 2**power > max(4, n / 4) or (smooth and behind > 1):
+        if 2**power > max(4, column.weight.sum() / 4) or (smooth and behind > 1):
             break
-        found[2**power] = likelihood(2**power)
-        behind = 0 if found[2**power] == max(found.values()) else behind + (power > 3)
+        found[2**power] = trial(2**power)
+        behind = 0 if found[2**power].mean > most else behind + (power > 3)
+        most = max(most, found[2**power].mean)
     return found
 
 
 def best(column: Column) -> str | int:
     """What of `tried` makes either half likeliest."""
     found = tried(column)
-    return max(found, key=found.__getitem__) if found else 2
+    return max(found, key=lambda how: found[how].mean) if found else 2

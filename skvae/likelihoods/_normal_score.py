@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -131,6 +131,7 @@ class _Scores(Encoding):
     def __init__(self, n_features: int, scale: Scale, n_knots: int | None):
         super().__init__(n_features, adds_in_seen=False)
         self.data_scale, self.n_knots = scale, n_knots
+        self._maps: _Maps | None = None
         E = most_edges(MOST_KNOTS if n_knots is None else n_knots)
         line = torch.linspace(-8, 8, E, dtype=torch.float32).expand(n_features, E)
         both = {"edges": line, "scores": line, "cell": torch.ones(n_features, dtype=torch.float32)}
@@ -143,6 +144,22 @@ class _Scores(Encoding):
     def kept(self, name: str) -> Tensor:
         """One of the pairs, in double precision."""
         return double(getattr(self, name)).sum(0)
+
+    @property
+    def maps(self) -> _Maps:
+        """What was learnt, ready for use: found once, until what is kept changes."""
+        if self._maps is None:
+            with torch.inference_mode(False), torch.no_grad():  # tensors that autograd may use, too
+                self._maps = _Maps.of(*(self.kept(name) for name in ("edges", "scores", "cell", "ends", "grid")))
+        return self._maps
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        self._maps = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._maps = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def fit_values(self, rows: Batch, copies: float) -> None:
@@ -174,13 +191,13 @@ class _Scores(Encoding):
 
     def _keep(self, name: str, d: int, values: Array) -> None:
         first = values.astype(np.float32)
+        self._maps = None
         getattr(self, name)[:, d] = torch.tensor(np.stack([first, (values - first).astype(np.float32)]))
 
     def cells(self, x: Tensor, columns: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Middle and half width, in normal scores, of the cells that x (..., D) stands for."""
-        edges, scores, half = self.kept("edges")[columns], self.kept("scores")[columns], self.kept("cell")[columns] / 2
-        slope = scores.diff(dim=-1) / edges.diff(dim=-1)
-        ends, bins = [], []
+        maps, ends, bins = self.maps, [], []
+        edges, scores, slope, half = (v[columns] for v in (maps.edges, maps.scores, maps.slope, maps.half))
         for end, right in ((x - half, True), (x + half, False)):
             k = _bins(edges, end, right)
             ends.append(_at(scores, k) + (end - _at(edges, k)) * _at(slope, k))
@@ -204,30 +221,17 @@ class _Scores(Encoding):
     def decode(self, seen: Tensor) -> Tensor:
         return self.value(double(seen) * self.spread + self.centre).to(seen.dtype)
 
-    def pieces(self) -> tuple[Tensor, Tensor]:
-        """What lies at the lower and at the upper end of every bin, (D, E - 1), before it is rounded.
-
-        One value in the cell of a heap, and beyond the range.
-        """
-        edges, half, ends = self.kept("edges"), self.kept("cell")[:, None] / 2, self.kept("ends")
-        low, high = edges[:, :-1], edges[:, 1:]
-        middle = 0.5 * (low + high)
-        below, above = middle < ends[:, :1] - half, middle > ends[:, 1:] + half
-        fixed = torch.where(below, ends[:, :1], torch.where(above, ends[:, 1:], middle))
-        heap = below | above | (high - low < 2.5 * half)
-        return torch.where(heap, fixed, low), torch.where(heap, fixed, high)
-
     def value(self, score: Tensor) -> Tensor:
         """x as it would have been recorded, of this normal score: (..., D) both."""
-        scores, (low, high) = self.kept("scores"), self.pieces()
-        k = _bins(scores, score, right=True)
-        share = ((score - _at(scores, k)) / _at(scores.diff(dim=-1), k)).clamp(0, 1)
-        least, most = self.kept("ends").unbind(-1)
-        return self.recorded((_at(low, k) + share * (_at(high, k) - _at(low, k))).clamp(least, most))
+        maps = self.maps
+        k = _bins(maps.scores, score, right=True)
+        share = ((score - _at(maps.scores, k)) / _at(maps.width, k)).clamp(0, 1)
+        x = _at(maps.low, k) + share * (_at(maps.high, k) - _at(maps.low, k))
+        return self.recorded(x.clamp(*maps.ends.unbind(-1)))
 
     def recorded(self, x: Tensor, to_whole: Callable[[Tensor], Tensor] = torch.round) -> Tensor:
         """The nearest value on the grid, or the one that `to_whole` chooses."""
-        step, parts, offset = self.kept("grid").unbind(-1)
+        step, parts, offset = self.maps.grid.unbind(-1)
         shift, scale = (torch.as_tensor(part, dtype=x.dtype, device=x.device) for part in self.data_scale[:2])
         X = x * scale + shift
         whole = to_whole((X * parts - offset) / step.clamp_min(torch.finfo(step.dtype).tiny))
@@ -236,10 +240,52 @@ class _Scores(Encoding):
 
     def thin(self, floor: float) -> np.ndarray:
         """The columns all of whose cells are too narrow for the noise to vary within, (D,)."""
-        edges, cell, (least, most) = self.kept("edges"), self.kept("cell")[:, None], self.kept("ends").T[..., None]
-        slope = self.kept("scores").diff(dim=-1) / edges.diff(dim=-1)
-        inside = (edges[:, 1:] > least - cell) & (edges[:, :-1] < most + cell)
-        return (0.5 * (slope * inside).amax(-1) * cell[:, 0] < THIN * floor**0.5).cpu().numpy()
+        maps, half = self.maps, self.maps.half[:, None]
+        inside = (maps.edges[:, 1:] > maps.ends[:, :1] - 2 * half) & (maps.edges[:, :-1] < maps.ends[:, 1:] + 2 * half)
+        return ((maps.slope * inside).amax(-1) * maps.half < THIN * floor**0.5).cpu().numpy()
+
+
+class _Maps(NamedTuple):
+    """Every column's map, in double precision.
+
+    Attributes
+    ----------
+    edges, scores : Tensor of shape (D, E)
+    half : Tensor of shape (D,)
+        Half of a cell.
+    ends : Tensor of shape (D, 2)
+    grid : Tensor of shape (D, 3)
+    width, slope : Tensor of shape (D, E - 1)
+        Of every bin: how wide it is in normal scores, and that over its width in x.
+    low, high : Tensor of shape (D, E - 1)
+        What lies at either end of a bin, before it is rounded: one value in a heap's cell, and beyond the range.
+    """
+
+    edges: Tensor
+    scores: Tensor
+    half: Tensor
+    ends: Tensor
+    grid: Tensor
+    width: Tensor
+    slope: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def of(cls, edges: Tensor, scores: Tensor, cell: Tensor, ends: Tensor, grid: Tensor) -> _Maps:
+        half, width, low, high = cell[:, None] / 2, scores.diff(dim=-1), edges[:, :-1], edges[:, 1:]
+        middle = 0.5 * (low + high)
+        below, above = middle < ends[:, :1] - half, middle > ends[:, 1:] + half
+        fixed = torch.where(below, ends[:, :1], torch.where(above, ends[:, 1:], middle))
+        heap = below | above | (high - low < 2.5 * half)
+        pieces = torch.where(heap, fixed, low), torch.where(heap, fixed, high)
+        return cls(edges, scores, cell / 2, ends, grid, width, width / (high - low), *pieces)
+
+    def bends(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Knots (D, K), and by how much x jumps there, and its slope changes: (D, K) both."""
+        jump, bend = self.low[:, 1:] - self.high[:, :-1], ((self.high - self.low) / self.width).diff(dim=-1)
+        used = (jump.abs() + bend.abs() > 0).any(0)
+        return self.scores[:, 1:-1][:, used], jump[:, used], bend[:, used]
 
 
 def _bins(edges: Tensor, x: Tensor, right: bool) -> Tensor:
@@ -268,7 +314,7 @@ class _NormalScoreModule(FeatureNoise):
 
     def log_cell(self) -> Tensor:
         """The logarithm of what a value stands for, in data units: (D,)."""
-        return self.encoding.kept("cell").log() + self.log_scale
+        return (2 * self.encoding.maps.half).log() + self.log_scale
 
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         mean, log_var = self.split(outputs)
@@ -283,7 +329,7 @@ class _NormalScoreModule(FeatureNoise):
         below = self.encoding.recorded(double(x), lambda place: torch.floor(place + ROUNDED))
         middle, half = self.encoding.cells(below)
         found = torch.special.ndtr((middle + half - mean) * torch.exp(-0.5 * double(log_var)))
-        (least, most), near = self.encoding.kept("ends").unbind(-1), self.encoding.kept("cell") / 4
+        (least, most), near = self.encoding.maps.ends.unbind(-1), self.encoding.maps.half / 2
         found = torch.where(below > most - near, 1.0, found)
         return torch.where(below < least - near, 0.0, found).to(outputs.dtype)
 
@@ -294,7 +340,7 @@ class _NormalScoreModule(FeatureNoise):
         times s (phi(d) + d Phi(d)), where d is how many deviations s the mean lies above it.
         """
         mean, log_var = self.split(outputs)
-        knots, start, jump, bend = self._bends()
+        (knots, jump, bend), start = self.encoding.maps.bends(), self.encoding.maps.low[:, 0]
         std = torch.exp(0.5 * double(log_var))[..., None]
         size = max(1, MEAN_NUMBERS // max(1, knots.numel()))
         flat = double(mean).reshape(-1, self.n_features)
@@ -304,15 +350,6 @@ class _NormalScoreModule(FeatureNoise):
             below, density = torch.special.ndtr(d), torch.exp(-0.5 * (d * d + LOG_2PI))
             found.append(start + (jump * below + bend * std * (density + d * below)).sum(-1))
         return torch.cat(found).reshape(mean.shape).to(outputs.dtype)
-
-    def _bends(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Knots (D, K), x below them all (D,), and by how much x jumps there, and its slope changes: (D, K) both."""
-        scores, (low, high) = self.encoding.kept("scores"), self.encoding.pieces()
-        slope = (high - low) / scores.diff(dim=-1)
-        jump, bend = low[:, 1:] - high[:, :-1], slope.diff(dim=-1)
-        used = (jump.abs() + bend.abs() > 0).any(0).nonzero()
-        n_used = int(used[-1]) + 1 if len(used) else 0
-        return scores[:, 1 : 1 + n_used], low[:, 0], jump[:, :n_used], bend[:, :n_used]
 
     def variance(self, outputs: Tensor) -> Tensor | None:
         return None

@@ -260,9 +260,16 @@ LIKELIHOODS = [
     Mutant(
         "the number of knots is judged by the rows it was learnt from",
         MARGINAL,
-        "pairs, n = (halves, halves[::-1]), column.weight.sum()",
-        "pairs, n = tuple((half, half) for half in halves), column.weight.sum()",
+        "np.stack([other, one]) / column.weight.sum()",
+        "np.stack([one, other]) / column.weight.sum()",
         "test_normal_score.py::test_more_knots_are_no_better_where_values_are_few",
+    ),
+    Mutant(
+        "auto takes whatever is ahead, by however little",
+        "likelihoods/_auto.py",
+        "best = kind if lead > LEAD + SURE * error else best",
+        "best = kind if lead > 0 else best",
+        "test_mixed.py::test_auto_goes_by_what_a_column_holds",
     ),
     Mutant(
         "what no row holds is impossible",
