@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import device as Device
 from torch import nn
 
-from ._callbacks import clean_after, fit_task
+from ._callbacks import clean_after, fit_task, is_one_of_many
 from ._chunk import check_same_specs
 from ._conditions import fault as fault_of_given
 from ._fit import Fit, Task, learn_columns
@@ -77,8 +77,10 @@ class BaseVAE(CallbackSupportMixin, Saved):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X.
 
-        If anything goes wrong, an interrupt from the keyboard included, the estimator keeps its previous fitted state
-        and the error propagates. Until the fit has ended, other threads are answered by the previous model.
+        Ctrl-C ends training after its first epoch: the best weights so far are kept, with a warning. In a search that
+        is an error, and ends the search. If anything goes wrong, an earlier or later Ctrl-C included, the estimator
+        keeps its previous fitted state and the error propagates. Until the fit has ended, other threads are answered by
+        the previous model.
 
         Parameters
         ----------
@@ -146,7 +148,7 @@ class BaseVAE(CallbackSupportMixin, Saved):
     def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
         """A fit of a new model to X."""
         settings, reader, rows = self._first_rows(X, y, sample_weight)
-        settings = settings.seeded(self.random_state)
+        settings = replace(settings.seeded(self.random_state), keeps_best=not is_one_of_many(self))
         with fit_task(self, X, y, settings.max_iter) as task:
             task.result = self._learn(reader, rows, settings, task.epoch)
         return task.result

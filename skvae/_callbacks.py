@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from ._saved import RUNNING
 from ._state import unfitted
 from ._training.loop import Epoch
 
-__all__ = ["EpochLog", "FitTask", "clean_after", "fit_task"]
+__all__ = ["EpochLog", "FitTask", "clean_after", "fit_task", "is_one_of_many", "on_behalf_of"]
 
 Attributes = dict[str, Any]
 
@@ -51,6 +52,28 @@ def fit_task(estimator: Any, X: Any, y: Any, max_iter: int) -> Iterator[FitTask]
     context.call_on_fit_task_begin(**task.hooks)
     yield task
     context.call_on_fit_task_end(**task.hooks, reconstruction_attributes=lambda: task.whole(task.result.attributes))
+
+
+# Set while an estimator that scikit-learn's callbacks know of fits a model of its own, which they do not.
+_WITHIN_A_SEARCH: ContextVar[bool] = ContextVar("_WITHIN_A_SEARCH", default=False)
+
+
+def is_one_of_many(estimator: Any) -> bool:
+    """Whether its fit is one of those of a search, which an interrupt is to end as a whole."""
+    context = getattr(estimator, "_parent_callback_ctx", None)
+    while context is not None and context.estimator_name == "Pipeline":
+        context = context.parent
+    return context is not None or _WITHIN_A_SEARCH.get()
+
+
+@contextmanager
+def on_behalf_of(estimator: Any) -> Iterator[None]:
+    """A scope for fits of its own models by an estimator, which are part of a search where its own fit is."""
+    token = _WITHIN_A_SEARCH.set(is_one_of_many(estimator))
+    try:
+        yield
+    finally:
+        _WITHIN_A_SEARCH.reset(token)
 
 
 @contextmanager

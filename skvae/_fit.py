@@ -251,19 +251,33 @@ def fit_model(
                 log.epoch(epoch)
                 return task(so_far)
 
-            training.run(until, on_epoch)
+            interrupted = _interrupted(training, until, on_epoch, settings)
         now = Paused(training.progress(), begun.linear) if until < math.inf else None
         result, model = training.finish(), begun.model.cpu()
         if result.best == 0 and begun.linear and prepared.held_out is not None:
             # Started at the training rows, so that the held-out ones judge every epoch alike; kept, it may know all.
             cov = covariance(prepared.density, prepared.rows, settings.objective.input_noise, table.copies)
             _begin(model, prepared.rows, cov, settings)
-        if now is None:
+        if interrupted:
+            ended = f"{settings.name}: training interrupted by user after {result.n_iter} epochs"
+            _warn(f"{ended}; the best weights so far, of epoch {result.best}, are kept.", UserWarning)
+        elif now is None:
             _warn_if_poor(begun, prepared, settings, result)
         # A later partial_fit starts its optimiser afresh.
         result = replace(result, solver_state=[])
         fit = publish(reader, model, prepared.rows, prepared.moments.mean, prepared.scale, settings, result)
         return replace(fit, paused=now)
+
+
+def _interrupted(training: Training, until: float, on_epoch: Callable[[Epoch], bool], settings: FitSettings) -> bool:
+    """Train; return whether the user ended that. It is an error before the first epoch's end, and within a search."""
+    try:
+        training.run(until, on_epoch)
+    except KeyboardInterrupt:
+        if not (settings.keeps_best and training.end_early()):
+            raise
+        return True
+    return False
 
 
 def _value(reader: TableReader, model: VAE, scale: Scale, settings: FitSettings, order: np.ndarray) -> FittedModel:
@@ -375,5 +389,5 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
         _warn(f"{over}; raise max_iter for a better model.")
 
 
-def _warn(text: str) -> None:
-    warnings.warn(text, ConvergenceWarning, stacklevel=6)  # where fit was called
+def _warn(text: str, category: type[Warning] = ConvergenceWarning) -> None:
+    warnings.warn(text, category, stacklevel=6)  # where fit was called

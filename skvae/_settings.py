@@ -69,6 +69,7 @@ class FitSettings:
     verbose: int
     device: torch.device
     seed: int = 0
+    keeps_best: bool = False  # at an interrupt, the best weights so far: the estimator's own fit, of which there is one
     attributes: dict[str, Any] = field(default_factory=dict)  # the estimator's that are known before training
     auto_components: Callable[[Covariance], int] = leading_components
 

@@ -218,8 +218,10 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # type: ignore[override]
         """Fit the model to X, and to the labels there are.
 
-        If anything goes wrong, an interrupt from the keyboard included, the estimator keeps its previous fitted state
-        and the error propagates. Until the fit has ended, other threads are answered by the previous model.
+        Ctrl-C ends training after its first epoch: the best weights so far are kept, with a warning. In a search that
+        is an error, and ends the search. If anything goes wrong, an earlier or later Ctrl-C included, the estimator
+        keeps its previous fitted state and the error propagates. Until the fit has ended, other threads are answered by
+        the previous model.
 
         Parameters
         ----------

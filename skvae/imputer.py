@@ -12,6 +12,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import takes_gaps
+from ._callbacks import on_behalf_of
 from ._params import RandomState, named
 from ._saved import Rule, Saved, fault_of_values
 from ._state import DETAILS, MODEL, become
@@ -131,10 +132,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
         ValueError
             If a parameter or X breaks a rule, or the first epoch diverges.
         """
-        if self.estimator is None:
-            model = _default_model(X, sample_weight, draw_seed(self.random_state))
-        else:
-            model = _fitted(self.estimator, X, y, sample_weight, self.random_state)
+        with on_behalf_of(self):
+            if self.estimator is None:
+                model = _default_model(X, sample_weight, draw_seed(self.random_state))
+            else:
+                model = _fitted(self.estimator, X, y, sample_weight, self.random_state)
         columns = {name: vars(model)[name] for name in ("n_features_in_", "feature_names_in_") if name in vars(model)}
         become(self, {"estimator_": model, **columns})
         return self

@@ -436,7 +436,15 @@ def interrupted(kind: str, tmp_path: Path) -> None:
         if epoch == 3:
             raise KeyboardInterrupt
 
-    _watched_fits_fail(kind, Watcher(act), KeyboardInterrupt)
+    if kind == "search":
+        _watched_fits_fail(kind, Watcher(act), KeyboardInterrupt)
+        return
+    estimator = small(kind, max_iter=5)
+    model_of(kind, estimator).set_callbacks(Watcher(act))
+    with pytest.warns(UserWarning, match="training interrupted by user after 3 epochs; the best weights so far"):
+        estimator.fit(rows())
+    assert fitted_model_of(kind, estimator).n_iter_ == 3
+    assert_finite(answers(kind, estimator, rows()))
 
 
 def _watched_fits_fail(kind: str, watcher: Any, error: type[BaseException]) -> None:

@@ -111,10 +111,9 @@ def stop_at(number, error):
     return act
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-def test_an_error_in_a_first_fit_leaves_the_estimator_unfitted_and_usable(iris, error):
-    vae = make().set_callbacks(watcher := Watcher(stop_at(3, error)))
-    with pytest.raises(error):
+def test_an_error_in_a_first_fit_leaves_the_estimator_unfitted_and_usable(iris):
+    vae = make().set_callbacks(watcher := Watcher(stop_at(3, Stop)))
+    with pytest.raises(Stop):
         vae.fit(iris)
     assert watcher.ended[-1] == "teardown"
     assert not leftovers(vae)
@@ -123,12 +122,11 @@ def test_an_error_in_a_first_fit_leaves_the_estimator_unfitted_and_usable(iris, 
     same_model(vae.set_callbacks().fit(iris), make().fit(iris), iris)
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-def test_an_error_in_a_refit_keeps_the_previous_model(iris, wine, error):
+def test_an_error_in_a_refit_keeps_the_previous_model(iris, wine):
     vae = make().fit(iris)
     before = vae.transform(iris), vae.score_samples(iris), vae.n_iter_
-    vae.set_callbacks(Watcher(stop_at(3, error)))
-    with pytest.raises(error):
+    vae.set_callbacks(Watcher(stop_at(3, Stop)))
+    with pytest.raises(Stop):
         vae.fit(wine)
     assert not leftovers(vae)
     np.testing.assert_array_equal(vae.transform(iris), before[0])

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import pickle
+import signal
 import warnings
 
 import numpy as np
 import pytest
+import torch
+from helpers import EACH, answers, assert_same
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skvae import VAETransformer, VAETransformerCV
+from skvae import VAEImputer, VAETransformer, VAETransformerCV
 from skvae._race import still_gains
-from skvae._training.loop import STILL_RISING, TrainingResult
+from skvae._training.held_out import Judge
+from skvae._training.loop import STILL_RISING, Training, TrainingResult
 
 RISING = "VAETransformer reached max_iter={} while its held-out bound was still rising; raise max_iter"
 LARGEST = "chose n_components={}, the largest of its candidates; give it larger ones too"
@@ -111,3 +118,163 @@ def test_no_larger_model_is_asked_for_where_there_is_none_or_nothing_to_gain(iri
     for X, sizes in [(iris, [1, 4]), (noise, [1, 3])]:
         said = caught(lambda: VAETransformerCV(sizes, cv=3, max_iter=2, random_state=0).fit(X))  # noqa: B023
         assert not [text for text in said if "largest" in text]
+
+
+# Ctrl-C
+
+
+def press():
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+class At:
+    """Acts after an epoch, and ends training there if that returns True."""
+
+    def __init__(self, epoch, act):
+        self.epoch, self.act = epoch, act
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        return self.act() if context.task_name == "epoch" and context.task_id + 1 == self.epoch else False
+
+
+def watched(name, callback):
+    """An estimator whose model has this callback."""
+    estimator = EACH[name]()
+    getattr(estimator, "estimator", estimator).set_params(max_iter=6, early_stopping=True).set_callbacks(callback)
+    return estimator
+
+
+def ended(estimator):
+    """What there is to know of a fitted model."""
+    return vars(getattr(estimator, "estimator_", estimator))
+
+
+def same_ends(found, expected, X):
+    assert_same(answers(found, X), answers(expected, X))
+    for name in ("n_iter_", "best_iter_", "history_", "validation_curve_"):
+        assert ended(found)[name] == ended(expected)[name]
+
+
+@pytest.mark.parametrize("name", [name for name in EACH if name != "search"])
+@pytest.mark.parametrize("act", [press, interrupt])
+def test_ctrl_c_leaves_the_model_of_a_fit_that_was_asked_to_stop_there(name, act, iris):
+    stopped = watched(name, At(3, lambda: True)).fit(iris)
+    estimator = watched(name, At(3, act))
+    with pytest.warns(
+        UserWarning, match="training interrupted by user after 3 epochs; the best weights so far, of epoch"
+    ):
+        estimator.fit(iris)
+    same_ends(estimator, stopped, iris)
+    assert not [attribute for attribute in ended(estimator) if attribute.startswith("_callback")]
+    assert_same(answers(pickle.loads(pickle.dumps(estimator)), iris), answers(stopped, iris))
+
+
+class Interrupted(torch.optim.SGD):
+    """Steps, one of which the user interrupts."""
+
+    def __init__(self, parameters, at):
+        super().__init__(parameters, lr=1e-5)
+        self.left = at
+
+    def step(self, closure=None):
+        self.left -= 1
+        if self.left == 0:
+            press()
+        return super().step(closure)
+
+
+def stepping(at, **parameters):
+    """A fit of five steps an epoch, one of which is interrupted."""
+    return VAETransformer(
+        2, solver=lambda p: Interrupted(p, at), batch_size=27, max_iter=4, random_state=0, **parameters
+    )
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_an_interrupted_epoch_leaves_no_trace(early_stopping, iris):
+    whole = stepping(10**6, early_stopping=early_stopping).set_params(max_iter=2).fit(iris)
+    vae = stepping(13 if early_stopping else 15, early_stopping=early_stopping)
+    with pytest.warns(UserWarning, match="after 2 epochs"):
+        vae.fit(iris)
+    same_ends(vae, whole, iris)
+    assert len(vae.loss_curve_) == vae.n_iter_ == 2
+
+
+@pytest.mark.parametrize("moment", ["log", "_snapshot", "keep"])
+def test_an_interrupt_between_two_notes_of_an_epoch_leaves_them_agreeing(moment, wine, monkeypatch):
+    calls = []
+    owner = {"log": TrainingResult, "_snapshot": Training, "keep": Judge}[moment]
+    original = getattr(owner, moment)
+
+    def interrupted(self, *args):
+        found = original(self, *args)
+        calls.append(moment)
+        if len(calls) == 3:
+            press()
+        return found
+
+    monkeypatch.setattr(owner, moment, interrupted)
+    with pytest.warns(UserWarning, match="training interrupted by user"):
+        vae = VAETransformer(2, max_iter=8, early_stopping=True, random_state=0).fit(wine)
+    monkeypatch.undo()
+    assert len(vae.loss_curve_) == vae.n_iter_ == len(vae.validation_curve_) - 1
+    assert vae.validation_curve_[vae.best_iter_] == max(vae.validation_curve_)
+    same_ends(vae, VAETransformer(2, max_iter=vae.n_iter_, early_stopping=True, random_state=0).fit(wine), wine)
+
+
+def test_ctrl_c_before_the_first_epoch_is_over_is_an_error_and_leaves_what_there_was(iris, wine):
+    with pytest.raises(KeyboardInterrupt):
+        stepping(2).fit(iris)
+    vae = stepping(10**6).fit(iris)
+    before = answers(vae, iris)
+    vae.set_params(solver=lambda p: Interrupted(p, 2))
+    for call in (vae.fit, vae.partial_fit):
+        with pytest.raises(KeyboardInterrupt):
+            call(iris)
+        assert_same(answers(vae, iris), before)
+
+
+SEARCHES = {
+    "GridSearchCV": lambda vae: GridSearchCV(vae, {"n_components": [1, 2]}, cv=2),
+    "a pipeline in GridSearchCV": lambda vae: GridSearchCV(
+        make_pipeline(StandardScaler(), vae), {"vaetransformer__n_components": [1, 2]}, cv=2
+    ),
+    "an imputer in GridSearchCV": lambda vae: GridSearchCV(
+        VAEImputer(vae), {"estimator__n_components": [1, 2]}, scoring=lambda *_: 0.0, cv=2
+    ),
+    "VAETransformerCV": lambda vae: VAETransformerCV((1, 2), cv=2, max_iter=4, solver=vae.solver, random_state=0),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_ctrl_c_ends_a_search_as_a_whole(search, iris):
+    with pytest.raises(KeyboardInterrupt):
+        SEARCHES[search](stepping(13)).fit(iris)
+
+
+def test_ctrl_c_in_a_pipeline_keeps_what_its_model_has_learnt(iris):
+    pipe = make_pipeline(StandardScaler(), stepping(13))
+    with pytest.warns(UserWarning, match="after 2 epochs"):
+        pipe.fit(iris)
+    assert pipe[-1].n_iter_ == 2
+
+
+@pytest.mark.filterwarnings("error:.*training interrupted by user")
+def test_an_interrupt_whose_warning_is_an_error_leaves_what_there_was(iris):
+    vae = stepping(13)
+    with pytest.raises(UserWarning, match="training interrupted by user"):
+        vae.fit(iris)
+    assert not hasattr(vae, "n_iter_")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -135,6 +135,14 @@ def train(
     return training.finish()
 
 
+class Kept(NamedTuple):
+    """The best epoch so far, and its vectors and buffers: one value, so that an interrupt cannot part them."""
+
+    epoch: int
+    vectors: list[Tensor]
+    buffers: list[Tensor]
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where training stands between two epochs: what it takes to go on, in another process too, as if never stopped.
@@ -153,8 +161,8 @@ class Progress:
         The running averages, one per player.
     solvers : list of dict
         States of the optimisers.
-    kept : tuple of two lists of Tensor
-        Vectors and buffers of the best epoch so far.
+    kept : Kept
+        The best epoch so far.
     result : TrainingResult
         What is known so far.
     judged : array of shape (N,) or None
@@ -170,7 +178,7 @@ class Progress:
     weights: dict[str, Tensor]
     averages: list[Tensor]
     solvers: list[dict[str, Any]]
-    kept: tuple[list[Tensor], list[Tensor]]
+    kept: Kept
     result: TrainingResult
     judged: Array | None
     over: bool
@@ -207,6 +215,7 @@ class Training:
             self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
             self.seed = seed_from(rng)
             self.kept = self._snapshot()
+        self.whole = self.epoch  # the last epoch of which everything is known
         self.judge = None if held_out is None else self._judge(held_out, progress)
         if self.judge is not None and not self.result.held_out:
             self.result.held_out.append(self.judge.level(None))
@@ -239,9 +248,11 @@ class Training:
                     result.held_out.append(self.judge.level(result.held_out[result.best]))
                     better = result.held_out[-1] > result.held_out[result.best]
                 if better:
-                    result.best, self.kept = self.epoch, self._snapshot()
+                    self.kept = self._snapshot()
+                    result.best = self.epoch
                     if self.judge is not None:
                         self.judge.keep()
+                self.whole = self.epoch
                 watched = result.held_out[-1] if result.held_out else None
                 stop = on_epoch(Epoch(self.epoch, terms, watched, result.best))
             since = self.epoch - max(result.best, self.objective.ramp)
@@ -265,6 +276,18 @@ class Training:
             model.eval()
         return {name: float(mean) for name, mean in step.take_means().items()}
 
+    def end_early(self) -> bool:
+        """End training where an error broke it off: after the last whole epoch. False where there is none yet."""
+        # The epoch that is kept was whole, but for what is known of it to be noted.
+        n_iter = max(self.whole, self.kept.epoch)
+        if n_iter == 0:
+            return False
+        result = self.result
+        result.n_iter, result.best, self.over = n_iter, self.kept.epoch, True
+        result.history = {name: values[:n_iter] for name, values in result.history.items()}
+        del result.held_out[n_iter + 1 :]
+        return True
+
     def finish(self) -> TrainingResult:
         """Leave the model at the best weights so far."""
         self.result.solver_state = [player.state() for player in self.players]
@@ -282,7 +305,7 @@ class Training:
             {name: _copied(value) for name, value in self.model.state_dict().items()},
             [_copied(player.average) for player in self.players],
             [_copied(player.solver.state_dict()) for player in self.players],
-            _copied(self.kept),
+            Kept(*_copied(tuple(self.kept))),
             deepcopy(self.result),
             None if self.judge is None else self.judge.best,
             self.over,
@@ -311,14 +334,15 @@ class Training:
     def _is_finite(self, terms: dict[str, float]) -> bool:
         return all(map(math.isfinite, terms.values())) and all(bool(p.vector.isfinite().all()) for p in self.players)
 
-    def _snapshot(self) -> tuple[list[Tensor], list[Tensor]]:
-        return [p.vector.detach().clone() for p in self.players], [b.clone() for b in self.model.buffers()]
+    def _snapshot(self) -> Kept:
+        vectors = [p.vector.detach().clone() for p in self.players]
+        return Kept(self.epoch, vectors, [b.clone() for b in self.model.buffers()])
 
     @torch.no_grad()
-    def _restore(self, kept: tuple[list[Tensor], list[Tensor]]) -> None:
-        for player, vector in zip(self.players, kept[0], strict=True):
+    def _restore(self, kept: Kept) -> None:
+        for player, vector in zip(self.players, kept.vectors, strict=True):
             player.vector.copy_(vector)
-        for buffer, value in zip(self.model.buffers(), kept[1], strict=True):
+        for buffer, value in zip(self.model.buffers(), kept.buffers, strict=True):
             buffer.copy_(value)
 
 

@@ -52,6 +52,20 @@ TRAINING = [
         "test_endings.py::test_a_bound_still_rises_that_gained_in_the_last_tenth_of_the_epochs",
     ),
     Mutant(
+        "the epoch that an interrupt broke off is half noted",
+        LOOP,
+        "{name: values[:n_iter] for name, values in result.history.items()}",
+        "result.history",
+        "test_endings.py::test_an_interrupt_between_two_notes_of_an_epoch_leaves_them_agreeing",
+    ),
+    Mutant(
+        "an interrupt ends one fit of a search and not the search",
+        "_callbacks.py",
+        "return context is not None or _WITHIN_A_SEARCH.get()",
+        "return False",
+        "test_endings.py::test_ctrl_c_ends_a_search_as_a_whole",
+    ),
+    Mutant(
         "patience counts from the start",
         LOOP,
         "since = self.epoch - max(result.best, self.objective.ramp)",
