@@ -20,6 +20,7 @@ from ._callbacks import clean_after, fit_task, is_one_of_many
 from ._chunk import check_same_specs
 from ._conditions import fault as fault_of_given
 from ._fit import Fit, Task, learn_columns
+from ._hints import Names
 from ._inference.blocks import Inference
 from ._params import Count, named
 from ._saved import Rule, Saved, fault_of_groups, fault_of_values
@@ -43,17 +44,17 @@ class BaseVAE(CallbackSupportMixin, Saved):
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components": [StrOptions({"auto"}), Count()],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), Likelihood],
-        "objective": [StrOptions(set(OBJECTIVES)), Objective],
-        "prior": [StrOptions(set(PRIORS)), PriorSpec],
-        "hidden_layer_sizes": ["array-like"],
-        "activation": [StrOptions(set(ACTIVATIONS)), callable],
+        "likelihood": [Names(set(LIKELIHOODS)), Likelihood],
+        "objective": [Names(set(OBJECTIVES)), Objective],
+        "prior": [Names(set(PRIORS)), PriorSpec],
+        "hidden_layer_sizes": ["array-like", Count()],
+        "activation": [Names(set(ACTIVATIONS)), callable],
         "encoder": [None, Network, nn.Module, callable],
         "decoder": [None, Network, nn.Module, callable],
         "init": [StrOptions({"linear", "random"})],
         "max_iter": [Count()],
         "batch_size": [StrOptions({"auto"}), Count()],
-        "solver": [StrOptions(set(SOLVERS)), callable],
+        "solver": [Names(set(SOLVERS)), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],

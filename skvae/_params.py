@@ -8,10 +8,10 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from torch import nn
 
+from ._hints import Hinting
 from ._saved import damaged, fault_of_names
 
 __all__ = [
@@ -53,7 +53,7 @@ class Share(_Numbers):
         super().__init__(Real, 0, high, closed=closed)
 
 
-class Spec(BaseEstimator):
+class Spec(Hinting):
     """An object an estimator is given: a likelihood, an objective or a network. Hyperparameters only, no state.
 
     Attributes

@@ -17,6 +17,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils._metadata_requests import MetadataRequest
 from sklearn.utils._param_validation import validate_parameter_constraints
 
+from ._hints import Hinting
 from ._version import __version__
 
 __all__ = [
@@ -243,7 +244,7 @@ def checked(
     return state
 
 
-class Saved(BaseEstimator):
+class Saved(Hinting):
     """An estimator that is saved with a stamp, and looked through when it is loaded."""
 
     # What a fit may leave.

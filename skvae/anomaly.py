@@ -15,6 +15,7 @@ from ._base import BaseVAE
 from ._chunk import continue_fit
 from ._codes import joined, known_rows
 from ._fit import Fit, Task, fit_model
+from ._hints import Names
 from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
 from ._normality import ROBUST_SUPPORT, as_many_as_columns, learn, rows_behind, supported
 from ._params import Activation, NetworkLike, RandomState, Share
@@ -80,7 +81,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     prior : str or PriorSpec, default="normal"
         The prior p(z), what latents look like before any data is seen: an object, or its name in `skvae.priors.PRIORS`.
         "normal": N(0, I). "mixture" (:class:`skvae.priors.Mixture`) and "vamp" are learnt with the model.
-    hidden_layer_sizes : sequence of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
         "elu", "gelu", "identity", "logistic", "relu", "sigmoid", "silu", "softplus", "tanh", or a callable without
@@ -185,7 +186,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseVAE._parameter_constraints,
-        "criterion": [StrOptions(set(CRITERIA)), callable],
+        "criterion": [Names(set(CRITERIA)), callable],
         "contamination": [StrOptions({"auto"}), SHARE],
         "support_fraction": [None, Share(1)],
     }
@@ -206,7 +207,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
         likelihood: str | Likelihood = "johnson_su",
         objective: str | Objective = "input_noise",
         prior: str | PriorSpec = "normal",
-        hidden_layer_sizes: Sequence[int] = (100,),
+        hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: Activation = "relu",
         encoder: Network | NetworkLike | None = None,
         decoder: Network | NetworkLike | None = None,

@@ -53,7 +53,7 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
     prior : str or PriorSpec, default="normal"
         What latents of one class look like, but for where they lie and how wide: an object, or its name in
         `skvae.priors.PRIORS`. "normal": one Gaussian. "mixture": several, for classes that are groups themselves.
-    hidden_layer_sizes : sequence of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
         "elu", "gelu", "identity", "logistic", "relu", "sigmoid", "silu", "softplus", "tanh", or a callable without
@@ -174,7 +174,7 @@ class VAEClassifier(ClassifierMixin, VAETransformer):
         likelihood: str | Likelihood = "johnson_su",
         objective: str | Objective = "classified",
         prior: str | PriorSpec = "normal",
-        hidden_layer_sizes: Sequence[int] = (100,),
+        hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: Activation = "relu",
         encoder: Network | NetworkLike | None = None,
         decoder: Network | NetworkLike | None = None,

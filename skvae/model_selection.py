@@ -71,7 +71,7 @@ class VAETransformerCV(VAETransformer):
     prior : str or PriorSpec, default="normal"
         The prior p(z), what latents look like before any data is seen: an object, or its name in `skvae.priors.PRIORS`.
         "normal": N(0, I). "mixture" (:class:`skvae.priors.Mixture`) and "vamp" are learnt with the model.
-    hidden_layer_sizes : sequence of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(100,)
         The encoder's hidden layers; the decoder mirrors them. Empty: a linear model.
     activation : str or callable, default="relu"
         "elu", "gelu", "identity", "logistic", "relu", "sigmoid", "silu", "softplus", "tanh", or a callable without
@@ -208,7 +208,7 @@ class VAETransformerCV(VAETransformer):
         likelihood: str | Likelihood = "gaussian",
         objective: str | Objective = "elbo",
         prior: str | PriorSpec = "normal",
-        hidden_layer_sizes: Sequence[int] = (100,),
+        hidden_layer_sizes: int | Sequence[int] = (100,),
         activation: Activation = "relu",
         encoder: Network | NetworkLike | None = None,
         decoder: Network | NetworkLike | None = None,

@@ -246,6 +246,7 @@ def test_polars_numbers_and_truths_are_categories_where_the_likelihood_says_so()
     assert_polars_equal(vae.impute(X), X)
 
 
+@pytest.mark.filterwarnings("ignore:.* alone, which tells nothing")
 def test_a_column_of_one_category_is_drawn_and_reconstructed():
     X = pandas_frame()[["text", "float64"]].assign(text="a")
     vae = make(n_components=1).fit(X)
@@ -401,6 +402,7 @@ def test_a_failed_refit_on_another_frame_keeps_the_model(fitted):
 # Chunks
 
 
+@pytest.mark.filterwarnings("ignore:.* alone, which tells nothing")
 def test_a_category_that_the_first_chunk_lacks_is_an_error_unless_its_type_names_it():
     X = pandas_frame()[["text", "float64", "float32"]].assign(text=["a"] * 40 + ["b"] * 20)
     with pytest.raises(ValueError, match="column 'text' holds 'b' in row 10, a category that fit has not seen"):

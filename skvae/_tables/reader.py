@@ -117,7 +117,7 @@ class TableReader:
 
         `resolve` spells out a likelihood, given as members and their columns, for the table's schema.
         """
-        X = unpack_container(X)
+        X = _rows_of(unpack_container(X), name)
         cells = cells_of(X) if likelihood.reads_cells else X
         schema = Schema.of(cells)
         assigned = likelihood.assign(cells)
@@ -129,7 +129,7 @@ class TableReader:
 
     def read(self, X: Any, checked: bool = True) -> Array:
         """X as floats, in an array or a source, NaN where a cell is missing; `checked` says whether `check` sees it."""
-        X = unpack_container(X)
+        X = _rows_of(unpack_container(X), self.name)
         if self.schema.categories:
             X = cells_of(X)
             # Before categories are looked up, which another table's columns would not have.
@@ -217,6 +217,14 @@ def relative_weights(sample_weight: Any, X: Any) -> Array:
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     weight = weight / weight.max()
     return np.where(weight < LEAST_WEIGHT, 0.0, weight)
+
+
+def _rows_of(X: Any, name: str) -> Any:
+    """X; ValueError where every row is an array of its own, as of images."""
+    if getattr(X, "ndim", 2) > 2:
+        found = f"Found array with dim {X.ndim}, while dim <= 2 is required by {name}"
+        raise ValueError(f"{found}; make every image a row by X.reshape(len(X), -1).")
+    return X
 
 
 def _stand_in(name: str) -> Any:

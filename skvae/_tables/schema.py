@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
+from .doubts import warn_of_categories
 from .frames import (
     axis_of,
     column_filled,
@@ -40,8 +40,6 @@ __all__ = ["Schema", "cells_of", "infinity_in"]
 
 # How many known categories an error names.
 NAMED_CATEGORIES = 10
-# A column of more categories than this, and of less than two rows to each, is an id.
-ID_CATEGORIES, ROWS_OF_A_CATEGORY = 20, 2
 
 
 def cells_of(X: Any) -> Any:
@@ -102,13 +100,7 @@ class Schema:
             self.categories[column] = _of_type(X, column) or found
             if not self.categories[column]:
                 raise ValueError(f"{self.label(column)} holds no value in {len(X)} rows; drop it before fitting.")
-            if len(found) > max(ID_CATEGORIES, len(X) / ROWS_OF_A_CATEGORY):
-                warnings.warn(
-                    f"{self.label(column)} holds {len(found)} different values in {len(X)} rows. Categories with a row "
-                    "or two each, as those of an id, tell nothing of other rows and make a wide, slow network; drop "
-                    "the column, or group its values.",
-                    stacklevel=2,
-                )
+            warn_of_categories(self.label(column), found, len(X), declared=bool(_of_type(X, column)))
 
     def n_categories(self, columns: list[int]) -> list[int]:
         """How many categories each of these columns has; numbers have none."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
+from .._hints import Names
 from .._params import Activation, Count, may_make_modules
 
 __all__ = ["ACTIVATIONS", "ACTIVATION_RULE", "check_activation", "check_sizes", "hidden_layers", "linear", "one_each"]
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 # Of an activation parameter, and what it says where that is broken.
-ACTIVATION_RULE = [StrOptions(set(ACTIVATIONS)), callable]
+ACTIVATION_RULE = [Names(set(ACTIVATIONS)), callable]
 WANTED = f"activation must be one of {sorted(ACTIVATIONS)}, or a callable without arguments that returns a Module"
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from .._params import Activation
+from .._params import Activation, Count
 from ._base import LinearPath, Network
 from ._layers import ACTIVATION_RULE, check_activation, check_sizes, hidden_layers, linear
 
@@ -20,7 +20,7 @@ class MLP(Network):
 
     Parameters
     ----------
-    hidden_layer_sizes : sequence of int, default=(100,)
+    hidden_layer_sizes : int or sequence of int, default=(100,)
         The encoder's hidden layers, from the data to the latents. Empty: a linear model.
     activation : str or callable, default="relu"
         A name in `skvae.networks.ACTIVATIONS`, or a callable without arguments that returns an `nn.Module`.
@@ -40,28 +40,31 @@ class MLP(Network):
     __module__ = "skvae"
 
     _parameter_constraints: ClassVar[dict] = {
-        "hidden_layer_sizes": ["array-like"],
+        "hidden_layer_sizes": ["array-like", Count()],
         "activation": ACTIVATION_RULE,
     }
 
-    def __init__(self, hidden_layer_sizes: Sequence[int] = (100,), activation: Activation = "relu") -> None:
+    def __init__(self, hidden_layer_sizes: int | Sequence[int] = (100,), activation: Activation = "relu") -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
 
     def _validate_params(self) -> None:
         super()._validate_params()
         advice = "Use (100,) for one layer of 100 units, () for none."
-        check_sizes("hidden_layer_sizes", self.hidden_layer_sizes, advice)
+        check_sizes("hidden_layer_sizes", np.ravel(self.hidden_layer_sizes).tolist(), advice)
         check_activation(self.activation)
 
     def count_layers(self) -> int:
         return int(np.size(self.hidden_layer_sizes))
 
+    def _sizes(self) -> list[int]:
+        return [int(size) for size in np.ravel(self.hidden_layer_sizes)]
+
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
-        return self._build(n_in, [int(size) for size in self.hidden_layer_sizes], n_out)
+        return self._build(n_in, self._sizes(), n_out)
 
     def build_decoder(self, n_in: int, n_out: int) -> nn.Module:
-        return self._build(n_in, [int(size) for size in self.hidden_layer_sizes][::-1], n_out)
+        return self._build(n_in, self._sizes()[::-1], n_out)
 
     def _build(self, n_in: int, hidden: list[int], n_out: int) -> LinearPath:
         straight = linear(n_in, n_out)

@@ -108,6 +108,8 @@ class AnomalyDisplay(Display):
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         check_is_fitted(detector)
+        if not hasattr(detector, "explain"):
+            raise ValueError(f"{type(detector).__name__} detects no anomalies; take a VAEAnomalyDetector.")
         pictures: dict[str, Callable[[], Picture]] = {
             "scores": lambda: Scores.of(detector, X),
             "explanation": lambda: Explanation.of(detector, X, row, n_features, feature_names),

@@ -10,6 +10,13 @@ MOMENTS, READER, LINEAR = "_tables/moments.py", "_tables/reader.py", "_linear.py
 
 TABLES = [
     Mutant(
+        "codes that are strings are taken for amounts",
+        "_tables/doubts.py",
+        "len(amounts) > CODES and",
+        "len(amounts) > 1 and",
+        "test_hints.py::test_others_are_not",
+    ),
+    Mutant(
         "weights are ignored in the columns' moments",
         MOMENTS,
         "return ColumnSums.of(read(X, part), None if weight is None else weight[part])",
