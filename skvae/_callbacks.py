@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks around a fit, and the printed line per epoch."""
+"""scikit-learn's callbacks around a fit, and what is printed of epochs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from ._training.loop import Epoch
 __all__ = ["EpochLog", "FitTask", "clean_after", "fit_task", "is_one_of_many", "on_behalf_of"]
 
 Attributes = dict[str, Any]
+
+
+# About so many epochs are printed with verbose=1.
+LINES = 20
 
 
 class FitTask:
@@ -88,10 +92,15 @@ def clean_after(estimator: Any) -> Iterator[None]:
 
 
 class EpochLog:
-    """One line per epoch with verbose=1; nothing with 0."""
+    """What a fit prints: with verbose=1 some twenty lines, with 2 one per epoch; nothing with 0.
+
+    Both losses are to be as low as possible: the held-out one is minus what early stopping watches.
+    """
 
     def __init__(self, name: str, max_iter: int, verbose: int):
         self.name, self.max_iter, self.verbose = name, max_iter, verbose
+        self.every = 1 if verbose > 1 else max(1, max_iter // LINES)
+        self.last: Epoch | None = None
         self.began = time.perf_counter()
 
     def say(self, text: str) -> None:
@@ -100,8 +109,20 @@ class EpochLog:
             print(f"[{self.name}] {text}")
 
     def epoch(self, epoch: Epoch) -> None:
-        """Print what an epoch showed."""
-        terms = "  ".join(f"{name} {value:.4f}" for name, value in epoch.terms.items())
-        held_out = "" if epoch.held_out is None else f"  held-out {epoch.held_out:.4f} (best: epoch {epoch.best})"
+        """Print what an epoch showed, if it is the turn of one."""
+        self.last = epoch
+        if epoch.number == 1 or epoch.number % self.every == 0:
+            self._line(epoch)
+
+    def close(self) -> None:
+        """Print what the last epoch showed."""
+        if self.last is not None:
+            self._line(self.last)
+
+    def _line(self, epoch: Epoch) -> None:
+        self.last = None
+        shown = epoch.terms if self.verbose > 1 else {"loss": epoch.terms["loss"]}
+        terms = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        held_out = "" if epoch.held_out is None else f"  held-out loss {-epoch.held_out:.4f} (best: epoch {epoch.best})"
         seconds = time.perf_counter() - self.began
         self.say(f"epoch {epoch.number}/{self.max_iter}  {terms}{held_out}  {seconds:.1f} s")

@@ -204,9 +204,10 @@ def products(model: VAE, settings: FitSettings, n_rows: int) -> Iterator[EpochLo
     largest = model.largest_product(settings.batch_rows(n_rows))
     log = EpochLog(settings.name, settings.max_iter, settings.verbose)
     step = "dense engine" if engine.understands(model, settings.objective) else "autograd"
-    log.say(f"{n_rows} training rows, gradients by {step}")
+    log.say(f"{n_rows} training rows" + (f", gradients by {step}" if settings.verbose > 1 else ""))
     with thread_limit(largest), large_products(largest):
         yield log
+    log.close()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""What a wrong parameter may have been meant to be."""
+"""What a wrong parameter may have been meant to be, and where an object is documented."""
 
 from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,25 @@ class Names(StrOptions):
         return f"a str among {{{', '.join(map(repr, sorted(self.options)))}}}"
 
 
+@cache
+def _site() -> str:
+    """The address of the documentation, which the package's metadata tell; "" where they do not."""
+    try:
+        urls = metadata("skvae").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return ""
+    named = dict(url.split(", ", 1) for url in urls)
+    return named.get("Documentation", "").rstrip("/")
+
+
 class Hinting(BaseEstimator):
-    """An object whose errors of parameters say what may have been meant."""
+    """An object whose errors of parameters say what may have been meant, and whose picture links to its page."""
+
+    _doc_link_module = "skvae"
+
+    @property
+    def _doc_link_template(self) -> str:
+        return _site() and f"{_site()}/generated/{{estimator_module}}.{{estimator_name}}.html"
 
     def _validate_params(self) -> None:
         try:

@@ -94,7 +94,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DrawsRow
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints one line per epoch.
+        1 prints some twenty lines about the loss, 2 one per epoch with all that it is made of.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 

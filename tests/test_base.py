@@ -102,8 +102,19 @@ def test_a_callable_solver_gets_the_parameters_and_sets_its_own_rate(iris):
     same_model(vae.fit(iris), make().fit(iris), iris)
 
 
-def test_verbose_prints_a_line_an_epoch(iris, capsys):
-    vae = make(verbose=1, max_iter=3).fit(iris)
+def test_verbose_prints_some_twenty_lines_or_one_an_epoch(iris, capsys):
+    make(verbose=1, max_iter=50, n_iter_no_change=99).fit(iris)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[VAETransformer] 135 training rows"
+    assert [int(line.split()[2].split("/")[0]) for line in lines[1:]] == [1, *range(2, 51, 2)]
+    stopped = make(verbose=1, max_iter=1000).fit(iris)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[2].split("/")[0]) for line in lines[-2:]] == [50, stopped.n_iter_]
+    loss, held_out = (float(lines[-1].split(word)[1].split()[0]) for word in ("  loss", "held-out loss"))
+    assert loss == pytest.approx(stopped.loss_curve_[-1], abs=1e-3)
+    assert held_out == pytest.approx(-stopped.validation_curve_[-1], abs=1e-3)
+    assert "kl" not in lines[-1]
+    vae = make(verbose=2, max_iter=3).fit(iris)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[VAETransformer] 135 training rows, gradients by dense engine"
     assert len(lines) - 1 == vae.n_iter_ == 3

@@ -452,7 +452,7 @@ def test_parts_that_share_a_parameter_go_through_autograd():
 def test_verbose_names_the_step(capsys):
     X = np.random.default_rng(0).standard_normal((40, 3))
     for objective, word in ((ELBO(), "dense engine"), (IWAE(2), "autograd")):
-        VAETransformer(1, objective=objective, max_iter=1, verbose=1, random_state=0).fit(X)
+        VAETransformer(1, objective=objective, max_iter=1, verbose=2, random_state=0).fit(X)
         assert word in capsys.readouterr().out.splitlines()[0]
 
 

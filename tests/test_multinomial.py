@@ -84,7 +84,7 @@ def test_the_stated_gradient_is_autograds(xp, alike):
 
 
 def test_training_has_no_graph(capsys):
-    VAETransformer(1, likelihood="multinomial", max_iter=1, verbose=1, random_state=0).fit(baskets(60))
+    VAETransformer(1, likelihood="multinomial", max_iter=1, verbose=2, random_state=0).fit(baskets(60))
     assert "dense engine" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from html import escape
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -21,6 +22,10 @@ from ._encoding import Encoding, Summand
 from ._names import LIKELIHOODS
 
 __all__ = ["Mixed", "select_columns"]
+
+
+# So many columns a table shows.
+SHOWN_COLUMNS = 60
 
 
 class Mixed(Likelihood):
@@ -68,6 +73,40 @@ class Mixed(Likelihood):
             _member(member[0])._validate_params()
         if self.remainder is not None:
             _member(self.remainder)._validate_params()
+
+    def __str__(self) -> str:
+        """A table of every column and its likelihood, where columns are listed."""
+        rows = self._rows()
+        if rows is None:
+            return repr(self)
+        width = max(len(column) for column, _ in rows)
+        return "\n".join(f"{column:{width}}  {member}" for column, member in rows)
+
+    def _html_repr(self) -> str:
+        rows = self._rows()
+        if rows is None:
+            return f"<pre>{escape(repr(self))}</pre>"
+        (first, second), *cells = [(escape(column), escape(member)) for column, member in rows]
+        body = "".join(f"<tr><td>{column}</td><td>{member}</td></tr>" for column, member in cells)
+        return f"<table><thead><tr><th>{first}</th><th>{second}</th></tr></thead><tbody>{body}</tbody></table>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        return {"text/plain": str(self), "text/html": self._html_repr()}
+
+    def _rows(self) -> list[tuple[str, str]] | None:
+        """Columns and their likelihoods, as words under a heading; None where columns are named by a selector."""
+        if not all(isinstance(columns, (list, tuple)) for _, columns in self.members):
+            return None
+        of_all = [(column, member) for member, columns in self.members for column in columns]
+        if all(isinstance(column, int) for column, _ in of_all):
+            of_all.sort(key=lambda pair: pair[0])
+        rows = [(str(column), member if isinstance(member, str) else repr(member)) for column, member in of_all]
+        more = len(rows) - SHOWN_COLUMNS
+        if more > 0:
+            rows = [*rows[:SHOWN_COLUMNS], ("...", f"and {more} others")]
+        if self.remainder is not None:
+            rows.append(("others", str(self.remainder)))
+        return [("column", "likelihood"), *rows]
 
     def assign(self, X: Any, columns: list[int] | None = None) -> list[Assigned]:
         self._validate_params()

@@ -11,6 +11,13 @@ KEPT = "_codes.py"
 
 ESTIMATORS = [
     Mutant(
+        "the printed held-out loss has the bound's sign",
+        "_callbacks.py",
+        "held-out loss {-epoch.held_out:.4f}",
+        "held-out loss {epoch.held_out:.4f}",
+        "test_base.py::test_verbose_prints_some_twenty_lines_or_one_an_epoch",
+    ),
+    Mutant(
         "rows are drawn around one row's code for another's given cells",
         GENERATE,
         "rows_of(codes.given[place], columns)",
