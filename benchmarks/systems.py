@@ -114,9 +114,14 @@ BEST = {
 GOALS = {2: 0.79, 10: 0.975}
 
 
-def systems(objectives: Sequence[str], priors: Sequence[str]) -> list[System]:
-    """Every objective as it is by default, and the ELBO with every prior."""
-    found = [System(name, {"objective": name}) for name in objectives]
+def systems(objectives: Sequence[str], priors: Sequence[str], epochs: int) -> list[System]:
+    """Every objective as it is by default, but for epochs of warm-up, and the ELBO with every prior."""
+    found = []
+    for name in objectives:
+        objective = OBJECTIVES[name]()
+        if objective.ramp > epochs:
+            objective.set_params(warmup=epochs // 2)
+        found.append(System(name, {"objective": objective}))
     return found + [System(f"elbo, {name} prior", {"prior": name}) for name in priors if name != "normal"]
 
 
@@ -314,7 +319,7 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     peers = [name for name in PEERS if name != "UMAP" or find_spec("umap")]
     if "UMAP" not in peers:
         print("UMAP is left out: umap-learn is not installed.", flush=True)
-    lines = [*map(System, peers), *systems(args.objectives, args.priors)]
+    lines = [*map(System, peers), *systems(args.objectives, args.priors, args.epochs)]
     return [Task(line, J, seed, args) for line in lines for J in args.components for seed in args.seeds]
 
 
