@@ -319,7 +319,7 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     peers = [name for name in PEERS if name != "UMAP" or find_spec("umap")]
     if "UMAP" not in peers:
         print("UMAP is left out: umap-learn is not installed.", flush=True)
-    lines = [*map(System, peers), *systems(args.objectives, args.priors, args.epochs)]
+    lines = [*map(System, peers), *systems(args.objectives, args.priors, args.epochs or EPOCHS)]
     return [Task(line, J, seed, args) for line in lines for J in args.components for seed in args.seeds]
 
 
