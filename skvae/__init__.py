@@ -3,6 +3,7 @@
 Public classes say `__module__ = "skvae"`: users import them from here, and saved models name them so.
 """
 
+from ._trusted import TRUSTED_TYPES
 from ._version import __version__ as __version__
 from .anomaly import VAEAnomalyDetector
 from .classifier import VAEClassifier
@@ -33,6 +34,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "MLP",
+    "TRUSTED_TYPES",
     "Bernoulli",
     "Categorical",
     "ContinuousBernoulli",

@@ -15,7 +15,14 @@ import numpy as np
 import skops.io
 import torch
 
-from skvae import VAEAnomalyDetector, VAEClassifier, VAEImputer, VAETransformer, VAETransformerCV
+from skvae import (
+    TRUSTED_TYPES,
+    VAEAnomalyDetector,
+    VAEClassifier,
+    VAEImputer,
+    VAETransformer,
+    VAETransformerCV,
+)
 from skvae._saved import stamp
 from skvae._tables.batches import to_rows
 from skvae._tables.moments import sum_columns
@@ -54,8 +61,8 @@ def rows_of(estimator, X, weight=None):
 def by_skops(estimator):
     """Saved and loaded."""
     data = skops.io.dumps(estimator)
-    names = skops.io.get_untrusted_types(data=data)
-    return skops.io.loads(data, trusted=[name for name in names if name.startswith(("skvae.", "helpers."))])
+    own = [name for name in skops.io.get_untrusted_types(data=data) if name.startswith("helpers.")]
+    return skops.io.loads(data, trusted=[*TRUSTED_TYPES, *own])
 
 
 def by_joblib(estimator, path, mmap_mode=None):

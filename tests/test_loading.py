@@ -29,7 +29,17 @@ from skops.io.exceptions import UntrustedTypesFoundException
 from torch import nn
 
 import skvae
-from skvae import ELBO, MLP, Gaussian, VAEAnomalyDetector, VAEClassifier, VAEImputer, VAETransformer, VAETransformerCV
+from skvae import (
+    ELBO,
+    MLP,
+    TRUSTED_TYPES,
+    Gaussian,
+    VAEAnomalyDetector,
+    VAEClassifier,
+    VAEImputer,
+    VAETransformer,
+    VAETransformerCV,
+)
 from skvae._saved import stamp, unstamp
 
 each = pytest.mark.parametrize("name", EACH)
@@ -50,9 +60,7 @@ def load_mapped(data, folder):
 
 def load_skops(data, folder=None):
     """As the guide does: with skvae's names alone."""
-    names = skops.io.get_untrusted_types(data=data)
-    ours = [name for name in names if name.startswith("skvae.") and "Supplied" not in name]
-    return skops.io.loads(data, trusted=ours)
+    return skops.io.loads(data, trusted=TRUSTED_TYPES)
 
 
 def load_joblib(data, folder=None):

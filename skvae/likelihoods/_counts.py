@@ -308,7 +308,10 @@ def rising_and_slope(x: Any, r: Any) -> tuple[Any, Any]:
     xp, a = namespace(x), x + r
     functions = torch.special if xp is torch else special
     value, slope = functions.gammaln(a) - functions.gammaln(r), functions.psi(a) - functions.psi(r)
-    (large,) = xp.where(r >= (LARGE_IN_DOUBLE if x.dtype in (np.float64, torch.float64) else LARGE))
+    is_large = r >= (LARGE_IN_DOUBLE if x.dtype in (np.float64, torch.float64) else LARGE)
+    if torch.compiler.is_exporting():  # a graph's operators do not depend on values
+        return xp.where(is_large, stirling_rising(x, r), value), xp.where(is_large, stirling_rising_slope(x, r), slope)
+    (large,) = xp.where(is_large)
     if len(large):  # arrays are stored column by column: columns are picked as rows of the transpose
         x, r = x.T[large], r[large, None]
         value.T[large], slope.T[large] = stirling_rising(x, r), stirling_rising_slope(x, r)

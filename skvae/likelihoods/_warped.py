@@ -217,6 +217,6 @@ class _Log(_Warp):
 
 def _arcsinh(x: Tensor) -> Tensor:
     """numpy's is ten times as fast as torch's on the CPU."""
-    if x.is_cpu and not (x.requires_grad and torch.is_grad_enabled()):
+    if x.is_cpu and not (x.requires_grad and torch.is_grad_enabled()) and not torch.compiler.is_exporting():
         return torch.from_numpy(np.arcsinh(x.detach().numpy()))
     return torch.asinh(x)

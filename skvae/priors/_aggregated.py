@@ -94,14 +94,19 @@ class AggregatedPosterior(_Codes):
         return quadratic(self.mean, self.var.log(), self.log_weight)
 
     @cached_property
-    def _register(self) -> tuple[KDTree, Tensor]:
-        """The codes in typical standard deviations of q(z|x), and these: (J,)."""
-        width = (0.5 * self.var.log().mean(dim=0)).exp()
-        return KDTree(_finite_array(self.mean / width)), width
+    def _width(self) -> Tensor:
+        """Typical standard deviations of q(z|x): (J,)."""
+        return (0.5 * self.var.log().mean(dim=0)).exp()
+
+    @cached_property
+    def _register(self) -> KDTree:
+        """The codes in these widths."""
+        return KDTree(_finite_array(self.mean / self._width))
 
     def _merged(self) -> AggregatedPosterior:
-        points = self._register[0].data
-        cells = np.round(points / (CELL * SAME_CODE))
+        points = self._register.data
+        with np.errstate(over="ignore"):  # a code that far out has no other in its cell
+            cells = np.round(points / (CELL * SAME_CODE))
         _, first, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
         keeper = np.arange(len(first))
         pairs = KDTree(points[first]).query_pairs(SAME_CODE, p=math.inf, output_type="ndarray")
@@ -122,13 +127,11 @@ class AggregatedPosterior(_Codes):
 
     def _log_sum_of_others(self, terms: Tensor, left_out: Tensor) -> Tensor:
         """The logarithm of the sum of the terms, (N, M), less what is left out of some; `terms` is overwritten."""
-        rows = (left_out >= 0).nonzero()[:, 0]
-        index = left_out[rows]
-        weight = self.log_weight[index].exp()
-        taken = weight.minimum(self.own_share)
-        lost = torch.zeros_like(terms[:, 0]).index_put((rows,), taken)
-        terms[rows, index] += torch.log1p(-taken / weight)
-        return _log_sum(terms) - torch.log1p(-lost)
+        index, lacks = left_out.clamp_min(0)[:, None], left_out < 0
+        weight = self.log_weight[index[:, 0]].exp()
+        taken = weight.minimum(self.own_share).masked_fill(lacks, 0.0)
+        terms = terms.scatter_add_(1, index, torch.log1p(-taken / weight)[:, None])
+        return _log_sum(terms) - torch.log1p(-taken)
 
     def log_terms(self, z: Tensor) -> Tensor:
         """log w_i + log N(z; mean_i, var_i), as one product: (N, M)."""
@@ -139,9 +142,16 @@ class AggregatedPosterior(_Codes):
         """Which component each code is the mean of, -1 for none or where there is no other: (N,)."""
         if len(self.mean) < 2:
             return torch.full((len(z),), -1, dtype=torch.int64, device=z.device)
-        known, width = self._register
-        distance, index = known.query(_finite_array(z.detach() / width), p=math.inf, distance_upper_bound=SAME_CODE)
+        points = _finite_array(z.detach() / self._width)
+        distance, index = self._register.query(points, p=math.inf, distance_upper_bound=SAME_CODE)
         return torch.from_numpy(np.where(np.isfinite(distance), index, -1)).to(z.device)
+
+    def nearest_own(self, z: Tensor) -> Tensor:
+        """`own` by comparing every code with all others: no tree, so that it can be traced."""
+        if len(self.mean) < 2:
+            return torch.full_like(z[:, 0], -1, dtype=torch.int64)
+        distance, index = ((z / self._width)[:, None] - self.mean / self._width).abs().amax(dim=2).min(dim=1)
+        return torch.where(distance <= SAME_CODE, index, -1)
 
     def widened(self, seed: int) -> AggregatedPosterior:
         """The same codes, with all variances times the factor that makes the others' codes most likely.
