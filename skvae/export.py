@@ -20,7 +20,7 @@ from ._base import BaseVAE
 from ._inference.criteria import named_criterion
 from ._inference.posterior import posterior
 from ._inference.scores import weighed
-from ._math import LOG_2PI
+from ._onnx import translations
 from ._tables.batches import Batch
 from ._torch import torch_scope
 from ._version import __version__
@@ -30,20 +30,6 @@ __all__ = ["to_onnx"]
 
 # The version of the operators.
 OPSET = 18
-
-# Lanczos' coefficients for g = 7: the logarithm of the gamma function to 15 digits.
-LANCZOS_G = 7.0
-LANCZOS = (
-    0.99999999999980993,
-    676.5203681218851,
-    -1259.1392167224028,
-    771.32342877765313,
-    -176.61502916214059,
-    12.507343278686905,
-    -0.13857109526572012,
-    9.9843695780195716e-6,
-    1.5056327351493116e-7,
-)
 
 
 def to_onnx(estimator: BaseVAE | Pipeline, path: str | PathLike[str], method: str = "transform") -> None:
@@ -131,7 +117,7 @@ def _exported(estimator: BaseVAE, method: str) -> Any:
             input_names=["X"],
             output_names=[method],
             opset_version=OPSET,
-            custom_translation_table=_translations(),
+            custom_translation_table=translations(),
             verbose=False,
         )
     assert program is not None
@@ -175,6 +161,8 @@ def _refuse(estimator: Any, method: str, whole: Any) -> None:
             f"decoder={specs['decoder']!r} reads the row it predicts, pixel by pixel; only method='transform' can be "
             "exported."
         )
+    if method == "inverse_transform" and estimator.module_.n_given:
+        raise ValueError("This model is given some columns beside the latents; export method='reconstruct', of rows.")
     for name in ("onnx", "onnxscript"):
         _package(name)
 
@@ -200,18 +188,14 @@ class _Graph(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         return self.of(self, X)
 
-    def codes(self, X: Tensor) -> Tensor:
-        """Means of q(z|x), in training order."""
-        return self.model.encode_mean(self.model.units.to_model(X))
-
-    def decoded(self, z: Tensor) -> Tensor:
-        """Means of p(x|z), in data units, of latents in training order."""
-        X = self.model.units.to_data(self.model.mean(z))
+    def decoded(self, z: Tensor, x: Tensor | None = None) -> Tensor:
+        """Means of p(x|z), in data units, of latents in training order and what is given of rows x."""
+        X = self.model.units.to_data(self.model.mean(z, x if self.model.n_given else None))
         return X if self.constant is None else torch.where(self.constant.isnan(), X, self.constant)
 
 
 def _transform(graph: _Graph, X: Tensor) -> Tensor:
-    return graph.codes(X).index_select(1, graph.order)
+    return graph.model.encode_mean(graph.model.units.to_model(X)).index_select(1, graph.order)
 
 
 def _inverse_transform(graph: _Graph, Z: Tensor) -> Tensor:
@@ -219,7 +203,8 @@ def _inverse_transform(graph: _Graph, Z: Tensor) -> Tensor:
 
 
 def _reconstruct(graph: _Graph, X: Tensor) -> Tensor:
-    return graph.decoded(graph.codes(X))
+    x = graph.model.units.to_model(X)
+    return graph.decoded(graph.model.encode_mean(x), x)
 
 
 def _score_samples(graph: _Graph, X: Tensor) -> Tensor:
@@ -243,42 +228,6 @@ _METHODS: dict[str, Callable[[_Graph, Tensor], Tensor]] = {
     "score_samples": _score_samples,
     "decision_function": _decision,
 }
-
-
-def _translations() -> dict[Any, Callable[..., Any]]:
-    """Operators that ONNX lacks, or that runtimes have in float32 only, by others."""
-    from onnxscript import opset18 as op
-
-    def number(value: float) -> Any:
-        return op.Constant(value=_double(value))
-
-    def asinh(x: Any) -> Any:
-        size = op.Abs(x)
-        return op.Mul(op.Sign(x), op.Log(op.Add(size, op.Sqrt(op.Add(op.Mul(size, size), number(1.0))))))
-
-    def sinh(x: Any) -> Any:
-        return op.Div(op.Sub(op.Exp(x), op.Exp(op.Neg(x))), number(2.0))
-
-    def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-        rest = op.Log(op.Add(number(1.0), op.Exp(op.Neg(op.Abs(x)))))
-        return op.Add(op.Max(x, number(0.0)), rest)
-
-    def lgamma(x: Any) -> Any:
-        """Of x > 0, by Lanczos' approximation (1964)."""
-        terms = number(LANCZOS[0])
-        for place, term in enumerate(LANCZOS[1:]):
-            terms = op.Add(terms, op.Div(number(term), op.Add(x, number(float(place)))))
-        base = op.Add(x, number(LANCZOS_G - 0.5))
-        power = op.Mul(op.Sub(x, number(0.5)), op.Log(base))
-        return op.Add(op.Sub(power, base), op.Add(op.Log(terms), number(0.5 * LOG_2PI)))
-
-    ours = {"asinh": asinh, "sinh": sinh, "softplus": softplus, "lgamma": lgamma}
-    return {getattr(torch.ops.aten, name).default: of for name, of in ours.items()}
-
-
-def _double(value: float) -> Any:
-    onnx = _package("onnx")
-    return onnx.helper.make_tensor("", onnx.TensorProto.DOUBLE, [], [value])
 
 
 @contextmanager

@@ -16,11 +16,22 @@ from skvae.networks import PixelCNN
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 X = load_wine().data
-TABLE = np.column_stack([X[:, :2], np.round(X[:, 3]), X[:, 4] > 100, np.arange(len(X)) % 3, np.full(len(X), 7.0)])
+TABLE = np.column_stack(
+    [X[:, :2], np.round(X[:, 3]), X[:, 4] > 100, np.arange(len(X)) % 3, np.full(len(X), 7.0), X[:, 9], X[:, 5] > 2]
+)
 EVERY_KIND = Mixed(
-    [("johnson_su", [0]), ("gaussian", [1, 5]), ("negative_binomial", [2]), ("bernoulli", [3]), ("categorical", [4])]
+    [
+        ("johnson_su", [0]),
+        ("gaussian", [1, 5]),
+        ("negative_binomial", [2]),
+        ("bernoulli", [3]),
+        ("categorical", [4]),
+        ("normal_score", [6]),
+        ("given", [7]),
+    ]
 )
 
 
@@ -32,7 +43,10 @@ def small(kind, X, **parameters):
 
 @pytest.fixture(scope="module")
 def mixed():
-    return small(VAETransformer, TABLE, likelihood=EVERY_KIND, prior="mixture")
+    """Columns of every kind, one of them constant and one given; latents whose public order is not that of training."""
+    vae = small(VAETransformer, TABLE, likelihood=EVERY_KIND, prior="mixture", n_components=3, init="random")
+    assert list(vae._order) != [0, 1, 2]
+    return vae
 
 
 def session(estimator, folder, method):
@@ -44,14 +58,19 @@ def answer(estimator, folder, method, X):
     return session(estimator, folder, method).run([method], {"X": X})[0]
 
 
-@pytest.mark.parametrize("method", ["transform", "inverse_transform", "score_samples"])
+@pytest.mark.parametrize("method", ["transform", "reconstruct", "score_samples"])
 def test_a_graph_computes_what_the_method_does(mixed, method, tmp_path):
-    """Of columns of every kind, one that is constant among them, and of any number of rows."""
-    rows = mixed.transform(TABLE) if method == "inverse_transform" else TABLE
-    expected = getattr(mixed, method)(rows)
+    rows, expected = TABLE, getattr(mixed, method)(TABLE)
     run = session(mixed, tmp_path, method)
     for some in (slice(None), slice(1)):
         np.testing.assert_allclose(run.run([method], {"X": rows[some]})[0], expected[some], rtol=1e-5, atol=1e-5)
+
+
+def test_latents_come_in_public_order(tmp_path):
+    vae = small(VAETransformer, X, n_components=3, init="random")
+    assert list(vae._order) != [0, 1, 2]
+    Z = vae.transform(X)
+    np.testing.assert_allclose(answer(vae, tmp_path, "inverse_transform", Z), vae.inverse_transform(Z), rtol=1e-9)
 
 
 def test_a_detectors_graph_leaves_out_a_training_rows_own_code(tmp_path):
@@ -84,6 +103,11 @@ def test_a_file_says_what_it_takes_and_a_gap_makes_a_row_no_number(tmp_path):
     [
         (lambda: small(VAETransformer, X), "predict", "method='predict' must be one that this VAETransformer has"),
         (lambda: small(VAETransformer, X, objective="autoencoder"), "score_samples", "method='score_samples' must be"),
+        (
+            lambda: small(VAETransformer, TABLE, likelihood=Mixed([("given", [7])], remainder="gaussian")),
+            "inverse_transform",
+            "This model is given some columns",
+        ),
         (lambda: StandardScaler().fit(X), "transform", "to_onnx takes a fitted VAETransformer.*StandardScaler"),
         (lambda: VAEImputer(), "transform", "to_onnx takes a fitted VAETransformer.*export `estimator_`"),
         (
@@ -98,7 +122,6 @@ def test_a_file_says_what_it_takes_and_a_gap_makes_a_row_no_number(tmp_path):
         ),
     ],
 )
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_what_cannot_be_exported_is_refused_in_words(estimator, method, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         to_onnx(estimator(), tmp_path / "model.onnx", method)

@@ -284,6 +284,8 @@ class _Maps(NamedTuple):
     def bends(self) -> tuple[Tensor, Tensor, Tensor]:
         """Knots (D, K), and by how much x jumps there, and its slope changes: (D, K) both."""
         jump, bend = self.low[:, 1:] - self.high[:, :-1], ((self.high - self.low) / self.width).diff(dim=-1)
+        if torch.compiler.is_exporting():  # shapes do not depend on values there
+            return self.scores[:, 1:-1], jump, bend
         used = (jump.abs() + bend.abs() > 0).any(0)
         return self.scores[:, 1:-1][:, used], jump[:, used], bend[:, used]
 
@@ -345,7 +347,7 @@ class _NormalScoreModule(FeatureNoise):
         size = max(1, MEAN_NUMBERS // max(1, knots.numel()))
         flat = double(mean).reshape(-1, self.n_features)
         found = []
-        for part in flat.split(size):
+        for part in (flat,) if torch.compiler.is_exporting() else flat.split(size):
             d = (part[..., None] - knots) / std
             below, density = torch.special.ndtr(d), torch.exp(-0.5 * (d * d + LOG_2PI))
             found.append(start + (jump * below + bend * std * (density + d * below)).sum(-1))
