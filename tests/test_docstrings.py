@@ -31,7 +31,7 @@ OF_DOORS = {
     "YD01": "the summary says what is yielded",
 }
 FAMILIES = ["likelihoods", "networks", "objectives", "priors"]
-CLASSES = [getattr(skvae, name) for name in skvae.__all__]
+CLASSES = [value for name in skvae.__all__ if callable(value := getattr(skvae, name))]
 ESTIMATORS = [cls for cls in CLASSES if hasattr(cls, "fit")]
 
 
