@@ -18,8 +18,8 @@ DETECTOR = [
     Mutant(
         "a training row is judged beside its own code",
         CODES,
-        "terms[rows, index] += torch.log1p(-taken / weight)",
-        "terms[rows, index] += 0.0",
+        "torch.log1p(-taken / weight)[:, None])",
+        "torch.zeros_like(taken)[:, None])",
         "test_criteria.py::test_a_known_row_is_judged_by_the_others_codes",
     ),
     Mutant(
