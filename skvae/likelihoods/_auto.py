@@ -75,8 +75,8 @@ def _best(facts: ColumnFacts) -> type[Likelihood]:
         return Categorical
     if facts.whole and facts.low >= 0 and facts.high <= 1:
         return Bernoulli
-    if facts.low >= facts.high or not len(facts.values):
-        return Gaussian
+    if not -np.inf < facts.low < facts.high < np.inf or not len(facts.values):
+        return Gaussian  # infinity is refused where rows are checked
     # In units of a power of two, in which 1e-300 and 1e300 are ordinary numbers.
     exponent = int(np.frexp(np.abs(facts.values[[0, -1]]).max())[1].clip(-MOST_EXPONENT, MOST_EXPONENT))
     column = Column.of(np.ldexp(facts.values, -exponent), None, 0.0, np.ldexp(1.0, exponent))

@@ -386,9 +386,12 @@ class _NormalScoreModule(FeatureNoise):
             kept = outputs[:, wide] + 0.0 if len(wide) else None
             residual = xp.subtract(outputs, middle, out=outputs)
             slope, work, _ = self.shape.weigh(xp, residual, log_var, cells.mass)
-            nll = cells.mass * (log_cell + 0.5 * (log_var + LOG_2PI) - log_width) + 0.5 * work
-            by_log_var = 0.5 * (cells.total - work.sum(-2)[..., None, :])
-            if kept is not None:
+            total = work.sum(-2)[..., None, :]
+            by_log_var, unit = 0.5 * (cells.total - total), log_cell + 0.5 * (log_var + LOG_2PI)
+            if kept is None:
+                nll = cells.total * unit + 0.5 * total - (cells.mass * log_width).sum(-2)[..., None, :]
+            else:
+                nll = cells.mass * (unit - log_width) + 0.5 * work
                 mass = cells.mass if cells.mass.shape[-1] == 1 else cells.mass[:, wide]
                 found = _of_cells(xp, kept, middle[:, wide], log_width[:, wide], log_var[wide], mass)
                 own, slope[:, wide], by_log_var[..., wide] = (_cast(values, slope) for values in found)
