@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["number", "reason"]
+__all__ = ["cell", "number", "reason"]
 
 # Beyond so many standard deviations their number tells nothing more.
 MOST_DEVIATIONS = 1000
@@ -44,28 +44,27 @@ def reason(
     if value is None:
         return f"{name} is missing"
     if expected is None:
-        return f"{name} is {_cell(value)}; its other columns suggest nothing, so far out does the row lie"
+        return f"{name} is {cell(value)}; its other columns suggest nothing, so far out does the row lie"
     if chances is not None:
         own, most = map(_percent, chances)
         if value == expected:
-            return f"{name} is {_cell(value)}, as in {own} of rows like this"
-        return (
-            f"{name} is {_cell(value)} ({own} of rows like this), where rows like this have {_cell(expected)} ({most})"
-        )
+            return f"{name} is {cell(value)}, as in {own} of rows like this"
+        return f"{name} is {cell(value)} ({own} of rows like this), where rows like this have {cell(expected)} ({most})"
     if math.isnan(deviations):
         same = value == expected
-        verb = "as rows like this have" if same else f"where rows like this have {_cell(expected)}"
-        return f"{name} is {_cell(value)}, {verb}"
+        verb = "as rows like this have" if same else f"where rows like this have {cell(expected)}"
+        return f"{name} is {cell(value)}, {verb}"
     if abs(deviations) < 1:
-        beside = f"the most similar normal row has {_cell(similar)}"
-        return f"{name} is {_cell(value)}, about what its other columns suggest ({_cell(expected)}); {beside}"
+        beside = f"the most similar normal row has {cell(similar)}"
+        return f"{name} is {cell(value)}, about what its other columns suggest ({cell(expected)}); {beside}"
     size = f"{abs(deviations):.1f}" if abs(deviations) < MOST_DEVIATIONS else f"more than {MOST_DEVIATIONS}"
     side = "above" if deviations > 0 else "below"
-    normal = f"({_cell(value)}; normal: {_cell(expected)})"
+    normal = f"({cell(value)}; normal: {cell(expected)})"
     return f"{name} is {size} standard deviations {side} what its other columns suggest {normal}"
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A cell: a number as `number` writes it, or a category."""
     return repr(value) if isinstance(value, (str, bool)) or not hasattr(value, "__float__") else number(float(value))
 
 

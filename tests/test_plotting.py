@@ -249,10 +249,10 @@ def test_bars_are_contributions(detector, table):
     np.testing.assert_allclose([bar.get_width() for bar in bars], parts)
     assert [mpl.colors.to_hex(bar.get_facecolor()) for bar in bars] == [NORMAL if p >= 0 else ANOMALOUS for p in parts]
     names = [tick.get_text() for tick in display.ax_.get_yticklabels()]
-    assert names == [*X.columns[order[:4]], "9 other columns", "latent"]
-    difference = (X.iloc[[100]] - detector.similar(X.iloc[[100]])).to_numpy()[0]
+    assert names == [*X.columns[order[:4]], "9 other columns", "combination of columns"]
+    similar = np.asarray(detector.similar(X.iloc[[100]]))[0]
     beside = [tick.get_text() for tick in display.artists_["values"].get_yticklabels()]
-    expected = [f"{number(X.iloc[100, i])} ({number(difference[i], 3, '+')})" for i in order[:4]]
+    expected = [f"{number(X.iloc[100, i])}, normal: {number(similar[i])}" for i in order[:4]]
     assert beside == [*expected, "", ""]
 
 
@@ -281,14 +281,14 @@ def test_number_of_bars(n_features, more):
     known = Known([-10.0])
     display = draw(known, known.rows, "explanation", n_features=n_features)
     names = [tick.get_text() for tick in display.ax_.get_yticklabels()]
-    assert names == [*"cadb"[:n_features], *more, "latent"]
+    assert names == [*"cadb"[:n_features], *more, "combination of columns"]
 
 
 def test_values_are_written_for_reading():
     known = Known([-10.0], missing=True)
     display = draw(known, known.rows, "explanation")
     beside = [tick.get_text() for tick in display.artists_["values"].get_yticklabels()]
-    assert beside == [f"0 ({MINUS}0.5)", "1234 (+0.5)", "12,345 (+12,344)", "missing", ""]
+    assert beside == ["0, normal: 0.5", "1234, normal: 1234", "12,345, normal: 1", "missing", ""]
     numbers = [text.get_text() for text in display.artists_["numbers"]]
     assert numbers == [f"{MINUS}40", f"{MINUS}3", "+1", "+0.25", "+2"]
 
@@ -303,6 +303,33 @@ def test_names(detector, table):
     assert picture.names == names
     with pytest.raises(ValueError, match=r"feature_names has 2 names; X has 13 columns\."):
         AnomalyDisplay.from_estimator(plain, X.to_numpy(), kind="explanation", feature_names=["a", "b"])
+
+
+def test_a_frame_with_strings_is_explained_under_its_labels():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"kind": rng.choice(["a", "b"], 200), "size": rng.normal(size=200), "on": rng.random(200) < 0.5})
+    X.index = [f"pump {i}" for i in range(200)]
+    X.loc["pump 7", "size"] = np.nan
+    known = VAEAnomalyDetector(likelihood="auto", max_iter=1, random_state=0).fit(X)
+    display = draw(known, X, "explanation", row=7)
+    assert display.ax_.get_title().startswith("Row pump 7: score ")
+    similar = known.similar(X[7:8]).iloc[0]
+    values = {
+        "kind": f"{X.iloc[7, 0]!r}, normal: {similar['kind']!r}",
+        "size": "missing",
+        "on": f"{X.iloc[7, 2]}, normal: {number(similar['on'])}",
+    }
+    names = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    beside = [tick.get_text() for tick in display.artists_["values"].get_yticklabels()]
+    assert dict(zip(names[:3], beside, strict=False)) == values
+    assert "less normal than 200 training rows" in display.ax_.get_xlabel()
+
+
+def test_the_legend_says_how_many_rows_were_scored_of_how_many():
+    known = Known([5.0])
+    known.support_ = np.ones(2500, dtype=bool)
+    labels = [text.get_text() for text in draw(known, known.rows, "scores").ax_.get_legend().get_texts()]
+    assert "training rows (100 of 2,500)" in labels
 
 
 def test_long_names_are_cut():

@@ -79,8 +79,9 @@ class AnomalyDisplay(Display):
         kind : {"scores", "explanation", "image"}, default="scores"
             - "scores": a histogram of the rows' scores less the threshold, and of those of the training rows. Where a
               score is extremely low, the axis is logarithmic far from the threshold.
-            - "explanation": what each column adds to the score of one row, as bars. Beside them stand the row's
-              values and, in brackets, by how much they differ from those of the most similar normal row.
+            - "explanation": what each column adds to the score of one row, as bars, and what belongs to the
+              combination of all columns ("latent" in `explain`). Beside them stand the row's values and those of the
+              most similar normal row.
             - "image": one row as an image, the most similar normal image, and what each pixel adds to the score.
         row : int, default=None
             The place in X of the row to explain. None: the row with the lowest score.

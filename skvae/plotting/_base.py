@@ -12,6 +12,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _num_samples
 
 from .._params import Count
+from .._tables.frames import frame_library
 from .._words import number
 
 __all__ = [
@@ -90,7 +91,8 @@ class Display(ABC):
 class ExplainedRow(NamedTuple):
     """One row as a detector sees it.
 
-    `contributions` holds one number per feature, and a last one for the latents.
+    `contributions` holds one number per feature, and a last one for the latents; `label` is the row's in a pandas
+    frame, elsewhere its place. Values are objects where a column holds categories.
     """
 
     row: int
@@ -98,6 +100,7 @@ class ExplainedRow(NamedTuple):
     similar: Array
     contributions: Array
     score: float
+    label: Any
 
     @classmethod
     def of(cls, detector: Any, X: Any, row: int | None) -> ExplainedRow:
@@ -111,8 +114,16 @@ class ExplainedRow(NamedTuple):
                 f"Row {row} is too far out to be explained: its score is {score}. Look at X - detector.similar(X), or "
                 "at another row."
             )
-        values = np.asarray(one, dtype=np.float64)[0]
-        return cls(row, values, np.asarray(detector.similar(one))[0], contributions, score)
+        label = X.index[row] if frame_library(X) == "pandas" else row
+        return cls(row, _cells(one), np.asarray(detector.similar(one))[0], contributions, score, label)
+
+
+def _cells(one: Any) -> Any:
+    """The cells of a table of one row: numbers where all are."""
+    try:
+        return np.asarray(one, dtype=np.float64)[0]
+    except (TypeError, ValueError):
+        return np.asarray(one, dtype=object)[0]
 
 
 def axes_within(ax: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:

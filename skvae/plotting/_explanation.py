@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.utils.validation import _check_feature_names_in
 
 from .._params import Count
+from .._tables.types import is_missing
+from .._words import cell
 from ._base import ANOMALOUS, NORMAL, Array, ExplainedRow, Picture, number
 
 __all__ = ["Explanation"]
@@ -27,15 +29,19 @@ class Explanation(Picture):
     row : int
         The row's place in the table.
     values : ndarray of shape (n_features,)
-        The row.
+        The row; objects where a column holds categories.
     similar : ndarray of shape (n_features,)
         The most similar normal row.
     contributions : ndarray of shape (n_features + 1,)
-        One per column, and a last one for the latents.
+        One per column, and a last one for the latents: how the columns go together.
     score : float
         The row's score.
+    label : object
+        The row's label in a pandas frame, elsewhere its place.
     typical : float
         The mean of the training scores.
+    n_typical : int
+        Of how many rows.
     offset : float
         The threshold.
     names : list of str
@@ -49,7 +55,9 @@ class Explanation(Picture):
     similar: Array
     contributions: Array
     score: float
+    label: Any
     typical: float
+    n_typical: int
     offset: float
     names: list[str]
     n_shown: int
@@ -96,8 +104,9 @@ class Explanation(Picture):
         names = _check_feature_names_in(detector) if feature_names is None else feature_names
         if len(names) != len(seen.values):
             raise ValueError(f"feature_names has {len(names)} names; X has {len(seen.values)} columns.")
-        typical = float(np.ma.masked_invalid(detector.training_scores_).mean())
-        return cls(*seen, typical, float(detector.offset_), [str(name) for name in names], n_features)
+        known = np.ma.masked_invalid(detector.training_scores_).compressed()
+        names = [str(name) for name in names]
+        return cls(*seen, float(known.mean()), len(known), float(detector.offset_), names, n_features)
 
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Draw the bars. `kwargs`: style for the bars (`Axes.barh`).
@@ -118,14 +127,15 @@ class Explanation(Picture):
         ax.invert_yaxis()
         artists["values"] = ax.secondary_yaxis("right")
         artists["values"].set_yticks(places, values)
-        artists["values"].set_ylabel("value (minus the most similar normal row's)")
+        artists["values"].set_ylabel("value, and the most similar normal row's")
         for side in (ax, artists["values"]):
             side.tick_params(axis="y", length=0)
             side.spines[:].set_visible(False)
         ax.spines["bottom"].set_visible(True)
-        ax.set_xlabel("contribution to the score (negative: less normal than a typical row)")
+        typical = f"{self.n_typical:,} training rows on average"
+        ax.set_xlabel(f"contribution to the score (negative: less normal than {typical})")
         scores = f"score {number(self.score)}, typical {number(self.typical)}, threshold {number(self.offset)}"
-        ax.set_title(f"Row {self.row}: {scores}", fontsize="medium")
+        ax.set_title(f"Row {self.label}: {scores}", fontsize="medium")
         return ax, artists
 
     def _lines(self) -> tuple[list[str], list[str], Array]:
@@ -138,16 +148,14 @@ class Explanation(Picture):
         if len(others):
             names.append(f"{len(others)} other column{'s' if len(others) > 1 else ''}")
             parts.append(columns[others].sum())
-        names.append("latent")
+        names.append("combination of columns")
         parts.append(self.contributions[-1])
         return names, values + [""] * (len(names) - len(values)), np.array(parts)
 
     def _value(self, column: int) -> str:
-        """The row's value and, in brackets, its difference from the most similar normal row's."""
+        """The row's value, and the most similar normal row's."""
         value = self.values[column]
-        if np.isnan(value):
-            return "missing"
-        return f"{number(value)} ({number(value - self.similar[column], 3, '+')})"
+        return "missing" if is_missing(value) else f"{cell(value)}, normal: {cell(self.similar[column])}"
 
 
 def _short(name: str) -> str:

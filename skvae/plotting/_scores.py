@@ -32,18 +32,23 @@ class Scores(Picture):
         Scores of the training rows; may hold -inf.
     offset : float
         The threshold.
+    n_training : int or None, default=None
+        Of how many training rows some were scored; None: all of them were.
     """
 
     scores: Array
     training_scores: Array
     offset: float
+    n_training: int | None = None
 
     size: ClassVar[tuple[float, float]] = (7.5, 4.0)
 
     @classmethod
     def of(cls, detector: Any, X: Any) -> Scores:
         """Ask a detector for what is shown."""
-        return cls(detector.score_samples(X), detector.training_scores_, detector.offset_)
+        support = getattr(detector, "support_", None)
+        n_training = None if support is None else len(support)
+        return cls(detector.score_samples(X), detector.training_scores_, detector.offset_, n_training)
 
     def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Draw the histogram over the scores less the threshold. `kwargs`: style for the bars of the rows (`Axes.bar`).
@@ -78,7 +83,9 @@ class Scores(Picture):
 
     def _training_bars(self, ax: Any, known: Array, edges: Array) -> Any:
         shares = np.histogram(known, edges)[0] / len(self.training_scores)
-        label = f"training rows ({len(self.training_scores):,})"
+        n_scored = len(self.training_scores)
+        of = "" if self.n_training in (None, n_scored) else f" of {self.n_training:,}"
+        label = f"training rows ({n_scored:,}{of})"
         return ax.stairs(shares, edges, fill=True, color=KNOWN, label=label)
 
     def _bars(self, ax: Any, new: Array, edges: Array, style: dict[str, Any]) -> dict[str, Any]:
