@@ -209,7 +209,9 @@ def answers(estimator, X):
     """What an estimator says of rows, by method."""
     found = {name: getattr(estimator, name)(X) for name in LOOKS if hasattr(estimator, name)}
     if hasattr(estimator, "sample"):
-        found["sample"] = estimator.sample(3, random_state=0)
+        keeps_codes = {"_codes", "_reservoir"} & vars(estimator).keys()  # not before a fit has ended
+        prior = "aggregated" if keeps_codes else "model"
+        found["sample"] = estimator.sample(3, random_state=0, prior=prior)
     return found
 
 
