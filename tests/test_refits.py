@@ -158,7 +158,9 @@ def test_a_callback_of_a_refit_sees_nothing_of_the_previous_model(name):
         assert vars(seen).keys() == vars(alone).keys()
         if task == "epoch" and name != "detector":
             assert_same(answers(seen, other), answers(alone, other))
-    assert_same(answers(again.models[-1][1], other), learnt(name, 2))
+    # Codes of training rows are kept when the fit has ended: until then rows are drawn from p(z).
+    last, ended = ({**found, "sample": 0} for found in (answers(again.models[-1][1], other), learnt(name, 2)))
+    assert_same(last, ended)
     checkpoint = pickle.loads(pickle.dumps(again.models[0][1].set_callbacks()))
     np.testing.assert_array_equal(checkpoint.module_.likelihood.n_features, 13)
 
