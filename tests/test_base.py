@@ -327,7 +327,7 @@ BAD_PARAMETERS = [
     ("n_components", [0, -1, 1.5, True, np.True_, "all", None, np.nan]),
     ("likelihood", ["poison", Gaussian, None, 3]),
     ("objective", ["vae", ELBO, None]),
-    ("hidden_layer_sizes", [3, None]),
+    ("hidden_layer_sizes", [2.5, None]),
     ("activation", ["RELU", 1, None]),
     ("encoder", ["mlp", 3]),
     ("decoder", ["mlp", 3]),

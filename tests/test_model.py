@@ -146,6 +146,7 @@ def start_of(n_latents, seed=0):
         rng.normal(size=D),
         rng.normal(size=(n_latents, D)),
         rng.uniform(0.1, 0.9, n_latents),
+        np.zeros((D, 0)),
     )
 
 

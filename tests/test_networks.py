@@ -103,7 +103,7 @@ def test_weights_are_float32_under_another_default_dtype():
     assert {p.dtype for p in network.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("params", [{"hidden_layer_sizes": 5}, {"activation": "step"}])
+@pytest.mark.parametrize("params", [{"hidden_layer_sizes": 0}, {"activation": "step"}])
 def test_wrong_hyperparameters_are_refused_in_fit(params):
     with pytest.raises(InvalidParameterError, match=next(iter(params))):
         VAETransformer(1, encoder=MLP(**params), random_state=0).fit(rows())

@@ -40,6 +40,7 @@ def documented_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", FitFailedWarning)
+        warnings.filterwarnings("ignore", "column .* (alone|so each of|different values)", UserWarning)
         yield
 
 

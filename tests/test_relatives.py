@@ -252,7 +252,8 @@ def test_every_member_of_a_family_is_among_the_cases():
     assert set(AXES[0]) >= set(OBJECTIVES)
     assert set(AXES[1]) >= set(PRIORS)
     public = {name for name in skvae.likelihoods.__all__ if name in skvae.__all__}
-    assert {type(member).__name__ for member in MEMBERS.values()} == public
+    # Counts of whole rows, and columns that nobody models, have suites of their own.
+    assert {type(member).__name__ for member in MEMBERS.values()} == public - {"Multinomial", "Given"}
 
 
 def test_settings_are_those_of_a_member_that_is_here():

@@ -51,14 +51,14 @@ class MLP(Network):
     def _validate_params(self) -> None:
         super()._validate_params()
         advice = "Use (100,) for one layer of 100 units, () for none."
-        check_sizes("hidden_layer_sizes", np.ravel(self.hidden_layer_sizes).tolist(), advice)
+        check_sizes("hidden_layer_sizes", np.atleast_1d(self.hidden_layer_sizes).tolist(), advice)
         check_activation(self.activation)
 
     def count_layers(self) -> int:
         return int(np.size(self.hidden_layer_sizes))
 
     def _sizes(self) -> list[int]:
-        return [int(size) for size in np.ravel(self.hidden_layer_sizes)]
+        return [int(size) for size in np.atleast_1d(self.hidden_layer_sizes)]
 
     def build_encoder(self, n_in: int, n_out: int) -> nn.Module:
         return self._build(n_in, self._sizes(), n_out)
