@@ -326,3 +326,8 @@ def test_what_the_network_learns_beats_independent_columns():
     vae = VAETransformer(1, likelihood="normal_score", max_iter=20, random_state=0).fit(X[:400])
     independent = sum(log_p(NormalScore(), X[:400, d], X[400:, d]).mean() for d in range(4))
     assert vae.score(X[400:]) > independent + 2
+
+
+def test_values_as_far_apart_as_floats_can_be_have_no_grid():
+    far = np.array([-7e299, -1.0, -3e-206, 0.0, 5e-324, 3e-158, 0.02, 1.0, 4e16, 6e299, 1e300])
+    assert Column.of(np.repeat(far, 2)).grid is None

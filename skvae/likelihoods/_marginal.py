@@ -156,9 +156,9 @@ def _even_grid(X: Array, blur: Array) -> Grid | None:
     if len(X) < 2:
         return None
     step = np.diff(X).min()
-    steps = np.rint((X - X[0]) / step)
     if blur.max() > OFF * step:
         return None
+    steps = np.rint((X - X[0]) / step)
     step = (X[-1] - X[0]) / steps[-1]
     off = np.abs(X - X[0] - step * steps) > 2 * blur.max()
     small = max(step, abs(X[0])) < LARGEST_SINGLE and step > 1 / LARGEST_SINGLE
@@ -239,9 +239,9 @@ def most_edges(n_knots: int) -> int:
 
 def log_density(column: Column, low: Array, high: Array) -> Array:
     """Of values whose cells end at these normal scores."""
-    width, middle = high - low, 0.5 * (low + high)
-    with np.errstate(divide="ignore"):
-        found = np.log(width) - 0.5 * middle**2 - 0.5 * LOG_2PI
+    # By rounding alone, a cell far out may have no width, or less than none.
+    width, middle = np.maximum(high - low, np.finfo(float).tiny), 0.5 * (low + high)
+    found = np.log(width) - 0.5 * middle**2 - 0.5 * LOG_2PI
     wide = np.flatnonzero(width > NARROW)
     # From the side on which both are below 0.
     a, b = np.where(middle > 0, -high, low)[wide], np.where(middle > 0, -low, high)[wide]
