@@ -426,6 +426,20 @@ def test_learning_relations_between_kinds_of_columns(any_seed):
     assert X.x[1000:].std() > 2.4
 
 
+def test_auto_draws_no_toll_below_zero_and_no_part_of_a_passenger():
+    """Columns as of taxis: amounts that were never below 0, and whole numbers."""
+    rng = np.random.default_rng(0)
+    distance = rng.gamma(1.5, 2.0, 2000).round(2)
+    tip = np.where(rng.random(2000) < 0.3, 0.0, (0.2 * distance + rng.gamma(2.0, 0.5, 2000)).round(2))
+    amounts = {"distance": distance, "toll": np.where(rng.random(2000) < 0.9, 0.0, 5.76), "tip": tip}
+    X = pd.DataFrame({**amounts, "passengers": 1 + rng.poisson(0.6, 2000)})
+    drawn = make("auto").fit(X).sample(5000, random_state=0)
+    assert (drawn[[*amounts]].min() >= X[[*amounts]].min()).all()
+    assert (drawn[[*amounts]].max() <= X[[*amounts]].max()).all()
+    assert drawn.passengers.dtype == X.passengers.dtype
+    assert drawn.passengers.min() >= 0
+
+
 # As a hyperparameter
 
 
