@@ -27,7 +27,8 @@ import matplotlib.pyplot as plt
 def main(output: str) -> None:
     X, y = load_digits(return_X_y=True)
     X_train, X_test, _, y_test = train_test_split(X, y, test_size=0.3, random_state=0, stratify=y)
-    vaes = {n: VAETransformer(n, likelihood=Gaussian(noise="shared"), random_state=0).fit(X_train) for n in (2, 8)}
+    shared = Gaussian(noise="shared")
+    vaes = {n: VAETransformer(n, likelihood=shared, max_iter=1000, random_state=0).fit(X_train) for n in (2, 8)}
 
     print(f"{len(X_test)} held-out digits: share of the variance that latents hold{'PCA':>8}{'VAE':>8}")
     for n, vae in vaes.items():

@@ -39,7 +39,8 @@ def main(output: str) -> None:
     models, table = {}, []
     for n_components in (2, 8):
         pca = PCA(n_components, random_state=0).fit(X_train)
-        vae = VAETransformer(n_components, likelihood=Gaussian(noise="shared"), random_state=0).fit(X_train)
+        vae = VAETransformer(n_components, likelihood=Gaussian(noise="shared"), max_iter=1000, random_state=0)
+        vae.fit(X_train)
         models[n_components] = pca, vae
         for name, model in (("PCA", pca), ("VAE, shared noise", vae)):
             neighbours = KNeighborsClassifier(5).fit(model.transform(X_train), y_train)
@@ -52,7 +53,7 @@ def main(output: str) -> None:
     likelihood = Gaussian(noise="feature", noise_floor=1e-3)
     fa = FactorAnalysis(8, random_state=0).fit(X_train[:, moving])
     fa.noise_variance_ = np.maximum(fa.noise_variance_, likelihood.noise_floor * variance[moving])
-    vae = VAETransformer(8, likelihood=likelihood, random_state=0).fit(X_train[:, moving])
+    vae = VAETransformer(8, likelihood=likelihood, max_iter=1000, random_state=0).fit(X_train[:, moving])
     for name, model in (("FactorAnalysis", fa), ("VAE, feature noise", vae)):
         table.append((name, moving.sum(), 8, model.score(X_test[:, moving]), None))
 
