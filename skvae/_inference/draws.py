@@ -18,7 +18,7 @@ from .._tables.batches import Batch
 from .._tables.moments import Scale
 from .._torch import make_generator
 from ..model import VAE
-from .proposals import Noise, Proposal, chosen, shares
+from .proposals import Noise, Proposal, chosen, lost, shares
 
 __all__ = ["FEW_EFFECTIVE", "MOST_POINTS", "decodes_to_numbers", "draws", "points_for"]
 
@@ -61,6 +61,13 @@ class Points:
         share = 1 - self.n_prior / len(self.z)
         by_both = torch.logaddexp(math.log(share) + self.log_density, math.log(1 - share) + self.log_prior)
         return self.log_joint - by_both
+
+    def resampled(self, n: int, noise: Noise) -> tuple[Tensor, Tensor]:
+        """So many of the points, (n, N, J), as often as they weigh; and rows that are too far out, (N,), at 0."""
+        log_weight = self.log_weight
+        far = lost(log_weight)
+        kept = chosen(shares(log_weight), n, noise)[..., None].expand(-1, -1, self.z.shape[2])
+        return self.z.gather(0, kept).masked_fill(far[:, None], 0.0), far
 
     def of(self, rows: Tensor) -> Points:
         """Those of some of the rows."""
@@ -144,12 +151,9 @@ def draws(
     n_effective = rows.x.new_empty(len(rows))
     n_wanted = max(EFFECTIVE_PER_DRAW * n_draws, FEW_EFFECTIVE)
     for number, points, own in points_until_enough(model, rows, proposal, n_points, n_wanted, noise):
-        log_weight = points.log_weight
-        lost = ~torch.logsumexp(log_weight, dim=0).isfinite()
-        kept = chosen(shares(log_weight), n_draws, noise)[..., None].expand(-1, -1, points.z.shape[2])
-        z = points.z.gather(0, kept).masked_fill(lost[:, None], 0.0)
+        z, far = points.resampled(n_draws, noise)
         drawn = model.sample(z, noise.rng, rows.take(number).known)
-        found[:, number] = drawn.masked_fill(lost[:, None], math.nan)
+        found[:, number] = drawn.masked_fill(far[:, None], math.nan)
         n_effective[number] = own
     return found, n_effective
 

@@ -55,7 +55,7 @@ def _completed(model: VAE, rows: Batch, view: ScoringContext) -> tuple[Batch, Sc
     """Every row `COMPLETIONS` times, its gaps filled by E[x|z] for draws z from p(z | the present cells)."""
     assert rows.mask is not None
     q = posterior(model, rows)
-    z = q.mean + torch.einsum("njk,sk->snj", q.factor, view.completions)
+    z = q.at(view.completions[:, None])
     filled = torch.where(rows.mask > 0, rows.x, model.mean(z, rows.known)).flatten(0, 1)
     # Training rows are known by their own codes, not by their completions'.
     return Batch(filled), view._replace(known=view.codes.own(q.mean).repeat(len(z)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._tables.batches import Batch
 from ..model import VAE
 from .draws import points_until_enough
-from .proposals import Common, Proposal, shares
+from .proposals import Common, Proposal, lost, shares
 
 __all__ = ["marginal"]
 
@@ -28,9 +28,9 @@ def marginal(model: VAE, rows: Batch, proposal: Proposal, column: int, seed: int
     found = rows.x.new_empty(len(rows), len(places))
     noise = Common(seed, rows.device)
     for number, points, _ in points_until_enough(model, rows, proposal, POINTS, EFFECTIVE, noise):
-        share, log_weight = shares(points.log_weight), points.log_weight
-        lost = ~torch.logsumexp(log_weight, dim=0).isfinite()
+        log_weight = points.log_weight
+        share = shares(log_weight)
         outputs = model.params(points.z, rows.take(number).x)
         probability = model.likelihood.expected(outputs).index_select(-1, places)
-        found[number] = torch.einsum("sn,snk->nk", share, probability).masked_fill(lost[:, None], math.nan)
+        found[number] = torch.einsum("sn,snk->nk", share, probability).masked_fill(lost(log_weight)[:, None], math.nan)
     return found

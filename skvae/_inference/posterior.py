@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._math import log_normal
 from .._tables.batches import Batch
 from ..model import VAE
 from ..networks import LinearPath
@@ -44,6 +45,21 @@ class Posterior(NamedTuple):
     def std(self) -> Tensor:
         """Standard deviation of each latent: (N, J)."""
         return self.factor.square().sum(-1).sqrt()
+
+    def at(self, eps: Tensor) -> Tensor:
+        """Points z = mean + factor eps, (S, N, J), for eps (S, 1 or N, J)."""
+        if eps.shape[1] == 1:  # the same points for all rows
+            return self.mean + torch.einsum("njk,sk->snj", self.factor, eps[:, 0])
+        return self.mean + torch.einsum("njk,snk->snj", self.factor, eps)
+
+    def log_density(self, eps: Tensor) -> Tensor:
+        """log q at these points: (S, N)."""
+        return log_normal(eps).sum(-1) - self.log_det
+
+    @property
+    def log_det(self) -> Tensor:
+        """The logarithm of the factor's determinant: (N,)."""
+        return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 def posterior(model: VAE, rows: Batch) -> Posterior:

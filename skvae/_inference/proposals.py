@@ -29,6 +29,7 @@ __all__ = [
     "around_modes",
     "chosen",
     "in_cells",
+    "lost",
     "shares",
     "starts_of",
 ]
@@ -101,7 +102,7 @@ class Around(Proposal):
 
     def draw(self, n_points: int, noise: Noise) -> tuple[Tensor, Tensor]:
         eps = noise.normal(n_points, *self.q.mean.shape)
-        return _at(self.q, eps), log_normal(eps).sum(-1) - _log_det(self.q)
+        return self.q.at(eps), self.q.log_density(eps)
 
     def of(self, rows: Tensor) -> Proposal:
         return Around(Posterior(self.q.mean[rows], self.q.factor[rows]))
@@ -139,14 +140,14 @@ class AroundModes(Proposal):
         eps = noise.normal(n_points, *self.modes.mean.shape[1:])
         z = torch.zeros_like(eps)
         for k, q in enumerate(self._each()):
-            z = torch.where((which == k)[..., None], _at(q, eps), z)
+            z = torch.where((which == k)[..., None], q.at(eps), z)
         return z, self.log_density(z)
 
     def log_density(self, z: Tensor) -> Tensor:
         terms = []
         for q, log_share in zip(self._each(), self.log_share, strict=True):
             eps = torch.linalg.solve_triangular(q.factor, (z - q.mean).permute(1, 2, 0), upper=False)
-            terms.append(log_share + log_normal(eps).sum(1).T - _log_det(q))
+            terms.append(log_share + log_normal(eps).sum(1).T - q.log_det)
         return torch.logsumexp(torch.stack(terms), dim=0)
 
     def of(self, rows: Tensor) -> Proposal:
@@ -164,14 +165,6 @@ def around(model: VAE, rows: Batch) -> Around:
 def in_cells(model: VAE, rows: Batch, lattice: Lattice) -> InCells:
     """Points in the cells that p(z | x) fills."""
     return InCells(cells(model, rows, lattice))
-
-
-def _at(q: Posterior, eps: Tensor) -> Tensor:
-    return q.mean + torch.einsum("njk,snk->snj", q.factor, eps)
-
-
-def _log_det(q: Posterior) -> Tensor:
-    return q.factor.diagonal(dim1=1, dim2=2).log().sum(-1)
 
 
 class Starts(NamedTuple):
@@ -201,7 +194,7 @@ def around_modes(model: VAE, rows: Batch, starts: Starts) -> AroundModes:
     index = torch.arange(len(rows), device=rows.device).repeat(len(first))
     found = laplace(model, rows.take(index), first.flatten(0, 1))
     modes = Posterior(*(values.unflatten(0, (len(first), -1)) for values in found))
-    held = model.log_joint(modes.mean, rows.x, rows.mask) + modes.factor.diagonal(dim1=2, dim2=3).log().sum(-1)
+    held = model.log_joint(modes.mean, rows.x, rows.mask) + modes.log_det
     return AroundModes(modes, shares(held).log())
 
 
@@ -217,7 +210,11 @@ def chosen(share: Tensor, n_draws: int, noise: Noise) -> Tensor:
     return torch.searchsorted(upto, place.T.contiguous(), right=True).T.clamp_max(len(share) - 1)
 
 
+def lost(log_weight: Tensor) -> Tensor:
+    """Rows so far out that the weights of their points, (S, N), are no numbers: (N,)."""
+    return ~torch.logsumexp(log_weight, dim=0).isfinite()
+
+
 def shares(log_weight: Tensor) -> Tensor:
     """Weights that sum to 1 over the points of a row, (S, N); equal ones where they are no numbers."""
-    lost = ~torch.logsumexp(log_weight, dim=0).isfinite()
-    return torch.softmax(log_weight.masked_fill(lost, 0.0), dim=0)
+    return torch.softmax(log_weight.masked_fill(lost(log_weight), 0.0), dim=0)

@@ -12,7 +12,7 @@ from .._tables.batches import Batch
 from .._torch import make_generator
 from ..model import VAE
 from .draws import points_until_enough
-from .proposals import Common, Proposal, chosen, shares
+from .proposals import Common, Proposal
 
 __all__ = ["quantiles"]
 
@@ -36,11 +36,8 @@ def quantiles(model: VAE, rows: Batch, proposal: Proposal, levels: Sequence[floa
     found = rows.x.new_empty(len(levels), len(rows), rows.x.shape[1])
     n_effective = rows.x.new_empty(len(rows))
     for number, points, own in points_until_enough(model, rows, proposal, POINTS, EFFECTIVE, noise):
-        log_weight = points.log_weight
-        lost = ~torch.logsumexp(log_weight, dim=0).isfinite()
-        kept = chosen(shares(log_weight), KEPT, Common(seed, rows.device))[..., None]
-        z = points.z.gather(0, kept.expand(-1, -1, points.z.shape[2])).masked_fill(lost[:, None], 0.0)
-        found[:, number] = _mixed(model, rows.take(number), z, levels, seed).masked_fill(lost[:, None], math.nan)
+        z, far = points.resampled(KEPT, Common(seed, rows.device))
+        found[:, number] = _mixed(model, rows.take(number), z, levels, seed).masked_fill(far[:, None], math.nan)
         n_effective[number] = own
     return found, n_effective
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .._math import log_normal
 from .._tables.batches import Batch
 from ..model import VAE
 from .cells import Lattice, cells, lies_elsewhere
@@ -43,13 +42,9 @@ STEPS, FIRST_STEP = 2, 0.5
 
 
 def weighed(model: VAE, rows: Batch, q: Posterior, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Points z = mean + factor eps of q(z|x), (S, N, J), for eps (S, 1 or N, J), and log w(x, z), (S, N)."""
-    if eps.shape[1] == 1:  # the same points for all rows
-        z = q.mean + torch.einsum("njk,sk->snj", q.factor, eps[:, 0])
-    else:
-        z = q.mean + torch.einsum("njk,snk->snj", q.factor, eps)
-    log_q = log_normal(eps).sum(-1) - q.factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-    return z, model.log_weight(z, log_q, rows.x, rows.mask).total
+    """Points of q(z|x), (S, N, J), for eps (S, 1 or N, J), and log w(x, z), (S, N)."""
+    z = q.at(eps)
+    return z, model.log_weight(z, q.log_density(eps), rows.x, rows.mask).total
 
 
 class _Weighing:
