@@ -20,16 +20,16 @@ from ._settings import FitSettings
 from ._tables.moments import Array, has_gaps
 from ._tables.reader import TrainingRows
 from ._tables.sources import RowSource
-from ._torch import thread_limit, torch_scope
+from ._torch import make_generator, thread_limit, torch_scope
 from .priors import AggregatedPosterior
 
 __all__ = ["CODES", "Codes", "fault", "joined", "known_rows", "weights", "with_codes", "with_rows"]
 
 # Training rows whose codes are kept, at most.
 CODES = 5000
-# By how much of their variance codes may be widened, how many rows choose among these, and nats that make it worth it.
+# By how much of their variance codes may be widened, and nats that make it worth it.
 BANDWIDTHS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
-JUDGES, WORTH = 250, 2.0
+WORTH = 2.0
 # The least variance of a code: codes without a spread are single points.
 LEAST_VAR = 1e-8
 # Numbers that a sample of the rows of a stream may hold: 20 MB, less than 5000 rows of more than 500 columns.
@@ -126,12 +126,10 @@ def _bandwidth(mean: Tensor, var: Tensor, weight: Tensor, seed: int) -> float:
     known = AggregatedPosterior.of(mean, var, weight)
     if len(known.mean) < 2:
         return 0.0
-    generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(known.mean), generator=generator)[:JUDGES]
-    z = known.mean[some] + known.var[some].sqrt() * torch.randn(
-        len(some), mean.shape[1], generator=generator, dtype=mean.dtype
-    )
-    judged_by, (_, spread) = torch.softmax(known.log_weight[some], dim=0), _moments(mean, weight)
+    generator = make_generator(seed)
+    some, judged_by = known.judges(generator)
+    eps = torch.randn(len(some), mean.shape[1], generator=generator, dtype=mean.dtype, device="cpu")
+    z, (_, spread) = known.mean[some] + known.var[some].sqrt() * eps, _moments(mean, weight)
 
     def others_find_likely(bandwidth: float) -> float:
         wider = known._replace(var=known.var + bandwidth * spread)

@@ -12,6 +12,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from .._math import LOG_2PI
+from .._torch import make_generator
 from ._modes import quadratic
 
 __all__ = ["ROWS_TO_WIDEN", "WIDTHS", "AggregatedPosterior"]
@@ -153,6 +154,11 @@ class AggregatedPosterior(_Codes):
         distance, index = ((z / self._width)[:, None] - self.mean / self._width).abs().amax(dim=2).min(dim=1)
         return torch.where(distance <= SAME_CODE, index, -1)
 
+    def judges(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The numbers of some of the codes, at random, and their weights, summing to 1. The generator is the CPU's."""
+        some = torch.randperm(len(self.mean), generator=rng)[:ROWS_TO_WIDEN].to(self.mean.device)
+        return some, torch.softmax(self.log_weight[some], dim=0)
+
     def widened(self, seed: int) -> AggregatedPosterior:
         """The same codes, with all variances times the factor that makes the others' codes most likely.
 
@@ -161,10 +167,8 @@ class AggregatedPosterior(_Codes):
         """
         if len(self.mean) < 2:
             return self
-        generator = torch.Generator().manual_seed(seed)
-        some = torch.randperm(len(self.mean), generator=generator)[:ROWS_TO_WIDEN].to(self.mean.device)
+        some, weight = self.judges(make_generator(seed))
         near, log_norm = self.log_terms(self.mean[some]) - self._log_norm, self._log_norm
-        weight = torch.softmax(self.log_weight[some], dim=0)
 
         def others_find_likely(width: float) -> float:
             terms = torch.add(log_norm - 0.5 * self.mean.shape[1] * math.log(width), near, alpha=1 / width)
