@@ -21,7 +21,7 @@ from ._fit import Fit, Task, fit_model
 from ._inference.blocks import Inference, refuse_far_rows
 from ._inference.draws import FEW_EFFECTIVE, MOST_POINTS
 from ._inference.scores import completed
-from ._params import Count, RandomState
+from ._params import Count, RandomState, check_count
 from ._reservoir import Reservoir
 from ._reservoir import fault as fault_of_reservoir
 from ._saved import Rule
@@ -276,8 +276,7 @@ class DrawsRows(BaseVAE):
             If `given` holds something that is no cell of a table.
         """
         model, inference = self._fitted(), self._inference()
-        if not Count().is_satisfied_by(n_samples):
-            raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        check_count("n_samples", n_samples)
         if prior not in ("aggregated", "model"):
             raise ValueError(f"prior={prior!r} must be 'aggregated' or 'model'.")
         if gaps and (prior == "model" or given is not None):

@@ -21,6 +21,7 @@ __all__ = [
     "RandomState",
     "Share",
     "Spec",
+    "check_count",
     "is_users_function",
     "may_make_modules",
     "named",
@@ -44,6 +45,12 @@ class Count(_Numbers):
 
     def __init__(self, low: int = 1):
         super().__init__(Integral, low, None, closed="left")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise ValueError where a method's parameter is no number of things."""
+    if not Count().is_satisfied_by(value):
+        raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
 
 
 class Share(_Numbers):

@@ -12,7 +12,7 @@ from sklearn.utils.validation import _check_feature_names_in
 from ._base import SetOutput, takes_gaps
 from ._inference.blocks import Inference
 from ._inference.scores import completed
-from ._params import Count
+from ._params import check_count
 from ._state import at_once
 from ._tables.containers import framed, output_container
 from ._tables.frames import frame_library, table_of_lines
@@ -139,8 +139,7 @@ class GivesReasons(SetOutput, JudgesRows):
         ValueError
             If a parameter or X breaks a rule, or a row is too far out to be explained: its score is -inf.
         """
-        if not Count().is_satisfied_by(n_columns):
-            raise ValueError(f"n_columns={n_columns!r} must be an integer of at least 1.")
+        check_count("n_columns", n_columns)
         inference, normality, reader = self._inference(), self._normality(), self._reader()
         rows = np.asarray(reader.read(X)[:], dtype=np.float64)
         parts = normality.beside_typical(inference, rows)

@@ -14,7 +14,7 @@ from ._base import BaseVAE
 from ._fit import Fit
 from ._normality import ATTRIBUTES, Normality
 from ._normality import fault as fault_of_normality
-from ._params import Count, Share
+from ._params import Share, check_count
 from ._saved import Rule
 from ._settings import FitSettings
 from ._state import amend, at_once
@@ -184,8 +184,7 @@ class JudgesRows(BaseVAE):
         """
         check_is_fitted(self)
         _check_rate("false_alarm_rate", false_alarm_rate)
-        if not Count().is_satisfied_by(window):
-            raise ValueError(f"window={window!r} must be an integer of at least 1.")
+        check_count("window", window)
         X = self._reader().read(X_normal)
         rows = np.asarray(X[max(0, len(X) - window) : len(X)], dtype=np.float64)
         earlier = getattr(self, "_calibration", None)
