@@ -135,12 +135,10 @@ class Inference:
         """
         n_points, noise = points_for(n_draws, self.n_draws), Noise(rng)
 
-        def drawn(model: VAE, rows: Batch, proposal: Proposal) -> Tensor:
-            found, n_effective = draws(model, rows, proposal, n_points, n_draws, noise)
-            return torch.cat([found.transpose(0, 1).flatten(1), n_effective[:, None]], dim=1)
+        def drawn(model: VAE, rows: Batch, proposal: Proposal) -> tuple[Tensor, Tensor]:
+            return draws(model, rows, proposal, n_points, n_draws, noise)
 
-        found = self._by_proposal(X, drawn, max(self.n_draws, n_draws))
-        return found[:, :-1].reshape(len(X), n_draws, -1), found[:, -1]
+        return self._tables(X, drawn, n_draws, max(self.n_draws, n_draws))
 
     def conditional_quantiles(self, X: Array, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Quantiles of x given the present cells of the rows of X, for rising levels, in model units: (N, L, D).
@@ -148,12 +146,22 @@ class Inference:
         And of how many effective points each row's come, (N,).
         """
 
-        def found(model: VAE, rows: Batch, proposal: Proposal) -> Tensor:
-            values, n_effective = quantiles(model, rows, proposal, levels, self.seed)
-            return torch.cat([values.transpose(0, 1).flatten(1), n_effective[:, None]], dim=1)
+        def found(model: VAE, rows: Batch, proposal: Proposal) -> tuple[Tensor, Tensor]:
+            return quantiles(model, rows, proposal, levels, self.seed)
 
-        values = self._by_proposal(X, found, QUANTILE_POINTS, threads=True)
-        return values[:, :-1].reshape(len(X), len(levels), -1), values[:, -1]
+        return self._tables(X, found, len(levels), QUANTILE_POINTS, threads=True)
+
+    def _tables(
+        self, X: Array, function: Callable[..., tuple[Tensor, Tensor]], n_tables: int, n_points: int, **how: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A function's tables (n_tables, N, D) and effective points (N,), `_by_proposal`: rows first."""
+
+        def packed(model: VAE, rows: Batch, proposal: Proposal) -> Tensor:
+            tables, n_effective = function(model, rows, proposal)
+            return torch.cat([tables.transpose(0, 1).flatten(1), n_effective[:, None]], dim=1)
+
+        values = self._by_proposal(X, packed, n_points, **how)
+        return values[:, :-1].reshape(len(X), n_tables, -1), values[:, -1]
 
     def marginal(self, X: Array, column: int) -> np.ndarray:
         """How likely each category of a column is given the present cells of the rows of X: (N, K)."""
