@@ -40,7 +40,7 @@ def table_of_given(given: Any, schema: Schema, n_features: int) -> Any:
     TypeError
         If a mapping holds several values for a column.
     """
-    names = list(range(n_features)) if schema.names is None else schema.names
+    names = _names(schema, n_features)
     if (cells := _one_row(given)) is not None:
         _places(list(cells), names)
         known = {label: value for label, value in cells.items() if not is_missing(value)}
@@ -64,10 +64,15 @@ def table_of_given(given: Any, schema: Schema, n_features: int) -> Any:
 
 def place_of(column: Any, schema: Schema, n_features: int) -> int:
     """The number of a column, by its name, or by its number where there are no names."""
-    names = list(range(n_features)) if schema.names is None else schema.names
+    names = _names(schema, n_features)
     if column not in names:
         raise ValueError(f"column={plain(column)!r} is none that fit has seen; {_advice(column, names)}")
     return names.index(column)
+
+
+def _names(schema: Schema, n_features: int) -> list:
+    """The columns' names, or their numbers."""
+    return list(range(n_features)) if schema.names is None else schema.names
 
 
 def repeated(table: Any, n_times: int, labelled: bool) -> Any:

@@ -134,27 +134,25 @@ class _Categories(Given):
         return [None] * n_columns
 
 
-class _Conditions(Identity):
+class _AllGiven(Encoding):
+    """Every number the encoder sees is a condition."""
+
+    def is_given(self) -> np.ndarray:
+        return np.ones(self.n_inputs, dtype=bool)
+
+    def given(self, x: Tensor) -> Tensor:
+        return self.encode(x)
+
+
+class _Conditions(_AllGiven, Identity):
     """Standardised numbers, to which no noise is added."""
 
     def __init__(self, n_features: int):
         super().__init__(n_features, takes_noise=False)
 
-    def is_given(self) -> np.ndarray:
-        return np.ones(self.n_inputs, dtype=bool)
 
-    def given(self, x: Tensor) -> Tensor:
-        return self.encode(x)
-
-
-class _OneHotConditions(OneHot):
+class _OneHotConditions(_AllGiven, OneHot):
     """Zeros and ones, centred."""
-
-    def is_given(self) -> np.ndarray:
-        return np.ones(self.n_inputs, dtype=bool)
-
-    def given(self, x: Tensor) -> Tensor:
-        return self.encode(x)
 
 
 class _GivenModule(LikelihoodModule):
