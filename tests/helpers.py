@@ -17,6 +17,7 @@ import torch
 
 from skvae import (
     TRUSTED_TYPES,
+    Mixed,
     VAEAnomalyDetector,
     VAEClassifier,
     VAEImputer,
@@ -140,23 +141,30 @@ class Breaks(torch.optim.Adam):
             self.param_groups[0]["params"][0].fill_(torch.nan)
 
 
-class CountTasks:
+class Silent:
+    """A callback that does nothing before a task has ended. Write `on_fit_task_end`."""
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+
+class CountTasks(Silent):
     """A callback that counts the tasks it sees."""
 
     def __init__(self):
         self.tasks = 0
-
-    def setup(self, estimator, context):
-        pass
 
     def on_fit_task_begin(self, estimator, context, **kwargs):
         self.tasks += 1
 
     def on_fit_task_end(self, estimator, context, **kwargs):
         return False
-
-    def teardown(self, estimator, context):
-        pass
 
 
 class Reconstruction(Objective):
@@ -220,6 +228,36 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def of_one_latent(max_iter):
+    """A model of categories, counts, amounts, yes or no, and numbers, which all follow one latent; and the table."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(400, 1))
+    X = np.column_stack(
+        [
+            (z * [[2.0, 0.0, -2.0]] + rng.gumbel(size=(400, 3))).argmax(1),
+            rng.poisson(np.exp(1 + 0.6 * z)),
+            np.exp(0.5 * z + 0.4 * rng.normal(size=z.shape)),
+            rng.random((400, 1)) < 1 / (1 + np.exp(-1.5 * z)),
+            2 * z + rng.normal(size=z.shape),
+        ]
+    )
+    likelihood = Mixed(
+        [("categorical", [0]), ("poisson", [1]), ("log_normal", [2]), ("bernoulli", [3]), ("gaussian", [4])]
+    )
+    return VAETransformer(1, likelihood=likelihood, max_iter=max_iter, random_state=0).fit(X), X
+
+
+@torch.no_grad()
+def on_a_line(vae, row):
+    """The decoder's outputs all along one latent, and how likely each is given the row's present cells."""
+    model = vae.module_
+    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
+    present = torch.tensor(~np.isnan(row))
+    x = torch.tensor(scale_of(vae).to_model(np.nan_to_num(row, nan=1.0)))
+    log_weight = (model.log_prob(z, x[None]) * present).sum(-1) + model.prior.log_prob(z)
+    return model.params(z), torch.softmax(log_weight, 0)
 
 
 @contextmanager

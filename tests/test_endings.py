@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from helpers import EACH, answers, assert_same
+from helpers import EACH, Silent, answers, assert_same
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -131,20 +131,11 @@ def interrupt():
     raise KeyboardInterrupt
 
 
-class At:
+class At(Silent):
     """Acts after an epoch, and ends training there if that returns True."""
 
     def __init__(self, epoch, act):
         self.epoch, self.act = epoch, act
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context):
         return self.act() if context.task_name == "epoch" and context.task_id + 1 == self.epoch else False

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import scale_of
+from helpers import of_one_latent, on_a_line, scale_of
 from sklearn.base import clone
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import Gaussian, Mixed, VAEImputer, VAETransformer
+from skvae import Gaussian, VAEImputer, VAETransformer
 from skvae.objectives import Denoising
 
 
@@ -83,34 +83,14 @@ def test_draws_of_different_rows_are_independent(correlated, any_seed):
 
 @pytest.fixture(scope="module")
 def mixed_model():
-    """Categories, counts, amounts, yes or no, and numbers, which all follow one latent."""
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=(400, 1))
-    X = np.column_stack(
-        [
-            (z * [[2.0, 0.0, -2.0]] + rng.gumbel(size=(400, 3))).argmax(1),
-            rng.poisson(np.exp(1 + 0.6 * z)),
-            np.exp(0.5 * z + 0.4 * rng.normal(size=z.shape)),
-            rng.random((400, 1)) < 1 / (1 + np.exp(-1.5 * z)),
-            2 * z + rng.normal(size=z.shape),
-        ]
-    )
-    likelihood = Mixed(
-        [("categorical", [0]), ("poisson", [1]), ("log_normal", [2]), ("bernoulli", [3]), ("gaussian", [4])]
-    )
-    return VAETransformer(1, likelihood=likelihood, max_iter=20, random_state=0).fit(X), X
+    return of_one_latent(max_iter=20)
 
 
 def expected_given(vae, row):
     """E[x | the row's present cells] in data units: means, and each category's probability, by a sum over z."""
-    model, scale = vae.module_, scale_of(vae)
-    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
-    present = torch.tensor(~np.isnan(row))
-    x = torch.tensor(scale.to_model(np.nan_to_num(row, nan=1.0)))
-    with torch.no_grad():
-        log_weight = (model.log_prob(z, x[None]) * present).sum(-1) + model.prior.log_prob(z)
-        expected = torch.softmax(log_weight, 0) @ model.likelihood.expected(model.params(z))
-    return expected[:3].numpy(), scale.to_data(np.r_[np.nan, expected[3:].numpy()])
+    outputs, weight = on_a_line(vae, row)
+    expected = (weight @ vae.module_.likelihood.expected(outputs)).numpy()
+    return expected[:3], scale_of(vae).to_data(np.r_[np.nan, expected[3:]])
 
 
 @pytest.mark.parametrize("gaps", [[0], [1, 3], [0, 2], [0, 1, 2, 3], [4, 0]], ids=str)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import scale_of
+from helpers import of_one_latent, on_a_line, scale_of
 from members import KINDS, MEMBERS, density_of, oracle, outputs_for, table
 from scipy.stats import norm
 from sklearn.exceptions import ConvergenceWarning
 from test_conditional import exactly, linear
 from test_posteriors import fitted_parabola
 
-from skvae import Mixed, VAETransformer
+from skvae import VAETransformer
 from skvae.likelihoods import LikelihoodModule
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning")
@@ -55,42 +53,18 @@ def test_quantiles_of_a_linear_model_are_the_normals(n_components):
 # With one latent, any likelihood's conditionals are integrals over a line.
 
 
-@cache
-def mixed_model():
-    """Categories, counts, amounts, yes or no, and numbers, which all follow one latent."""
-    rng = np.random.default_rng(0)
-    z = rng.normal(size=(400, 1))
-    X = np.column_stack(
-        [
-            (z * [[2.0, 0.0, -2.0]] + rng.gumbel(size=(400, 3))).argmax(1),
-            rng.poisson(np.exp(1 + 0.6 * z)),
-            np.exp(0.5 * z + 0.4 * rng.normal(size=z.shape)),
-            rng.random((400, 1)) < 1 / (1 + np.exp(-1.5 * z)),
-            2 * z + rng.normal(size=z.shape),
-        ]
-    )
-    likelihood = Mixed(
-        [("categorical", [0]), ("poisson", [1]), ("log_normal", [2]), ("bernoulli", [3]), ("gaussian", [4])]
-    )
-    return VAETransformer(1, likelihood=likelihood, max_iter=10, random_state=0).fit(X), X
-
-
 def reached(vae, row, values):
     """P(a cell is at most its value | the row's present cells), and just below it, by a sum over z: two (D,)."""
-    model, scale = vae.module_, scale_of(vae)
-    z = torch.linspace(-8, 8, 4001, dtype=torch.float64)[:, None]
-    present = torch.tensor(~np.isnan(row))
-    x = torch.tensor(scale.to_model(np.nan_to_num(row, nan=1.0)))
-    at = torch.tensor(scale.to_model(np.stack([values, values - 1e-3 * np.abs(values) - 1e-6])))
+    outputs, weight = on_a_line(vae, row)
+    at = torch.tensor(scale_of(vae).to_model(np.stack([values, values - 1e-3 * np.abs(values) - 1e-6])))
     with torch.no_grad():
-        weight = torch.softmax((model.log_prob(z, x[None]) * present).sum(-1) + model.prior.log_prob(z), 0)
-        return [(weight @ model.likelihood.cdf(model.params(z), own[None])).numpy() for own in at]
+        return [(weight @ vae.module_.likelihood.cdf(outputs, own[None])).numpy() for own in at]
 
 
 @pytest.mark.parametrize("gaps", [[1, 3], [2], [0, 1, 2, 3, 4]], ids=str)
 def test_of_any_likelihood_quantiles_are_those_by_integration(gaps):
     """A whole number is the first to reach its level; other numbers reach it within a hundredth."""
-    vae, X = mixed_model()
+    vae, X = of_one_latent(max_iter=10)
     row = X[7].copy()
     row[gaps] = np.nan
     for level, filled in zip(LEVELS, vae.impute(row[None], quantiles=LEVELS), strict=True):

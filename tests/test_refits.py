@@ -12,7 +12,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
-from helpers import EACH, SMALL, VAEByTurns, answers, assert_same, with_gaps
+from helpers import EACH, SMALL, Silent, VAEByTurns, answers, assert_same, with_gaps
 from sklearn.base import clone
 from sklearn.datasets import load_iris, load_wine
 from sklearn.exceptions import NotFittedError
@@ -125,20 +125,11 @@ def test_an_error_in_any_hook_of_a_first_fit_leaves_the_estimator_unfitted(name,
                 getattr(estimator, method)(tables()[0])
 
 
-class Seen:
+class Seen(Silent):
     """A callback that keeps the models it is shown."""
 
     def __init__(self):
         self.models = []
-
-    def setup(self, estimator, context):
-        pass
-
-    def teardown(self, estimator, context):
-        pass
-
-    def on_fit_task_begin(self, estimator, context):
-        pass
 
     def on_fit_task_end(self, estimator, context, *, fitted_estimator):
         self.models.append((context.task_name, fitted_estimator))
