@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _tables import print_table
+from mixed import load
 from numpy.typing import NDArray
 from sklearn.datasets import load_iris, load_wine
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -39,8 +40,6 @@ from skvae import VAETransformer
 
 TABLES = {"iris": load_iris, "wine": load_wine}
 DRAWS, FITS = 100, 20
-ADULT = "age workclass fnlwgt education education-num marital-status occupation relationship race sex capital-gain "
-ADULT += "capital-loss hours-per-week native-country income"
 
 Array = NDArray[np.float64]
 
@@ -95,8 +94,7 @@ def of_table(name: str, seed: int) -> Iterator[tuple[str, list[float]]]:
 
 
 def of_adult(folder: Path, n_rows: int, seed: int) -> Iterator[tuple[str, list[Any]]]:
-    table = pd.read_csv(folder / "adult-train.csv.gz", header=None, names=ADULT.split(), skipinitialspace=True)
-    table = table.sample(n_rows + 2000, random_state=seed).fillna("?").reset_index(drop=True)
+    table = load("adult", folder).sample(n_rows + 2000, random_state=seed).fillna("?").reset_index(drop=True)
     train, test = table.iloc[:n_rows], table.iloc[n_rows:]
     # A category that no training row has is a gap.
     texts = test.select_dtypes(exclude="number").columns
