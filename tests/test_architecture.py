@@ -185,7 +185,7 @@ def defaults_in(module: str) -> set[int]:
 
 
 # Words that are a member's name, too: a criterion, how scores are spread, a type of pandas', and a function.
-OTHER_WORDS = {"_tables.containers: Sparse", "_inference.criteria: elbo", "plotting._scores: normal"}
+OTHER_WORDS = {"_tables.containers: Sparse", "_inference.criteria: elbo", "plotting._anomaly_scores: normal"}
 OTHER_WORDS |= {"_inference.scores: completed", "_conditions: completed"}
 
 

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 from skvae import MLP, Gaussian, VAEAnomalyDetector, VAETransformer
 from skvae._tables.doubts import warn_of_categories
-from skvae.plotting import AnomalyDisplay
+from skvae.plotting import AnomalyScoresDisplay
 
 HINTS = [
     ({"likelihood": "bernouli"}, "Did you mean 'bernoulli'?"),
@@ -66,7 +66,7 @@ def test_images_are_to_be_made_rows(iris):
 def test_a_picture_of_anomalies_asks_for_a_detector(iris):
     vae = VAETransformer(2, max_iter=1, random_state=0).fit(iris)
     with pytest.raises(ValueError, match="VAETransformer detects no anomalies; take a VAEAnomalyDetector"):
-        AnomalyDisplay.from_estimator(vae, iris)
+        AnomalyScoresDisplay.from_estimator(vae, iris)
 
 
 # Columns of categories

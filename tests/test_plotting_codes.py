@@ -454,6 +454,34 @@ def test_many_numbers_are_a_scale(on_wine, wine):
         LatentDisplay.from_estimator(on_wine, wine, [f"row {i}" for i in range(178)])
 
 
+def test_codes_of_another_method(digits):
+    Z = pd.DataFrame(np.arange(30.0).reshape(10, 3), columns=["u", "v", "w"])
+    display = LatentDisplay.from_predictions(Z, list("aabbbababb"), components=(2, 0), s=7)
+    np.testing.assert_array_equal(display.codes, Z[["w", "u"]])
+    assert display.latents == ("w", "u")
+    assert [len(points.get_offsets()) for points in display.artists_["points"]] == [4, 6]
+    assert display.artists_["points"][0].get_sizes() == [7]
+    assert LatentDisplay.from_predictions(Z.to_numpy()).latents == ("x0", "x1")
+    for bad, message in (((0, 3), "components=3 must be"), ((1, 1), r"components=\(1, 1\) must be two different")):
+        with pytest.raises(ValueError, match=message):
+            LatentDisplay.from_predictions(Z, components=bad)
+    with pytest.raises(ValueError, match="A plane needs two latents; codes has one"):
+        LatentDisplay.from_predictions(Z[["u"]])
+
+
+def test_rows_of_another_method(on_images, digits, wine):
+    rebuilt = on_images.reconstruct(digits)
+    own = ReconstructionDisplay.from_estimator(on_images, digits, rows=[4, 2], image_shape=(8, 8))
+    found = ReconstructionDisplay.from_predictions(digits, rebuilt, rows=[4, 2], image_shape=(8, 8))
+    np.testing.assert_allclose(found.rebuilt, own.rebuilt)
+    np.testing.assert_array_equal(found.values, own.values)
+    lines = ReconstructionDisplay.from_predictions(wine, wine + wine.std(ddof=0))
+    np.testing.assert_allclose(lines.rebuilt - lines.values, 1)
+    assert lines.features == list(wine.columns)
+    with pytest.raises(ValueError, match=r"X_rebuilt \(5, 64\); give the same rows"):
+        ReconstructionDisplay.from_predictions(digits, rebuilt[:5])
+
+
 # The contract of all
 
 ALL = {

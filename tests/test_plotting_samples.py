@@ -111,6 +111,17 @@ def test_it_is_drawn_where_it_is_told_to(model, table):
         display.plot(four.ravel()[:3])
 
 
+def test_rows_of_another_method(model, table):
+    drawn = model.sample(N, random_state=0, gaps=True)
+    own = SamplesDisplay.from_estimator(model, table, features=["city", 0], random_state=0)
+    found = SamplesDisplay.from_predictions(table, drawn, features=["city", 0])
+    np.testing.assert_array_equal(found.drawn, own.drawn)
+    np.testing.assert_array_equal(found.real, own.real)
+    assert SamplesDisplay.from_predictions(np.eye(3), np.ones((5, 3))).drawn.shape == (5, 3)
+    with pytest.raises(ValueError, match="The columns of X_drawn are not those of X"):
+        SamplesDisplay.from_predictions(table, drawn[["city", "size", "n", "late"]])
+
+
 @pytest.mark.parametrize("features", [[], ["nobody"], [7], [True]])
 def test_columns_that_are_not_there_are_refused(model, table, features):
     with pytest.raises(ValueError, match="feature"):

@@ -1,13 +1,12 @@
-"""What pictures share: the contracts, colours, numbers as text, and one row as a detector sees it."""
+"""What pictures share: the one contract, colours, numbers as text, places of rows and of axes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import _safe_indexing
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _num_samples
 
@@ -21,8 +20,6 @@ __all__ = [
     "NORMAL",
     "Array",
     "Display",
-    "ExplainedRow",
-    "Picture",
     "axes_within",
     "checked_place",
     "number",
@@ -33,22 +30,6 @@ __all__ = [
 ANOMALOUS, NORMAL, KNOWN = "#cc3311", "#4477aa", "#bbbbbb"
 
 Array = NDArray[np.float64]
-
-
-class Picture(ABC):
-    """What one kind of picture shows, and how it is drawn.
-
-    Attributes
-    ----------
-    size : (float, float)
-        Width and height of a new figure, in inches.
-    """
-
-    size: ClassVar[tuple[float, float]]
-
-    @abstractmethod
-    def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the picture in `ax`, its main artist styled by `kwargs`; the axes, and what was drawn by name."""
 
 
 class Display(ABC):
@@ -88,44 +69,6 @@ class Display(ABC):
         return self
 
 
-class ExplainedRow(NamedTuple):
-    """One row as a detector sees it.
-
-    `contributions` holds one number per feature, and a last one for the latents; `label` is the row's in a pandas
-    frame, elsewhere its place. Values are objects where a column holds categories.
-    """
-
-    row: int
-    values: Array
-    similar: Array
-    contributions: Array
-    score: float
-    label: Any
-
-    @classmethod
-    def of(cls, detector: Any, X: Any, row: int | None) -> ExplainedRow:
-        """Ask a detector about a row of X; None: the row with the lowest score."""
-        row = int(np.argmin(detector.score_samples(X))) if row is None else place_in(X, row)
-        one = _safe_indexing(X, [row])
-        score = float(detector.score_samples(one)[0])
-        contributions = np.asarray(detector.explain(one))[0]
-        if not np.isfinite(contributions).all():
-            raise ValueError(
-                f"Row {row} is too far out to be explained: its score is {score}. Look at X - detector.similar(X), or "
-                "at another row."
-            )
-        label = X.index[row] if frame_library(X) == "pandas" else row
-        return cls(row, _cells(one), np.asarray(detector.similar(one))[0], contributions, score, label)
-
-
-def _cells(one: Any) -> Any:
-    """The cells of a table of one row: numbers where all are."""
-    try:
-        return np.asarray(one, dtype=np.float64)[0]
-    except (TypeError, ValueError):
-        return np.asarray(one, dtype=object)[0]
-
-
 def axes_within(ax: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
     """So many axes in the place of one, or those that were given."""
     from matplotlib.axes import Axes
@@ -145,8 +88,18 @@ def axes_within(ax: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
 
 
 def place_in(X: Any, row: Any) -> int:
-    """The place of a row in X, if it is one."""
+    """The place of a row in X: an integer is one, a string a label of a pandas frame."""
+    if isinstance(row, str) and frame_library(X) == "pandas":
+        return _labelled(X.index, row)
     return checked_place("row", row, _num_samples(X), "a row in X")
+
+
+def _labelled(index: Any, label: str) -> int:
+    places = np.flatnonzero(index == label)
+    if len(places) != 1:
+        found = "none of" if not len(places) else f"{len(places)} of"
+        raise ValueError(f"row={label!r} is the label of {found} X's rows; give the label of one, or its place.")
+    return int(places[0])
 
 
 def checked_place(name: str, value: Any, n: int, of: str) -> int:

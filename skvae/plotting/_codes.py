@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._params import Count
 from ._base import Array, checked_place, number
 
-__all__ = ["Codes", "check_codes", "check_count", "last_step"]
+__all__ = ["Codes", "check_codes", "check_count", "checked_pair", "last_step"]
 
 # The unit square's grid, and the latents' of a linear one: what lies beyond has little mass under N(0, 1).
 SHARES, SPAN = (0.05, 0.95), (-3.0, 3.0)
@@ -41,6 +41,16 @@ def check_codes(estimator: Any, needs: tuple[str, ...] = BOTH_WAYS) -> None:
         raise ValueError(f"{name} has no {' and no '.join(lacking)}; take an estimator that has codes.")
 
 
+def checked_pair(components: Any, n: int, owner: str) -> tuple[int, int]:
+    """The places of two of n latents, if there are two."""
+    if n < 2:
+        raise ValueError(f"A plane needs two latents; {owner} has one.")
+    places = [checked_place("components", place, n, "a latent") for place in np.ravel(np.asarray(components, object))]
+    if len(places) != 2 or places[0] == places[1]:
+        raise ValueError(f"components={components!r} must be two different latents.")
+    return places[0], places[1]
+
+
 class Codes:
     """An estimator's latents: their names, where rows' codes lie, and rows made of codes.
 
@@ -60,18 +70,13 @@ class Codes:
         self.names = [str(latent) for latent in self.last.get_feature_names_out()]
         self.rows = None if X is None else np.asarray(estimator.transform(X), dtype=np.float64)
 
-    def place(self, component: Any, name: str = "component") -> int:
+    def place(self, component: Any) -> int:
         """The place of a latent, if it is one."""
-        return checked_place(name, component, len(self.names), "a latent")
+        return checked_place("component", component, len(self.names), "a latent")
 
     def pair(self, components: Any) -> tuple[int, int]:
         """The places of two latents, if there are two."""
-        if len(self.names) < 2:
-            raise ValueError(f"A plane needs two latents; {type(self.last).__name__} has one.")
-        places = [self.place(component, "components") for component in np.ravel(np.asarray(components, dtype=object))]
-        if len(places) != 2 or places[0] == places[1]:
-            raise ValueError(f"components={components!r} must be two different latents.")
-        return places[0], places[1]
+        return checked_pair(components, len(self.names), type(self.last).__name__)
 
     def values(self, component: int, n: int, grid: str = "linear") -> Array:
         """n values of a latent, rising: equally spaced, or so that equal shares of codes lie between them."""

@@ -15,12 +15,18 @@ from .._tables.sources import RowSource
 from .._tables.types import is_missing, is_number
 from ._base import Array
 
-__all__ = ["chosen_column", "names_of", "numbers_in", "pixels_of", "spread_of"]
+__all__ = ["chosen_column", "names_in", "names_of", "numbers_in", "pixels_of", "spread_of"]
 
 
 def names_of(estimator: Any) -> list[str]:
     """The names of an estimator's columns: those that fit saw, or x0, x1, ..."""
     return [str(name) for name in _check_feature_names_in(estimator)]
+
+
+def names_in(table: Any) -> list[str]:
+    """The names of a table's columns, or x0, x1, ..."""
+    names = getattr(table, "columns", None)
+    return [f"x{i}" for i in range(np.shape(table)[1])] if names is None else [str(name) for name in names]
 
 
 def numbers_in(table: Any) -> dict[int, Array]:

@@ -15,7 +15,8 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from .._params import Count
 from ._base import Array, Display
-from ._codes import Codes, last_step
+from ._codes import Codes, checked_pair, last_step
+from ._columns import names_in
 
 __all__ = ["LatentDisplay"]
 
@@ -31,7 +32,7 @@ MOST_CLASSES = 20
 class LatentDisplay(Display):
     """Codes of rows in the plane of two latents: coloured by labels or clusters, a few with their posterior.
 
-    Made by :meth:`from_estimator`; `plot` draws it again elsewhere.
+    Made by :meth:`from_estimator` or :meth:`from_predictions`; `plot` draws it again elsewhere.
 
     Parameters
     ----------
@@ -140,6 +141,47 @@ class LatentDisplay(Display):
             None if means is None else means[:, pair],
             None if stds is None else stds[:, pair],
         ).plot(ax, **kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        codes: Any,
+        y: Any = None,
+        *,
+        components: tuple[int, int] = (0, 1),
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw codes that are there already, of whatever method.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_components)
+            The rows' codes. Columns of a frame have names.
+        y : array-like of shape (n_samples,), default=None
+            What to colour rows by, as in `from_estimator`.
+        components : pair of int, default=(0, 1)
+            The two columns of `codes`.
+        ax : matplotlib Axes, default=None
+            As in `from_estimator`.
+        **kwargs : dict
+            For the points (`Axes.scatter`).
+
+        Returns
+        -------
+        display : LatentDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If there are no two columns, or y does not fit.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_predictions")
+        rows, names = np.asarray(codes, dtype=np.float64), names_in(codes)
+        first, second = checked_pair(components, len(names), "codes")
+        labels = None if y is None else _checked(y, codes)
+        return cls(rows[:, [first, second]], (names[first], names[second]), labels).plot(ax, **kwargs)
 
     @property
     def _size(self) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _num_samples
 
 from ._base import Array, Display, place_in
 from ._codes import check_codes
-from ._columns import names_of, numbers_in, pixels_of, spread_of
+from ._columns import names_in, names_of, numbers_in, pixels_of, spread_of
 from ._pixels import checked_shape, draw_images
 
 __all__ = ["ReconstructionDisplay"]
@@ -29,7 +29,7 @@ MOST_NAMES = 40
 class ReconstructionDisplay(Display):
     """Rows beside their reconstructions, `inverse_transform(transform(X))`: images, or lines through their columns.
 
-    Made by :meth:`from_estimator`; `plot` draws it again elsewhere.
+    Made by :meth:`from_estimator` or :meth:`from_predictions`; `plot` draws it again elsewhere.
 
     Parameters
     ----------
@@ -110,17 +110,62 @@ class ReconstructionDisplay(Display):
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         check_codes(estimator)
         names = names_of(estimator)
-        shape = None if image_shape is None else checked_shape(image_shape, len(names))
-        if rows is None:
-            rows = range(min(_num_samples(X), SHOWN_LINES if shape is None else SHOWN_IMAGES))
-        places = [place_in(X, row) for row in rows]
-        if not places:
-            raise ValueError("rows holds no row; give the places of some in X.")
+        places, shape = _chosen(X, rows, image_shape, len(names))
+        rebuilt = estimator.inverse_transform(estimator.transform(_safe_indexing(X, places)))
+        return cls._of(X, places, rebuilt, names, shape).plot(ax, **kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        X: Any,
+        X_rebuilt: Any,
+        *,
+        rows: Sequence[int] | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw rows beside others that were made of them: rebuilt, cleaned or filled by whatever method.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell. They also say how much the columns vary.
+        X_rebuilt : array-like of shape (n_samples, n_features)
+            What was made of them.
+        rows : sequence of int, default=None
+            The places in X of the rows to show. None: the first ones, 10 images or 3 lines.
+        image_shape : tuple of int, default=None
+            (height, width) or (height, width, channels) of a row. None: rows are no images.
+        ax : matplotlib Axes, default=None
+            As in `from_estimator`.
+        **kwargs : dict
+            For the images (`Axes.imshow`) or the lines (`Axes.plot`).
+
+        Returns
+        -------
+        display : ReconstructionDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If a parameter breaks a rule, or the two tables differ in shape.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_predictions")
+        if np.shape(X) != np.shape(X_rebuilt):
+            raise ValueError(f"X has shape {np.shape(X)}, X_rebuilt {np.shape(X_rebuilt)}; give the same rows.")
+        names = names_in(X)
+        places, shape = _chosen(X, rows, image_shape, len(names))
+        return cls._of(X, places, _safe_indexing(X_rebuilt, places), names, shape).plot(ax, **kwargs)
+
+    @classmethod
+    def _of(cls, X: Any, places: list[int], rebuilt: Any, names: list[str], shape: tuple[int, ...] | None) -> Self:
+        """Rows of X and what was made of them, as images or in standard deviations."""
         shown = _safe_indexing(X, places)
-        rebuilt = estimator.inverse_transform(estimator.transform(shown))
         if shape is not None:
             values = [pixels_of(table).reshape(-1, *shape) for table in (shown, rebuilt)]
-            return cls(np.array(places), values[0], values[1]).plot(ax, **kwargs)
+            return cls(np.array(places), values[0], values[1])
         mean, std = spread_of(X)
         columns = [place for place in numbers_in(rebuilt) if place in mean]
         if not columns:
@@ -129,7 +174,7 @@ class ReconstructionDisplay(Display):
         for table in (shown, rebuilt):
             cells = numbers_in(table)
             lines.append(np.column_stack([(cells[c] - mean[c]) / std[c] for c in columns]))
-        return cls(np.array(places), lines[0], lines[1], [names[c] for c in columns]).plot(ax, **kwargs)
+        return cls(np.array(places), lines[0], lines[1], [names[c] for c in columns])
 
     @property
     def _size(self) -> tuple[float, float]:
@@ -160,3 +205,14 @@ class ReconstructionDisplay(Display):
         ax.set_ylabel("standard deviations from the mean")
         ax.spines[["top", "right"]].set_visible(False)
         return {"lines": lines, "rebuilt": rebuilt, "legend": legend}
+
+
+def _chosen(X: Any, rows: Any, image_shape: Any, n_columns: int) -> tuple[list[int], tuple[int, ...] | None]:
+    """The places of the rows to show, and their shape where they are images."""
+    shape = None if image_shape is None else checked_shape(image_shape, n_columns)
+    if rows is None:
+        rows = range(min(_num_samples(X), SHOWN_LINES if shape is None else SHOWN_IMAGES))
+    places = [place_in(X, row) for row in rows]
+    if not places:
+        raise ValueError("rows holds no row; give the places of some in X.")
+    return places, shape

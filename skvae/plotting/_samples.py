@@ -18,7 +18,7 @@ from .._tables.sources import RowSource
 from .._tables.types import is_missing
 from ._base import KNOWN, NORMAL, Array, Display, axes_within
 from ._codes import check_codes
-from ._columns import chosen_column, names_of, numbers_in
+from ._columns import chosen_column, names_in, names_of, numbers_in
 
 __all__ = ["SamplesDisplay"]
 
@@ -34,7 +34,7 @@ JITTER = 0.35
 class SamplesDisplay(Display):
     """Rows that a model draws beside real ones: every column's distribution, and every two columns as points.
 
-    Made by :meth:`from_estimator`; `plot` draws it again elsewhere.
+    Made by :meth:`from_estimator` or :meth:`from_predictions`; `plot` draws it again elsewhere.
 
     Parameters
     ----------
@@ -119,16 +119,52 @@ class SamplesDisplay(Display):
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         check_codes(estimator, ("sample", "inverse_transform"))
         names = names_of(estimator)
-        places = list(range(min(SHOWN, len(names))))
-        if features is not None:
-            places = [chosen_column(feature, names) for feature in features]
-        if not places:
-            raise ValueError("features holds no column; give the places or names of some.")
+        places = _chosen(features, names)
         more = {"gaps": True} if prior == "aggregated" else {}
         drawn = estimator.sample(_num_samples(X), random_state=random_state, prior=prior, **more)
+        return cls._of(X, drawn, places, names).plot(ax, **kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls, X: Any, X_drawn: Any, *, features: Sequence[int | str] | None = None, ax: Any = None, **kwargs: Any
+    ) -> Self:
+        """Draw real rows and others, of whatever method, that should be like them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Real rows; NaN marks a missing cell.
+        X_drawn : array-like of shape (n_drawn, n_features)
+            The others, with the same columns.
+        features : sequence of int or str, default=None
+            The columns to show, by place or name. None: the first 4.
+        ax : matplotlib Axes, default=None
+            As in `from_estimator`.
+        **kwargs : dict
+            For the points of drawn rows (`Axes.scatter`).
+
+        Returns
+        -------
+        display : SamplesDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If a parameter breaks a rule, or the tables' columns differ.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_predictions")
+        names = names_in(X)
+        if names != names_in(X_drawn):
+            raise ValueError("The columns of X_drawn are not those of X; give the same ones, in one order.")
+        return cls._of(X, X_drawn, _chosen(features, names), names).plot(ax, **kwargs)
+
+    @classmethod
+    def _of(cls, X: Any, drawn: Any, places: list[int], names: list[str]) -> Self:
+        """Some columns of both tables."""
         real, found, categories = zip(*(_both(X, drawn, place) for place in places), strict=True)
         shown = [names[place] for place in places]
-        return cls(np.column_stack(real), np.column_stack(found), shown, list(categories)).plot(ax, **kwargs)
+        return cls(np.column_stack(real), np.column_stack(found), shown, list(categories))
 
     @property
     def _size(self) -> tuple[float, float]:
@@ -193,6 +229,16 @@ class SamplesDisplay(Display):
                 axis.set_label_text(self.features[column], fontsize="small")
         if i == j:
             ax.set_yticks([])
+
+
+def _chosen(features: Any, names: list[str]) -> list[int]:
+    """The places of the columns to show."""
+    if features is None:
+        return list(range(min(SHOWN, len(names))))
+    places = [chosen_column(feature, names) for feature in features]
+    if not places:
+        raise ValueError("features holds no column; give the places or names of some.")
+    return places
 
 
 def _bins(values: Array) -> int:

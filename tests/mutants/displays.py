@@ -80,4 +80,18 @@ DISPLAYS = [
         "self._pair(axes[i, j], i, j, kwargs)",
         "test_plotting_samples.py::test_marginals_are_shares_and_pairs_are_rows",
     ),
+    Mutant(
+        "a learning curve falls where the bound rises",
+        "plotting/_learning_curve.py",
+        "-np.asarray(last.loss_curve_)",
+        "np.asarray(last.loss_curve_)",
+        "test_plotting_training.py::test_curves_are_bounds_and_higher_is_better",
+    ),
+    Mutant(
+        "a principal component tells twice as much",
+        "plotting/_information.py",
+        "np.log(np.maximum(pca.explained_variance_, noise) / noise) / 2",
+        "np.log(np.maximum(pca.explained_variance_, noise) / noise)",
+        "test_plotting_training.py::test_beside_them_stand_principal_components",
+    ),
 ]

@@ -1,28 +1,34 @@
-"""Explanation: what each column adds to the score of one row."""
+"""AnomalyExplanationDisplay: what each column adds to the score of one row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _check_feature_names_in
 
 from .._params import Count
 from .._tables.types import is_missing
 from .._words import cell
-from ._base import ANOMALOUS, NORMAL, Array, ExplainedRow, Picture, number
+from ._base import ANOMALOUS, NORMAL, Array, Display, number
+from ._detected import ExplainedRow, check_detector
 
-__all__ = ["Explanation"]
+__all__ = ["AnomalyExplanationDisplay"]
 
 # Characters of a feature's name that are shown.
 MOST_LETTERS = 32
 
 
 @dataclass(eq=False)
-class Explanation(Picture):
-    """What each column adds to the score of one row.
+class AnomalyExplanationDisplay(Display):
+    """What each column adds to the score of one row, as bars.
+
+    Made by :meth:`from_estimator`; `plot` draws it again elsewhere.
+    Beside the bars stand the row's values and those of the most similar normal row; the last bar is what belongs to
+    the combination of all columns ("latent" in `explain`).
 
     Parameters
     ----------
@@ -48,7 +54,31 @@ class Explanation(Picture):
         Names of the columns.
     n_shown : int
         How many columns are drawn.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes with the picture.
+    figure_ : matplotlib Figure
+        Their figure.
+    artists_ : dict
+        What was drawn: "bars", "numbers" (their labels), and "values" (the axis on the right).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAEAnomalyDetector
+    >>> from skvae.plotting import AnomalyExplanationDisplay
+    >>> X, y = load_wine(return_X_y=True)
+    >>> detector = VAEAnomalyDetector(max_iter=20, random_state=0).fit(X[y == 0])
+    >>> display = AnomalyExplanationDisplay.from_estimator(detector, X, row=177)
+    >>> display.contributions.shape  # one per column, and one for the latents
+    (14,)
+    >>> len(display.artists_["bars"])  # the 10 largest, the sum of the other columns, and the latents
+    12
     """
+
+    __module__ = "skvae.plotting"
 
     row: int
     values: Array
@@ -62,42 +92,50 @@ class Explanation(Picture):
     names: list[str]
     n_shown: int
 
-    size: ClassVar[tuple[float, float]] = (7.5, 4.8)
-
     @classmethod
-    def of(
+    def from_estimator(
         cls,
         detector: Any,
         X: Any,
-        row: int | None = None,
+        *,
+        row: int | str | None = None,
         n_features: int = 10,
         feature_names: Sequence[str] | None = None,
-    ) -> Explanation:
-        """Ask a detector for what is shown.
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Explain a row's score by a fitted detector, and draw the explanation.
 
         Parameters
         ----------
         detector : VAEAnomalyDetector
             Fitted.
         X : array-like of shape (n_samples, n_features)
-            Rows.
-        row : int, default=None
-            The place in X of the row to explain. None: the row with the lowest score.
+            Rows; NaN marks a missing cell.
+        row : int or str, default=None
+            The place in X of the row to explain; a string is its label in a pandas frame. None: the row with the
+            lowest score.
         n_features : int, default=10
-            How many columns are drawn.
+            How many columns are drawn, largest contributions first; the sum of the others is drawn too.
         feature_names : sequence of str, default=None
             Names of the columns. None: those the detector was fitted with.
+        ax : matplotlib Axes, default=None
+            Where to draw; labels need room, so make figures with `layout="constrained"`. None: a new figure.
+        **kwargs : dict
+            For the bars (`Axes.barh`).
 
         Returns
         -------
-        picture : Explanation
-            The picture of this row.
+        display : AnomalyExplanationDisplay
+            What was drawn.
 
         Raises
         ------
         ValueError
-            If a parameter breaks a rule, or the row is too far out to be explained.
+            If a parameter breaks a rule, the estimator is no detector, or the row is too far out to be explained.
         """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        check_detector(detector)
         if not Count().is_satisfied_by(n_features):
             raise ValueError(f"n_features={n_features!r} must be an integer above 0.")
         seen = ExplainedRow.of(detector, X, row)
@@ -106,21 +144,21 @@ class Explanation(Picture):
             raise ValueError(f"feature_names has {len(names)} names; X has {len(seen.values)} columns.")
         known = np.ma.masked_invalid(detector.training_scores_).compressed()
         names = [str(name) for name in names]
-        return cls(*seen, float(known.mean()), len(known), float(detector.offset_), names, n_features)
+        display = cls(*seen, float(known.mean()), len(known), float(detector.offset_), names, n_features)
+        return display.plot(ax, **kwargs)
 
-    def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the bars. `kwargs`: style for the bars (`Axes.barh`).
+    @property
+    def _size(self) -> tuple[float, float]:
+        return (7.5, 4.8)
 
-        Artists: "bars", "numbers" (their labels), and "values" (the axis on the right).
-        """
+    def _draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         names, values, parts = self._lines()
         places = np.arange(len(names))
         style = {"color": np.where(parts < 0, ANOMALOUS, NORMAL), "height": 0.7}
         bars = ax.barh(places, parts, **style | kwargs)
         for bar in bars[sum(map(bool, values)) :]:
             bar.set_alpha(0.5)
-        artists = {"bars": bars}
-        artists["numbers"] = ax.bar_label(bars, [number(v, 3, "+") for v in parts], padding=3, fontsize="small")
+        artists = {"bars": bars, "numbers": ax.bar_label(bars, _aligned(parts), padding=3, fontsize="small")}
         ax.axvline(0, color="black", linewidth=0.8)
         ax.margins(x=0.18)
         ax.set_yticks(places, names)
@@ -160,3 +198,11 @@ class Explanation(Picture):
 
 def _short(name: str) -> str:
     return name if len(name) <= MOST_LETTERS else name[: MOST_LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _aligned(parts: Array) -> list[str]:
+    """Summands as text, all with as many decimals as give the largest three digits: they are to be added up."""
+    largest = float(np.abs(parts).max())
+    decimals = min(max(0, 2 - int(np.floor(np.log10(largest)))), 6) if largest else 0
+    rounded = np.round(parts, decimals) + 0.0  # no minus before a zero
+    return [f"{part:+,.{decimals}f}".replace("-", "\N{MINUS SIGN}") for part in rounded]

@@ -1,28 +1,33 @@
-"""Scores: a histogram of scores, with the threshold."""
+"""AnomalyScoresDisplay: a histogram of scores, with the threshold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-from ._base import ANOMALOUS, KNOWN, NORMAL, Array, Picture, number
+from ._base import ANOMALOUS, KNOWN, NORMAL, Array, Display, number
+from ._detected import check_detector
 
-__all__ = ["Scores"]
+__all__ = ["AnomalyScoresDisplay"]
 
 # Bars of the histogram, about.
 BINS = 40
-# The axis is bent where a score lies further below the threshold than the first number of times the spread of the
-# training scores; what is lower than the second number of times is not shown.
+# The axis is logarithmic where a score lies further below the threshold than the first number of times the spread of
+# the training scores; what is lower than the second number of times is not shown.
 BENT, FURTHEST = 8.0, 1e9
-# Powers of ten beside the ticks of a bent axis, at most.
-MOST_POWERS = 5
+# Ticks of a logarithmic axis, at most.
+MOST_TICKS = 8
 
 
 @dataclass(eq=False)
-class Scores(Picture):
-    """A histogram of scores, with the threshold.
+class AnomalyScoresDisplay(Display):
+    """A histogram of anomaly scores less the threshold, beside that of the training rows.
+
+    Made by :meth:`from_estimator` or :meth:`from_predictions`; `plot` draws it again elsewhere.
+    Where a score is extremely low, the axis is logarithmic far from the threshold.
 
     Parameters
     ----------
@@ -34,41 +39,115 @@ class Scores(Picture):
         The threshold.
     n_training : int or None, default=None
         Of how many training rows some were scored; None: all of them were.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes with the picture.
+    figure_ : matplotlib Figure
+        Their figure.
+    artists_ : dict
+        What was drawn: "training", "normal", "anomalies", "marks" (one per anomaly), "threshold", "legend", and "off"
+        where rows are off the scale.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAEAnomalyDetector
+    >>> from skvae.plotting import AnomalyScoresDisplay
+    >>> X, y = load_wine(return_X_y=True)
+    >>> detector = VAEAnomalyDetector(max_iter=20, random_state=0).fit(X[y == 0])
+    >>> display = AnomalyScoresDisplay.from_estimator(detector, X)
+    >>> display.scores.shape, display.training_scores.shape
+    ((178,), (59,))
     """
+
+    __module__ = "skvae.plotting"
 
     scores: Array
     training_scores: Array
     offset: float
     n_training: int | None = None
 
-    size: ClassVar[tuple[float, float]] = (7.5, 4.0)
-
     @classmethod
-    def of(cls, detector: Any, X: Any) -> Scores:
-        """Ask a detector for what is shown."""
+    def from_estimator(cls, detector: Any, X: Any, *, ax: Any = None, **kwargs: Any) -> Self:
+        """Score rows with a fitted detector, and draw the scores.
+
+        Parameters
+        ----------
+        detector : VAEAnomalyDetector
+            Fitted.
+        X : array-like of shape (n_samples, n_features)
+            Rows; NaN marks a missing cell.
+        ax : matplotlib Axes, default=None
+            Where to draw. None: a new figure.
+        **kwargs : dict
+            For the bars of the rows (`Axes.bar`).
+
+        Returns
+        -------
+        display : AnomalyScoresDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If the estimator is no detector.
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        check_detector(detector)
         support = getattr(detector, "support_", None)
         n_training = None if support is None else len(support)
-        return cls(detector.score_samples(X), detector.training_scores_, detector.offset_, n_training)
+        display = cls(detector.score_samples(X), detector.training_scores_, detector.offset_, n_training)
+        return display.plot(ax, **kwargs)
 
-    def draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """Draw the histogram over the scores less the threshold. `kwargs`: style for the bars of the rows (`Axes.bar`).
+    @classmethod
+    def from_predictions(
+        cls, scores: Any, *, training_scores: Any, offset: float = 0.0, ax: Any = None, **kwargs: Any
+    ) -> Self:
+        """Draw scores of any detector, such as scikit-learn's.
 
-        Artists: "training", "normal", "anomalies", "marks", "threshold", and "off" where rows are off the scale.
+        Parameters
+        ----------
+        scores : array-like of shape (n_samples,)
+            Scores of the rows: higher is more normal, as `score_samples` and `decision_function` have it.
+        training_scores : array-like of shape (n_scored,)
+            Scores of rows to compare with.
+        offset : float, default=0.0
+            The threshold: 0 for `decision_function`.
+        ax : matplotlib Axes, default=None
+            Where to draw. None: a new figure.
+        **kwargs : dict
+            For the bars of the rows (`Axes.bar`).
+
+        Returns
+        -------
+        display : AnomalyScoresDisplay
+            What was drawn.
         """
+        check_matplotlib_support(f"{cls.__name__}.from_predictions")
+        new, known = (np.ravel(np.asarray(values, dtype=np.float64)) for values in (scores, training_scores))
+        return cls(new, known, float(offset)).plot(ax, **kwargs)
+
+    @property
+    def _size(self) -> tuple[float, float]:
+        return (7.5, 4.0)
+
+    def _draw(self, ax: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         spread = self._spread()
         differences = self._differences(), self.training_scores - self.offset
         new, known = (values[values >= -FURTHEST * spread] for values in differences)
         both = np.concatenate([new, known])
         label = "score minus threshold"
         if both.min(initial=0.0) < -BENT * spread:
-            _bend(ax, both.min(), max(spread, both.max()))
+            _bend(ax, max(spread, both.max()))
             label += " (logarithmic far below 0)"
         edges = _edges(ax, both)
         artists = {"training": self._training_bars(ax, known, edges)}
         artists |= self._bars(ax, new, edges, kwargs)
         artists |= self._marks(ax, new)
         ax.set(xlabel=label, ylabel="share of the rows")
-        ax.legend(frameon=False, fontsize="small")
+        artists["legend"] = ax.legend(frameon=False, fontsize="small")
         ax.spines[["top", "right"]].set_visible(False)
         return ax, artists
 
@@ -114,15 +193,14 @@ class Scores(Picture):
         return artists
 
 
-def _bend(ax: Any, lowest: float, linear: float) -> None:
-    """Make the x axis logarithmic below -`linear`; ticks are powers of ten there, and a round number beside 0."""
+def _bend(ax: Any, linear: float) -> None:
+    """Make the x axis logarithmic further than `linear` from 0, with no tick nearer but 0."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
     ax.set_xscale("symlog", linthresh=linear)
-    unit = 10.0 ** np.floor(np.log10(linear))
-    near = unit * max(factor for factor in (1, 2, 5) if factor * unit <= linear)
-    powers = np.arange(np.ceil(np.log10(2 * linear)), np.floor(np.log10(-lowest)) + 1)
-    far = -(10.0 ** powers[:: 1 + len(powers) // (MOST_POWERS + 1)])
-    ticks = [*far[::-1], -near, 0.0, near]
-    ax.set_xticks(ticks, [number(tick) for tick in ticks])
+    locator = SymmetricalLogLocator(base=10, linthresh=10 ** np.ceil(np.log10(linear)))
+    locator.set_params(numticks=MOST_TICKS)
+    ax.xaxis.set_major_locator(locator)
 
 
 def _edges(ax: Any, values: Array) -> Array:
