@@ -30,7 +30,7 @@ def run(page: Path) -> int:
 
 def main() -> None:
     root = Path(__file__).resolve().parent.parent
-    pages = [Path(p).resolve() for p in sys.argv[1:]] or [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    pages = [Path(p).resolve() for p in sys.argv[1:]] or [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     warnings.simplefilter("error")
     # Blocks stop early to be short.
     warnings.filterwarnings("ignore", ".* while its held-out bound was still rising")

@@ -51,7 +51,7 @@ def reconstruction_error(estimator: Any, X: Any, y: Any = None) -> float:
 
     See Also
     --------
-    VAETransformer.score : The likelihood, for objectives that train one.
+    skvae.VAETransformer.score : The likelihood, for objectives that train one.
 
     Examples
     --------

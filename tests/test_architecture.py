@@ -248,8 +248,3 @@ def test_no_other_file_lists_the_names(parameter):
 @pytest.mark.parametrize(("parameter", "name"), [(p, n) for p, names in REGISTRIES.items() for n in names])
 def test_the_documentation_names_every_member(parameter, name):
     assert f'"{name}"' in (DOCS / "api.md").read_text()
-
-
-@pytest.mark.parametrize("name", skvae.__all__)
-def test_the_documentation_names_every_public_class(name):
-    assert re.search(rf"`{name}\b", (DOCS / "api.md").read_text())

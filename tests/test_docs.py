@@ -18,7 +18,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / ".github" / "SECURITY.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PUBLIC = {"skvae", *(f"skvae.{family}" for family in ("likelihoods", "objectives", "priors", "networks"))}
 # What a user derives from to add a member, by the heading under which docs/extend.md does so.
@@ -69,7 +69,7 @@ def test_lines_are_no_longer_than_120_columns():
     assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documented_names_exist(path):
     """Whatever a document calls `skvae.something`."""
     for name in re.findall(r"`skvae\.([\w.]+)", path.read_text()):
@@ -80,7 +80,7 @@ def test_documented_names_exist(path):
             value = getattr(value, part)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documented_files_exist(path):
     """Paths in backticks and targets of links; one with a <placeholder> stands for many."""
     text = path.read_text()

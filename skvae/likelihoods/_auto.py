@@ -29,10 +29,11 @@ LEAD, SURE = 0.02, 2.0
 class Auto(Likelihood):
     """A likelihood for every column by its type and values; the fitted estimator's `likelihood_` says which.
 
-    - anything but numbers (strings, pandas categories): :class:`Categorical`
-    - True and False, 0 and 1: :class:`Bernoulli`
-    - other numbers: :class:`Gaussian`, unless another makes a column's values likelier: :class:`LogNormal` where all
-      are above 0, :class:`NegativeBinomial` of whole numbers from 0 on, and at last :class:`NormalScore`
+    - anything but numbers (strings, pandas categories): :class:`~skvae.Categorical`
+    - True and False, 0 and 1: :class:`~skvae.Bernoulli`
+    - other numbers: :class:`~skvae.Gaussian`, unless another makes a column's values likelier:
+      :class:`~skvae.LogNormal` where all are above 0, :class:`~skvae.NegativeBinomial` of whole numbers from 0 on, and
+      at last :class:`~skvae.NormalScore`
 
     How likely is found by fitting the column alone to either half of its rows and looking at the other half; each must
     be ahead of those before it by 0.02 nats a cell and two standard errors. At most 10,000 rows are looked at, evenly
@@ -48,7 +49,7 @@ class Auto(Likelihood):
     Mixed(members=[('gaussian', [0]), ('bernoulli', [1]), ('log_normal', [2])])
     """
 
-    __module__ = "skvae"
+    __module__ = "skvae.likelihoods"
 
     reads_cells = True
 

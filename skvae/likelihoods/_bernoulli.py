@@ -27,7 +27,7 @@ LARGEST_LOGIT = 50.0
 
 
 class Bernoulli(Unscaled):
-    """p(x|z) = prob(z)^x (1 - prob(z))^(1 - x): columns of 0 and 1, or images in [0, 1].
+    """Columns of 0 and 1, or images in [0, 1]: p(x|z) = prob(z)^x (1 - prob(z))^(1 - x).
 
     The decoder emits logits. On fractional values this is a cross entropy and no density (at a probability of 0.1
     it integrates to 0.36 over [0, 1]): fine for images, not to be compared with another model's likelihood.
@@ -60,7 +60,7 @@ class Bernoulli(Unscaled):
 
 
 class ContinuousBernoulli(Unscaled):
-    """p(x|z) = exp(logit(z) x) / A(z) on [0, 1]: fractions and grey values (Loaiza-Ganem & Cunningham 2019).
+    """Fractions and grey values: p(x|z) = exp(logit(z) x) / A(z) on [0, 1] (Loaiza-Ganem & Cunningham 2019).
 
     The Bernoulli's cross entropy with the constant that makes it a density. Its mean is 1/2 at a logit of 0 and goes
     to 0 or 1 more slowly than a probability.

@@ -28,7 +28,7 @@ SMALL_MATRIX = 100_000
 
 
 class Categorical(Unscaled):
-    """p(x|z) = softmax(logits(z)): columns of categories, as strings, pandas categories, or numbers.
+    """Columns of categories, as strings, pandas categories or numbers: p(x|z) = softmax(logits(z)).
 
     The encoder sees a column of zeros and ones for each category. `transform` and `score_samples` refuse a category
     that `fit` has not seen. Reconstructions are the most likely category.

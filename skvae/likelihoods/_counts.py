@@ -45,7 +45,7 @@ MOST_TIMES = 10.0
 
 
 class Poisson(Unscaled):
-    """p(x|z) = Poisson(rate(z)): counts whose variance, given the latents, is their mean.
+    """Counts whose variance, given the latents, is their mean: p(x|z) = Poisson(rate(z)).
 
     The decoder emits log rates; the encoder sees log(1 + x). A latent for how much was counted in all (the library
     size of a cell, the length of a text) is found like any other.
@@ -76,7 +76,7 @@ class Poisson(Unscaled):
 
 
 class NegativeBinomial(Unscaled):
-    """p(x|z) = NB(mean(z), r): counts that vary more than a Poisson's, by mean + mean^2 / r.
+    """Counts that vary more than a Poisson's, by mean + mean^2 / r: p(x|z) = NB(mean(z), r).
 
     A Poisson whose rate is gamma distributed with shape r, one learnt r per column. The decoder emits the logarithm of
     the mean; the encoder sees log(1 + x).

@@ -90,7 +90,7 @@ class Encoding(nn.Module, ABC):
         return self.encode(x)[..., torch.from_numpy(self.is_given())]
 
     def log_slope(self, xp: Any) -> Callable[[Any], Any] | None:
-        """log |d seen / dx|, (N, D), as a function of what the encoder sees, an array of `xp`, numpy or torch.
+        """`log |d seen / dx|`, (N, D), as a function of what the encoder sees, an array of `xp`, numpy or torch.
 
         None where it is the same in all rows; who builds the encoding knows it then.
         """

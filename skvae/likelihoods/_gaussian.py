@@ -18,7 +18,7 @@ LAYOUTS: dict[str, type[LocationScale]] = {"feature": FeatureNoise, "shared": Sh
 
 
 class Gaussian(Standardised):
-    """p(x|z) = N(mean(z), variance): real-valued columns.
+    """Real-valued columns: p(x|z) = N(mean(z), variance).
 
     Parameters
     ----------

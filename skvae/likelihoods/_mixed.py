@@ -29,7 +29,7 @@ SHOWN_COLUMNS = 60
 
 
 class Mixed(Likelihood):
-    """p(x|z) with a likelihood of its own for every column: numbers, counts, yes or no, and categories in one table.
+    """A likelihood of its own for every column: numbers, counts, yes or no, and categories in one table.
 
     Parameters
     ----------

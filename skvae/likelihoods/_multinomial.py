@@ -24,7 +24,7 @@ TINY = 1e-30
 
 
 class Multinomial(Unscaled):
-    """p(x|z, n) = n! prod_d softmax(logits(z))_d^x_d / x_d!: a row's counts given their total n (Mult-VAE).
+    """A row's counts given their total n: p(x|z, n) = n! prod_d softmax(logits(z))_d^x_d / x_d! (Mult-VAE).
 
     What is modelled is what was counted, not how much: `score` is the likelihood of a row among all rows of its total.
     The encoder sees every row over its length, x / ||x||. The decoder emits a logit for every column. `reconstruct` and

@@ -39,7 +39,7 @@ MEAN_NUMBERS = 4_000_000
 
 
 class NormalScore(Standardised):
-    """p(x|z): numbers of any distribution, Gaussian after the map that makes the column's own distribution normal.
+    """Numbers of any distribution: Gaussian after the map that makes the column's own distribution normal.
 
     The map g is piecewise linear between knots at quantiles; values that are common (zeros, heaps, caps) have both
     edges of their cell as knots. A value x stands for the cell x +- step / 2 of the grid that the column was recorded

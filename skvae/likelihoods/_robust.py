@@ -21,10 +21,10 @@ __all__ = ["Laplace", "StudentT"]
 
 
 class StudentT(Standardised):
-    """p(x|z) = t(mean(z), scale, df): real-valued columns, of which some cells are far off.
+    """Real-valued columns of which some cells are far off: p(x|z) = t(mean(z), scale, df).
 
-    One learnt variance per column. The logarithm of p falls like log |x|, so that an outlier pulls neither the mean nor
-    the variance far.
+    One learnt variance per column. The logarithm of p falls like the logarithm of x, so that an outlier pulls neither
+    the mean nor the variance far.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class StudentT(Standardised):
 
 
 class Laplace(Standardised):
-    """p(x|z) = exp(-|x - mean(z)| / b) / 2b: real-valued columns, of which some cells are off.
+    """Real-valued columns of which some cells are off: p(x|z) = `exp(-|x - mean(z)| / b) / 2b`.
 
     One learnt b per column. Training lowers absolute errors, so `mean` is a median too.
 

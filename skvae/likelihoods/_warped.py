@@ -23,7 +23,7 @@ __all__ = ["JohnsonSU", "LogNormal"]
 
 
 class JohnsonSU(Standardised):
-    """p(x|z): the inverse hyperbolic sine of x is Gaussian around the decoder's mean (Johnson 1949).
+    """Real-valued columns with values far out: arcsinh(x) is Gaussian around the decoder's mean (Johnson 1949).
 
     Around a column's mean the likelihood is Gaussian, far from it its tails are heavy: y = tail arcsinh(x / tail), with
     x the standardised column, is x near 0 and grows like log x beyond `tail` standard deviations. A few
@@ -73,7 +73,7 @@ class JohnsonSU(Standardised):
 
 
 class LogNormal(Likelihood):
-    """p(x|z): the logarithm of x is Gaussian around the decoder's mean. Amounts, durations, sizes: columns above zero.
+    """Amounts, durations, sizes, all above zero: log(x) is Gaussian around the decoder's mean.
 
     One noise variance per column, of the logarithm. The mean of p(x|z) lies above its median, by a factor of half that
     variance's exponential.

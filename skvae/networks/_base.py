@@ -87,6 +87,7 @@ class LinearPath(nn.Module):
         store_inputs_by_outputs(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The sum of both."""
         return self.linear(x) if self.body is None else self.linear(x) + self.body(x)
 
     def hidden(self, x: Tensor) -> list[Tensor]:

@@ -26,7 +26,7 @@ MARGIN = 1e-6
 class Sparse(OnePass):
     """A sparse autoencoder (Olshausen & Field 1996; Ng 2011): minimise ||x - g(f(x))||^2 + weight * penalty.
 
-    The penalty is sum_i |a_i|, one per row, or sum_i KL(rho || mean a_i), of means over a batch, where
+    The penalty is `sum_i |a_i|`, one per row, or sum_i KL(rho || mean a_i), of means over a batch, where
     KL(rho || m) = rho log(rho / m) + (1 - rho) log((1 - rho) / (1 - m)). The a_i are the encoder's hidden activations,
     or the code, whose J numbers may be more than the columns. The error is that of a plain autoencoder: summed over the
     present cells of a row, in standard deviations of the columns. There is no p(x), so `score`, `score_samples`,

@@ -115,7 +115,7 @@ def _softmax(xp: Any, terms: Any) -> tuple[Any, Any]:
 
 
 class Mixture(PriorSpec):
-    """p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), with weights, means and variances learnt with the model.
+    """Latents in groups: p(z) = sum_k w_k N(z; mu_k, diag sigma_k^2), all of it learnt with the model.
 
     Rows that form groups need not be squeezed into one Gaussian (Jiang et al. 2017, variational deep embedding; Tomczak
     & Welling 2018 compare it as MoG). Training starts at the clusters that k-means finds among the first codes. The KL

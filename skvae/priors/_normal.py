@@ -51,7 +51,7 @@ class StandardNormal(Prior):
 
 
 class Normal(PriorSpec):
-    """p(z) = N(0, I)."""
+    """Independent standard normal latents: p(z) = N(0, I)."""
 
     __module__ = "skvae.priors"
 

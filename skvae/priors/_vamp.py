@@ -78,7 +78,7 @@ class VampPrior(Modes):
 
 
 class Vamp(PriorSpec):
-    """p(z) = 1/K sum_k q(z|u_k), with pseudo-inputs u_k that are learnt with the model: the VampPrior.
+    """The mean posterior of learnt rows: p(z) = 1/K sum_k q(z|u_k), with pseudo-inputs u_k, a VampPrior.
 
     The best prior for given rows is the mean of their posteriors; this is a mean over fewer rows, which start as random
     rows of the training table (Tomczak & Welling 2018, section 2). The KL has no closed form and is averaged over the
