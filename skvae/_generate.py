@@ -283,9 +283,9 @@ class DrawsRows(BaseVAE):
             raise ValueError("gaps=True leaves out what a training row lacks; use prior='aggregated' and given=None.")
         if given is not None:
             return self._sample_given(given, int(n_samples), inference, random_state)
-        rng = _generator(random_state, inference)
         columns = inference.model.likelihood.given_columns
         codes = self._kept(inference) if prior == "aggregated" or columns.any() else None
+        rng = _generator(random_state, inference)
         with torch_scope(rng.device, grad=False):
             if codes is not None:
                 z, place = codes.draw(int(n_samples), rng)
@@ -354,15 +354,16 @@ class DrawsRows(BaseVAE):
         table = table_of_given(given, schema, len(columns))
         known = np.array(reader.read(table, checked=False)[:])
         absent = np.isnan(known)
+        kept: Any = self._kept(inference) if absent[:, columns].any() else None
+        # Before the generator is asked: a refused call draws nothing.
+        reader.check(known if kept is None else np.where(absent, rows_of(kept.given[:1], columns), known))
         rng: Any = _generator(random_state, inference) if absent.any() else None
-        if absent[:, columns].any():  # each draw has those of a training row
-            kept, exact = self._kept(inference), np.isin(np.flatnonzero(columns), list(schema.categories))
-            assert kept.given is not None
+        if kept is not None:  # each draw has the given cells of a training row
+            exact = np.isin(np.flatnonzero(columns), list(schema.categories))
             filled = completed_given(known[:, columns], n_samples, kept.given, kept.weight, exact, rng)
             known, absent = (np.repeat(values, n_samples, axis=0) for values in (known, absent))
             known[:, columns] = filled
             table, n_samples = repeated(table, n_samples, frame_library(given) is not None), 1
-        reader.check(known)
         cells = _Cells.of(known)
         numbers, gaps = (np.repeat(values, n_samples, axis=0) for values in (cells.numbers, cells.gaps))
         if len(cells.rows):

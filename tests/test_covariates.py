@@ -378,6 +378,37 @@ def test_the_likelihood_reads_as_it_was_written(curved):
     assert repr(curved.likelihood_).count("'given'") == 2
 
 
+def test_a_category_that_is_none_of_a_given_column_cannot_be_left_out(linear):
+    table = people(20).replace({"batch": {"a": "z"}})
+    with pytest.raises(ValueError, match=r"column 'batch' holds 'z' .* Leave such rows out, or fit to rows that have"):
+        linear.transform(table)
+
+
+@pytest.mark.parametrize("given", [{"batch": "z"}, {"u": np.inf}, {"age": np.inf, "u": 1.0}])
+def test_a_refused_draw_asks_the_generator_for_nothing(linear, given):
+    rng, before = np.random.RandomState(0), np.random.RandomState(0).get_state()[1]
+    with pytest.raises(ValueError, match="not seen|infinity"):
+        linear.sample(3, given=given, random_state=rng)
+    np.testing.assert_array_equal(rng.get_state()[1], before)
+
+
+def test_pictures_decode_for_what_is_given(linear):
+    pytest.importorskip("matplotlib")
+    from skvae.plotting import ReconstructionDisplay, TraversalDisplay
+
+    table, given = people(20), {"batch": "b", "age": 50.0}
+    found = TraversalDisplay.from_estimator(linear, table, n=3, n_features=3, given=given)
+    decoded = linear.inverse_transform(found.values[:, None], given=given)
+    name = found.features[0]
+    np.testing.assert_allclose(found.decoded[:, 0], (decoded[name] - table[name].mean()) / table[name].std(ddof=0))
+    with pytest.raises(ValueError, match="say what to decode for, by given="):
+        TraversalDisplay.from_estimator(linear, table)
+    rows = ReconstructionDisplay.from_estimator(linear, table, rows=[2])
+    own = linear.reconstruct(table[2:3])[rows.features].to_numpy()
+    spread = table[rows.features].std(ddof=0).to_numpy()
+    np.testing.assert_allclose(rows.rebuilt, (own - table[rows.features].mean().to_numpy()) / spread)
+
+
 # The regression that training starts with
 
 

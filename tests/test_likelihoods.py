@@ -298,11 +298,11 @@ UNIT, COUNTS = r"takes values in \[0, 1\]", r"takes counts: 0, 1, 2, \.\.\."
 @pytest.mark.parametrize(
     ("member", "value", "message"),
     [
-        (Bernoulli(), -1.0, f"^Negative values in data passed to VAE: b holds -1.0; likelihood='bernoulli' {UNIT}"),
+        (Bernoulli(), -1.0, f"^Negative values in data: b holds -1.0; likelihood='bernoulli' {UNIT}"),
         (Bernoulli(), 2.0, f"^b holds 2.0; likelihood='bernoulli' {UNIT}"),
         (ContinuousBernoulli(), -0.1, f"^Negative values .*: b holds -0.1; likelihood='continuous_bernoulli' {UNIT}"),
         (ContinuousBernoulli(), 1.1, f"^b holds 1.1; likelihood='continuous_bernoulli' {UNIT}"),
-        (Poisson(), -2.0, f"^Negative values in data passed to VAE: b holds -2.0; likelihood='poisson' {COUNTS}"),
+        (Poisson(), -2.0, f"^Negative values in data: b holds -2.0; likelihood='poisson' {COUNTS}"),
         (Poisson(), 0.5, f"^b holds 0.5; likelihood='poisson' {COUNTS}"),
         (NegativeBinomial(), -2.0, f"^Negative values .*: b holds -2.0; likelihood='negative_binomial' {COUNTS}"),
         (NegativeBinomial(), 1e-9, f"^b holds 1e-09; likelihood='negative_binomial' {COUNTS}"),
@@ -320,7 +320,7 @@ def test_a_value_outside_the_support_is_named_with_its_column(member, value, mes
 
 
 def test_a_negative_value_is_named_first():
-    with pytest.raises(ValueError, match="^Negative values in data passed to VAE: c holds -1.0"):
+    with pytest.raises(ValueError, match="^Negative values in data: c holds -1.0"):
         Poisson().check(np.array([[0.5, 1.0, 2.0], [1.0, 1.5, -1.0]]), ["a", "b", "c"])
 
 

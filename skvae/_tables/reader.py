@@ -135,7 +135,7 @@ class TableReader:
             # Before categories are looked up, which another table's columns would not have.
             _check_feature_names(self._known, X, reset=False)
             _check_n_features(self._known, X, reset=False)
-            X = self.schema.encoded(X)
+            X = self.schema.encoded(X, self._given)
         X = _numbers(self._known, X, reset=False)
         if checked:
             self.check(X)
@@ -177,6 +177,12 @@ class TableReader:
     def labels(self) -> list[str]:
         """How errors name the columns."""
         return [self.schema.label(column) for column in range(self.n_features)]
+
+    @cached_property
+    def _given(self) -> set[int]:
+        """The columns that the model is given, of which no cell may be missing."""
+        pairs = self.likelihood.assigned(self.n_features)
+        return {column for member, own in pairs if member.is_given for column in own}
 
     @cached_property
     def _known(self) -> Any:

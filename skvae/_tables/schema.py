@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from math import isinf
 from numbers import Real
 from typing import Any
@@ -106,24 +107,25 @@ class Schema:
         """How many categories each of these columns has; numbers have none."""
         return [len(self.categories.get(column, ())) for column in columns]
 
-    def encoded(self, X: Any) -> Any:
-        """X with codes for categories; X itself where it has none."""
+    def encoded(self, X: Any, needed: Collection[int] = ()) -> Any:
+        """X with codes for categories; X itself where it has none. No cell of the columns `needed` may be missing."""
         if not self.categories:
             return X
         if isinstance(X, RowSource):
-            return Recoded(X, self._encoded_array)
+            return Recoded(X, partial(self._encoded_array, needed=needed))
         if frame_library(X) is None:
-            return self._encoded_array(np.asarray(X))
-        return with_columns(X, {column: self._codes(column_values(X, column), column) for column in self.categories})
+            return self._encoded_array(np.asarray(X), needed=needed)
+        codes = {column: self._codes(column_values(X, column), column, needed=needed) for column in self.categories}
+        return with_columns(X, codes)
 
-    def _encoded_array(self, X: np.ndarray, rows: Any = None) -> np.ndarray:
+    def _encoded_array(self, X: np.ndarray, rows: Any = None, needed: Collection[int] = ()) -> np.ndarray:
         """An array in memory, or these rows of a larger one, with codes for categories; other cells stay."""
         result = np.array(X, dtype=X.dtype if X.dtype.kind in "Of" else np.float64)
         for column in self.categories:
-            result[:, column] = self._codes(column_values(X, column), column, rows)
+            result[:, column] = self._codes(column_values(X, column), column, rows, needed)
         return result
 
-    def _codes(self, values: np.ndarray, column: int, rows: Any = None) -> Array:
+    def _codes(self, values: np.ndarray, column: int, rows: Any = None, needed: Collection[int] = ()) -> Array:
         """The codes of a column's values, NaN where one is missing; `rows` are their numbers for errors."""
         known = self.categories[column]
         places = {value: code for code, value in enumerate(known)}
@@ -139,9 +141,10 @@ class Schema:
             value, row = distinct[inverse[place]], place if rows is None else int(rows[place])
             if _is_infinite(value):
                 raise infinity_in(self.label(column), row)
+            way_out = "Leave such rows out" if column in needed else "Mark the cell as missing (NaN)"
             raise ValueError(
                 f"{self.label(column)} holds {value!r} in row {row}, a category that fit has not seen; "
-                f"it knows {_listed(known, value)}. Mark the cell as missing (NaN), or fit to rows that have it."
+                f"it knows {_listed(known, value)}. {way_out}, or fit to rows that have it."
             )
         return codes[inverse]
 

@@ -177,9 +177,12 @@ class LikelihoodModule(nn.Module, ABC):
     ----------
     shared_noise : bool
         Whether `variance` is one number for the whole table.
+    shared_unit : bool
+        Whether it is so in data units, too.
     """
 
     shared_noise: ClassVar[bool] = False
+    shared_unit: ClassVar[bool] = False
     encoding: Encoding
 
     def __init__(self, n_features: int, n_params: int, encoding: Encoding | None = None):
@@ -408,5 +411,5 @@ def refuse(X: Array, outside: np.ndarray, names: Sequence[str], rule: str) -> No
     negative = outside & (X < 0)
     row, column = np.argwhere(negative if negative.any() else outside)[0]
     # scikit-learn's checks and its own estimators open with these words.
-    opening = "Negative values in data passed to VAE: " if negative.any() else ""
+    opening = "Negative values in data: " if negative.any() else ""
     raise ValueError(f"{opening}{names[column]} holds {X[row, column]}; {rule}.")

@@ -82,6 +82,7 @@ class ManifoldDisplay(Display):
         components: tuple[int, int] = (0, 1),
         image_shape: tuple[int, ...] | None = None,
         feature: str | int | None = None,
+        given: Any = None,
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
@@ -106,6 +107,8 @@ class ManifoldDisplay(Display):
             (height, width) or (height, width, channels) of a row. None: rows are no images.
         feature : str or int, default=None
             The column to show as a heat map where rows are no images, by its name or place.
+        given : dict, Series or DataFrame, default=None
+            What to decode for, of a model that is given columns (:class:`skvae.Given`): one row, by the columns' names.
         ax : matplotlib Axes, default=None
             Where to draw. None: a new figure.
         **kwargs : dict
@@ -138,7 +141,7 @@ class ManifoldDisplay(Display):
         centre, others = codes.centre()
         Z = np.tile(centre, (n * n, 1))
         Z[:, first], Z[:, second] = np.tile(x, n), np.repeat(y, n)
-        rows = estimator.inverse_transform(Z)
+        rows = estimator.inverse_transform(Z, **({} if given is None else {"given": given}))
         latents = codes.names[first], codes.names[second]
         still = others if len(codes.names) > 2 else None
         if place is None:

@@ -111,7 +111,10 @@ class ReconstructionDisplay(Display):
         check_codes(estimator)
         names = names_of(estimator)
         places, shape = _chosen(X, rows, image_shape, len(names))
-        rebuilt = estimator.inverse_transform(estimator.transform(_safe_indexing(X, places)))
+        shown = _safe_indexing(X, places)
+        # A model that is given columns reads them from the rows.
+        own = getattr(estimator, "reconstruct", None)
+        rebuilt = estimator.inverse_transform(estimator.transform(shown)) if own is None else own(shown)
         return cls._of(X, places, rebuilt, names, shape).plot(ax, **kwargs)
 
     @classmethod

@@ -81,6 +81,7 @@ class TraversalDisplay(Display):
         n: int = 11,
         image_shape: tuple[int, ...] | None = None,
         n_features: int = 10,
+        given: Any = None,
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
@@ -104,6 +105,8 @@ class TraversalDisplay(Display):
             (height, width) or (height, width, channels) of a row. None: rows are no images.
         n_features : int, default=10
             How many columns are shown, those that move most first, where rows are no images.
+        given : dict, Series or DataFrame, default=None
+            What to decode for, of a model that is given columns (:class:`skvae.Given`): one row, by the columns' names.
         ax : matplotlib Axes, default=None
             Where to draw; the legend needs room, so make figures with `layout="constrained"`. None: a new figure.
         **kwargs : dict
@@ -132,7 +135,7 @@ class TraversalDisplay(Display):
         values = codes.values(place, n)
         Z = np.tile(centre, (n, 1))
         Z[:, place] = values
-        rows = estimator.inverse_transform(Z)
+        rows = estimator.inverse_transform(Z, **({} if given is None else {"given": given}))
         said = codes.names[place], others if len(codes.names) > 1 else None
         if shape is not None:
             return cls(values, pixels_of(rows).reshape(n, *shape), said[0], None, said[1]).plot(ax, **kwargs)
