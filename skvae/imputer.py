@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -221,7 +220,7 @@ def _filled(model: VAETransformer, X: Any, sample_weight: Any, objective: str = 
 
 
 def _fitted_in_silence(model: VAETransformer, X: Any, y: Any, sample_weight: Any) -> VAETransformer:
-    """A model that is none of the user's: whether it converged is not for them to mend."""
+    """A model that is none of the user's: whether it converged is not for them to mend, and of the table one speaks."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)  # ConvergenceWarning is one
         return model.fit(X, y, sample_weight)

@@ -183,7 +183,8 @@ def test_large_whole_numbers_of_an_array_given_to_a_frames_model_are_untouched()
 
 
 def test_large_whole_numbers_of_an_object_array_beside_text_are_untouched():
-    X = np.array([[int(i), text, None if i == IDS[4] else 1.5] for i, text in zip(IDS, "ab" * 30, strict=True)], object)
+    texts, sizes = "ab" * 30, [None if i == 4 else i % 2 + 0.5 for i in range(60)]
+    X = np.array([[int(i), *cells] for i, *cells in zip(IDS, texts, sizes, strict=True)], object)
     for filled in (make().fit(X).impute(X), *make().fit(X).impute(X, n_draws=2, random_state=0)):
         assert filled[:, 0].tolist() == X[:, 0].tolist()
         assert isinstance(filled[4, 2], float)
@@ -556,7 +557,7 @@ def test_a_number_too_large_is_no_category():
 
 @pytest.mark.parametrize("likelihood", ["auto", "categorical"])
 def test_categories_that_cannot_be_sorted_are_refused_by_name(likelihood):
-    X = pd.DataFrame({"k": pd.Series([(1, "a"), ("a", 1), (2, "b")] * 20, dtype=object), "x": 1.0})
+    X = pd.DataFrame({"k": pd.Series([(1, "a"), ("a", 1), (2, "b")] * 20, dtype=object), "x": np.arange(60.0)})
     with pytest.raises(TypeError, match="^column 'k' holds categories without an order, as .*; make strings of them"):
         make(likelihood=likelihood).fit(X)
 

@@ -258,6 +258,7 @@ RULES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:column 'x' holds one value alone")
 @pytest.mark.parametrize("what", RULES)
 def test_auto_goes_by_what_a_column_holds(what):
     values, expected = RULES[what]
@@ -267,6 +268,18 @@ def test_auto_goes_by_what_a_column_holds(what):
     assert found["x"] == expected
     if expected == "gaussian":
         assert words(make("auto").fit(X).likelihood_) == "Gaussian()"
+
+
+@pytest.mark.parametrize("columns", [["x"], ["x", "y"]])
+def test_auto_speaks_once_of_columns_of_one_value_and_takes_them_for_gaussian(columns):
+    X = pd.DataFrame({"a": np.random.default_rng(1).normal(size=N), **dict.fromkeys(columns, 2.5)})
+    X.loc[3, "x"] = np.nan
+    said = "^column 'x', column 'y' hold one value each" if len(columns) > 1 else "^column 'x' holds one value alone"
+    with pytest.warns(UserWarning, match=said) as caught:
+        likelihood = make("auto").fit(X).likelihood_
+    assert len(caught) == 1
+    assert words(likelihood) == "Gaussian()"
+    make("gaussian").fit(X)  # who asked for it is not told
 
 
 def test_auto_of_an_array_is_that_of_a_frame(frame):

@@ -1,4 +1,4 @@
-"""Categories that may have been meant to be something else: each a warning that names the column."""
+"""Columns that may have been meant to be something else, or to be left out: warnings that name them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import warnings
 from numbers import Real
 from typing import Any
 
-__all__ = ["warn_of_categories"]
+__all__ = ["warn_of_categories", "warn_of_constants"]
 
 # A column of more categories than this, and of less than two rows to each, is an id.
 ID_CATEGORIES, ROWS_OF_A_CATEGORY = 20, 2
 # So many whole numbers, as strings too, may be codes of categories; more, and numbers with a fraction, are amounts.
 CODES = 10
+# How many columns a warning names.
+NAMED_COLUMNS = 5
 # Strings among numbers are taken for marks of missing cells where they are at most this share of the different values.
 MARKS = 0.1
 
@@ -33,6 +35,18 @@ def warn_of_categories(label: str, values: list[Any], n_rows: int, declared: boo
     doubt = (None if declared else _of_numbers(values)) or _of_rows(values, n_rows)
     if doubt is not None:
         warnings.warn(f"{label} {doubt}", UserWarning, stacklevel=3)
+
+
+def warn_of_constants(labels: list[str]) -> None:
+    """Warn once of all columns that hold one number, by how they are called."""
+    if not labels:
+        return
+    named = ", ".join(labels[:NAMED_COLUMNS])
+    if len(labels) > NAMED_COLUMNS:
+        named += f" and {len(labels) - NAMED_COLUMNS} more"
+    one = len(labels) == 1
+    said = "holds one value alone, which tells" if one else "hold one value each, which tell"
+    warnings.warn(f"{named} {said} nothing of a row; drop {'it' if one else 'them'}.", UserWarning, stacklevel=3)
 
 
 def _of_numbers(values: list[Any]) -> str | None:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import nbinom
 
+from .._tables.doubts import warn_of_constants
 from .._tables.facts import ColumnFacts, column_facts
+from .._tables.frames import label_of
 from .._tables.moments import MOST_EXPONENT, Array, Moments, Scale
 from ._base import Assigned, Likelihood, LikelihoodModule
 from ._bernoulli import Bernoulli
@@ -55,8 +57,11 @@ class Auto(Likelihood):
 
     def assign(self, X: Any, columns: list[int] | None = None) -> list[Assigned]:
         facts = column_facts(X)
+        wanted = list(range(X.shape[1])) if columns is None else columns
+        if len(X) > 1:
+            warn_of_constants([label_of(X, column) for column in wanted if _is_constant(facts[column])])
         chosen: dict[type[Likelihood], list[int]] = {}
-        for column in range(X.shape[1]) if columns is None else columns:
+        for column in wanted:
             chosen.setdefault(_best(facts[column]), []).append(column)
         # Real columns alone need no Mixed; others would refuse the input noise that a Mixed spares them.
         if columns is None and len(chosen) == 1 and set(chosen) <= {Gaussian, LogNormal}:
@@ -68,6 +73,11 @@ class Auto(Likelihood):
 
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         raise NotImplementedError("Auto chooses likelihoods in fit; it is none itself.")
+
+
+def _is_constant(facts: ColumnFacts) -> bool:
+    """Whether a column holds one number; of one category it is said elsewhere."""
+    return not facts.is_category and len(facts.values) > 0 and facts.low == facts.high
 
 
 def _best(facts: ColumnFacts) -> type[Likelihood]:
