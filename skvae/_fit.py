@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from ._callbacks import EpochLog
 from ._inference.draws import decodes_to_numbers
 from ._inference.scores import latent_information
+from ._latents import warn_of_latents
 from ._linear import Covariance
 from ._settings import FitSettings
 from ._state import Blueprint, FittedModel, pack
@@ -264,6 +265,7 @@ def fit_model(
             _warn(f"{ended}; the best weights so far, of epoch {result.best}, are kept.", UserWarning)
         elif now is None:
             _warn_if_poor(begun, prepared, settings, result)
+            warn_of_latents(model, prepared.rows, reader.likelihood, settings)
         # A later partial_fit starts its optimiser afresh.
         result = replace(result, solver_state=[])
         fit = publish(reader, model, prepared.rows, prepared.moments.mean, prepared.scale, settings, result)
@@ -358,7 +360,7 @@ def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> 
         noise = rows.mean(variance).double().numpy()
         # The variance of a column of 1e200 is beyond float64: the largest number that is not, then.
         noise = np.where(np.isfinite(noise), np.minimum(noise * scale.scale**2, np.finfo(float).max), noise)
-    return float(noise[0]) if model.likelihood.shared_noise else noise
+    return float(noise[0]) if model.likelihood.shared_unit else noise
 
 
 def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:

@@ -10,11 +10,16 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._tables.moments import Moments, Scale
 from ._base import LikelihoodModule, Standardised
-from ._location_scale import DecoderNoise, FeatureNoise, LocationScale, SharedNoise
+from ._location_scale import DecoderNoise, FeatureNoise, LocationScale, ScaledNoise, SharedNoise
 
 __all__ = ["Gaussian"]
 
-LAYOUTS: dict[str, type[LocationScale]] = {"feature": FeatureNoise, "shared": SharedNoise, "decoder": DecoderNoise}
+LAYOUTS: dict[str, type[LocationScale]] = {
+    "feature": FeatureNoise,
+    "shared": SharedNoise,
+    "scaled": ScaledNoise,
+    "decoder": DecoderNoise,
+}
 
 
 class Gaussian(Standardised):
@@ -22,11 +27,14 @@ class Gaussian(Standardised):
 
     Parameters
     ----------
-    noise : {"feature", "shared", "decoder"}, default="feature"
+    noise : {"feature", "shared", "scaled", "decoder"}, default="feature"
         - "feature": one learnt variance per column, as in factor analysis. Columns are standardised one by one, so
           units do not matter.
         - "shared": one learnt variance for all columns, as in PCA. All columns are divided by one number, so the
-          columns of the largest values matter most: standardise a table of mixed units first.
+          columns of the largest values matter most: for those of one unit, as pixels.
+        - "scaled": one learnt share of every column's variance, as in PCA of standardised columns. All columns have an
+          equal part in the latents, which makes the better picture of two or three: with a variance per column a few
+          that go together may take all of them.
         - "decoder": one variance per row and column, emitted by the decoder (Kingma & Welling 2013, appendix C.2).
     noise_floor : float, default=1e-3
         The smallest noise variance, as a share of the column's variance ("shared": of the smallest variance among

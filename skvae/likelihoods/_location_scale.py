@@ -25,7 +25,7 @@ from ._base import CellWeights, LikelihoodModule, LinearStart, NLLGradient, as_a
 from ._bounds import at_least, blocked
 from ._encoding import Encoding, Summand
 
-__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "Shape", "SharedNoise"]
+__all__ = ["DecoderNoise", "FeatureNoise", "Normal", "ScaledNoise", "Shape", "SharedNoise"]
 
 
 class Shape(ABC):
@@ -220,7 +220,7 @@ class SharedNoise(_LearntNoise):
     largest column, and steps measured in the column would throw the start away.
     """
 
-    shared_noise = True
+    shared_noise = shared_unit = True
 
     def summands(self) -> Sequence[Summand]:
         return self.encoding.summands() or (lambda x: x,)
@@ -243,6 +243,12 @@ class SharedNoise(_LearntNoise):
         self.log_noise.data.fill_(shared)
         self.unit.fill_(torch.exp(0.5 * shared))
         return linear.loadings / float(self.unit), np.zeros(self.n_features)
+
+
+class ScaledNoise(SharedNoise):
+    """The same of columns with a unit each: one share of their variances."""
+
+    shared_unit = False
 
 
 class DecoderNoise(LocationScale):
