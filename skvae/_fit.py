@@ -265,7 +265,7 @@ def fit_model(
             _warn(f"{ended}; the best weights so far, of epoch {result.best}, are kept.", UserWarning)
         elif now is None:
             _warn_if_poor(begun, prepared, settings, result)
-            warn_of_latents(model, prepared.rows, reader.likelihood, settings)
+            warn_of_latents(model, prepared.rows, settings)
         # A later partial_fit starts its optimiser afresh.
         result = replace(result, solver_state=[])
         fit = publish(reader, model, prepared.rows, prepared.moments.mean, prepared.scale, settings, result)

@@ -10,7 +10,6 @@ import torch
 from ._settings import FitSettings
 from ._tables.batches import ArrayTable, Batch
 from ._tables.moments import Array
-from .likelihoods import Gaussian, Likelihood
 from .model import VAE
 
 __all__ = ["keeps_fewer_neighbours", "warn_of_latents"]
@@ -21,24 +20,24 @@ PICTURES, FEWEST_ROWS, MOST_ROWS, NEIGHBOURS = (2, 3), 50, 500, 10
 WORTH_A_WORD = 0.005
 
 
-def warn_of_latents(model: VAE, rows: Batch | ArrayTable, likelihood: Likelihood, settings: FitSettings) -> None:
+def warn_of_latents(model: VAE, rows: Batch | ArrayTable, settings: FitSettings) -> None:
     """Warn where a row has fewer numbers than there are latents, and where a picture of these hides its neighbours.
 
     No text holds a number that another fit would not have: a search over many is then told once.
     """
-    n_latents, encoding = model.prior.n_components, model.likelihood.encoding
+    n_latents, encoding, better = model.prior.n_components, model.likelihood.encoding, model.likelihood.for_pictures
     n_numbers = encoding.n_inputs - int(encoding.is_given().sum())
     if settings.n_components != "auto" and "density" in settings.objective.offers and n_latents > n_numbers:
         _warn(
             f"{settings.name}: n_components={n_latents} is more than the {n_numbers} number(s) that the encoder sees "
             "of a row, of which no more latents can tell anything; take as many at most, or n_components='auto'."
         )
-    plain = isinstance(likelihood, Gaussian) and likelihood.noise == "feature" and settings.objective.is_bound
-    if plain and n_latents in PICTURES and keeps_fewer_neighbours(model, rows.subsample(MOST_ROWS)):
+    asked = better is not None and n_latents in PICTURES and settings.objective.is_bound
+    if asked and keeps_fewer_neighbours(model, rows.subsample(MOST_ROWS)):
         _warn(
             f"{settings.name}: the {n_latents} latents keep fewer of the rows' neighbours than {n_latents} principal "
             "components of the standardised columns do. They make the columns likeliest, of which a few that go "
-            "together may take them all; for a picture or clusters take likelihood=Gaussian(noise='scaled')."
+            f"together may take them all; for a picture or clusters take likelihood={better}."
         )
 
 

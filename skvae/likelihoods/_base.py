@@ -179,10 +179,13 @@ class LikelihoodModule(nn.Module, ABC):
         Whether `variance` is one number for the whole table.
     shared_unit : bool
         Whether it is so in data units, too.
+    for_pictures : str or None
+        The likelihood that shares a few latents more evenly among the columns, as it is written; None for such a one.
     """
 
     shared_noise: ClassVar[bool] = False
     shared_unit: ClassVar[bool] = False
+    for_pictures: ClassVar[str | None] = None
     encoding: Encoding
 
     def __init__(self, n_features: int, n_params: int, encoding: Encoding | None = None):

@@ -14,8 +14,15 @@ from ._location_scale import DecoderNoise, FeatureNoise, LocationScale, ScaledNo
 
 __all__ = ["Gaussian"]
 
+
+class _OwnNoise(FeatureNoise):
+    """One learnt variance per column, under which columns that go together may take all latents."""
+
+    for_pictures = "Gaussian(noise='scaled')"
+
+
 LAYOUTS: dict[str, type[LocationScale]] = {
-    "feature": FeatureNoise,
+    "feature": _OwnNoise,
     "shared": SharedNoise,
     "scaled": ScaledNoise,
     "decoder": DecoderNoise,
