@@ -54,6 +54,8 @@ ATTRIBUTES = {
     "margin": "_margin",
     "offset": "offset_",
 }
+# A block of rows is summed over the codes in so many parts.
+IN_PARTS = 20
 # How many times a block's numbers the differences to similar rows may be: 32 MB.
 BEYOND_CACHE = 16
 
@@ -232,10 +234,13 @@ class Normality:
     def _widest(self, inference: Inference, shared: bool) -> int:
         """Numbers that a criterion, or `nearest`, holds per row.
 
-        What `nearest` holds may pass the cache: with many columns its blocks would be single rows.
+        What `nearest` holds may pass the cache: with many columns its blocks would be single rows. A sum over the codes
+        takes rows in parts of its own, but for gradients.
         """
         n_codes, n_features = len(self.codes["mean"]), len(inference.scale.scale)
-        return max(n_codes, min(n_codes, MOST_SIMILAR) * n_features // BEYOND_CACHE if shared else 1)
+        if shared:
+            return max(n_codes, min(n_codes, MOST_SIMILAR) * n_features // BEYOND_CACHE)
+        return n_codes // IN_PARTS if isinstance(self.criterion, str) else n_codes
 
 
 def learn(

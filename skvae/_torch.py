@@ -23,6 +23,7 @@ __all__ = [
     "build_seeded",
     "double",
     "draw_seed",
+    "exp_",
     "fast_log",
     "large_products",
     "make_generator",
@@ -245,6 +246,14 @@ def repays_a_thread(largest_product: int) -> bool:
 def fast_log(values: torch.Tensor) -> torch.Tensor:
     """The logarithm, without a gradient: numpy's is three times as fast as torch's on the CPU."""
     return torch.from_numpy(np.log(values.numpy())) if values.is_cpu else values.log()
+
+
+def exp_(values: torch.Tensor) -> torch.Tensor:
+    """The exponential, in place: numpy's takes half of torch's time on the CPU, and knows no gradient."""
+    if values.is_cpu and not values.requires_grad and not torch.compiler.is_exporting():
+        np.exp(array := values.numpy(), out=array)
+        return values
+    return values.exp_()
 
 
 def namespace(values: Any) -> Any:

@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from skvae import VAETransformer, priors
 from skvae._math import log_normal
 from skvae._torch import build_seeded
-from skvae.priors import PRIORS, AggregatedPosterior, Mixture, MixturePrior, StandardNormal
+from skvae.priors import PRIORS, AggregatedPosterior, Mixture, MixturePrior, StandardNormal, _aggregated
 from skvae.priors._aggregated import ROWS_TO_WIDEN, WIDTHS, _log_sum
 
 
@@ -89,6 +89,27 @@ def test_the_aggregated_posterior_is_torchs_mixture(n_rows, n_components, spread
     torch.testing.assert_close(prior.log_prob(z), mixture(prior).log_prob(z), rtol=1e-9, atol=1e-9)
     terms = mixture(prior).component_distribution.log_prob(z[:, None]) + prior.log_weight
     torch.testing.assert_close(prior.log_terms(z), terms, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_codes_of_one_variance_are_torchs_mixture_in_half_the_product(spread):
+    prior = codes(200, 8, spread=spread)
+    prior = prior._replace(var=prior.var[:1].expand(200, 8))
+    assert prior._linear is not None
+    assert codes(200, 8)._linear is None
+    z = 2 * spread * values(50, 8, seed=1)
+    terms = mixture(prior).component_distribution.log_prob(z[:, None]) + prior.log_weight
+    torch.testing.assert_close(prior.log_terms(z), terms, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(prior.log_prob(z), mixture(prior).log_prob(z), rtol=1e-9, atol=1e-9)
+
+
+def test_rows_are_taken_in_parts_of_which_each_is_left_out_its_own(monkeypatch):
+    prior = codes()
+    z, left_out = prior.mean.repeat(3, 1), torch.arange(60) % 20 - 1
+    whole = prior.log_prob(z, left_out), prior.log_prob(z)
+    monkeypatch.setattr(_aggregated, "TERMS_AT_ONCE", 7 * 20)
+    torch.testing.assert_close((prior.log_prob(z, left_out), prior.log_prob(z)), whole, rtol=1e-12, atol=1e-12)
+    assert prior.log_prob(z[:0]).shape == prior.log_prob(z[:0], left_out[:0]).shape == (0,)
 
 
 def test_the_aggregated_posterior_integrates_to_one():

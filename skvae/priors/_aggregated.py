@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from .._math import LOG_2PI
-from .._torch import make_generator
+from .._torch import exp_, make_generator
 from ._modes import quadratic
 
 __all__ = ["ROWS_TO_WIDEN", "WIDTHS", "AggregatedPosterior"]
@@ -25,8 +25,8 @@ def _log_sum(terms: Tensor) -> Tensor:
     else: they stop at a size that adds nothing to the largest.
     """
     largest = terms.detach().amax(dim=1, keepdim=True)
-    total = terms.sub_(largest.clamp_min(torch.finfo(terms.dtype).min)).clamp_min_(LEAST_EXPONENT).exp_().sum(dim=1)
-    return torch.where(largest[:, 0] == -math.inf, -math.inf, largest[:, 0] + total.log())
+    below = terms.sub_(largest.clamp_min(torch.finfo(terms.dtype).min)).clamp_min_(LEAST_EXPONENT)
+    return torch.where(largest[:, 0] == -math.inf, -math.inf, largest[:, 0] + exp_(below).sum(dim=1).log())
 
 
 # By how much the aggregated posterior may widen the codes' variances, and how many codes choose among these.
@@ -48,6 +48,10 @@ CELL = 0.25
 # A row is judged without its own code, up to this share of all rows and at least so many: what is rarer may be an
 # anomaly that was copied; what is more common is normal by itself.
 RARE, FEW = 0.05, 5
+
+
+# Terms of a sum over the codes that are held at once: 4 MB.
+TERMS_AT_ONCE = 500_000
 
 
 # Exponents below this are as good as minus infinity beside one of 0.
@@ -95,6 +99,18 @@ class AggregatedPosterior(_Codes):
         return quadratic(self.mean, self.var.log(), self.log_weight)
 
     @cached_property
+    def _linear(self) -> tuple[Tensor, Tensor] | None:
+        """Where all codes have the same variances, as a linear encoder's have: factors of z^2, (J,), and of z and 1.
+
+        The latter are (J + 1, M): half of what `_quadratic` multiplies.
+        """
+        if torch.compiler.is_exporting() or not bool((self.var == self.var[:1]).all()):
+            return None  # a graph's operators do not depend on values
+        constant, weights = self._quadratic
+        square, slope = weights.split(self.mean.shape[1])
+        return square[:, 0], torch.cat([slope, constant[None]])
+
+    @cached_property
     def _width(self) -> Tensor:
         """Typical standard deviations of q(z|x): (J,)."""
         return (0.5 * self.var.log().mean(dim=0)).exp()
@@ -122,7 +138,17 @@ class AggregatedPosterior(_Codes):
         return self._replace(mean=self.mean[place], var=self.var[place], log_weight=log_weight)
 
     def log_prob(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
-        """log p(z), (N,), for codes (N, J); row n is judged without its own component `left_out[n]` (-1: none)."""
+        """log p(z), (N,), for codes (N, J); row n is judged without its own component `left_out[n]` (-1: none).
+
+        Where there is no gradient to keep, rows are taken some at a time, whose terms stay in the processor's cache.
+        """
+        if z.requires_grad or torch.compiler.is_exporting():
+            return self._log_sum_at(z, left_out)
+        size = max(1, TERMS_AT_ONCE // len(self.mean))
+        left: Any = [None] * (len(z) // size + 1) if left_out is None else left_out.split(size)
+        return torch.cat([self._log_sum_at(*part) for part in zip(z.split(size), left, strict=False)])
+
+    def _log_sum_at(self, z: Tensor, left_out: Tensor | None) -> Tensor:
         terms = self.log_terms(z)
         return _log_sum(terms) if left_out is None else self._log_sum_of_others(terms, left_out)
 
@@ -136,6 +162,11 @@ class AggregatedPosterior(_Codes):
 
     def log_terms(self, z: Tensor) -> Tensor:
         """log w_i + log N(z; mean_i, var_i), as one product: (N, M)."""
+        if self._linear is not None:
+            square, factors = self._linear
+            return torch.addmm(
+                (z.square() @ square)[:, None], torch.cat([z, torch.ones_like(z[:, :1])], dim=1), factors
+            )
         constant, weights = self._quadratic
         return torch.addmm(constant, torch.cat([z.square(), z], dim=1), weights)
 
