@@ -16,8 +16,14 @@ from .posterior import posterior
 __all__ = ["COMPLETIONS", "MOST_DIFFERENCE", "MOST_SIMILAR", "contributions", "explained", "nearest"]
 
 
-# Points of the path integral that shares the latents' part out.
+# Points of the path integral that shares the latents' part out, and the rule of Gauss for a path from 0 to 1.
 PATH_POINTS = 8
+NODES, SHARES = np.polynomial.legendre.leggauss(PATH_POINTS)
+GAUSS = 0.5 * (NODES + 1), 0.5 * SHARES
+
+
+# Numbers that the differences to similar rows take at once: 2 MB.
+DIFFERENCES_AT_ONCE = 250_000
 
 
 # How far apart two cells can be, and among how many codes the most similar is looked for.
@@ -70,14 +76,21 @@ def nearest(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     every = -(-len(view.codes.mean) // MOST_SIMILAR)
     decoded = model.mean(view.codes.mean[::every, None], rows.known)  # one for all rows, or one for each
     encoding = model.likelihood.encoding
-    difference = encoding.encode(rows.x) - encoding.encode(decoded)
-    if rows.mask is not None:
-        difference *= encoding.per_input(rows.mask)
-    distance = difference.abs().clamp_max(MOST_DIFFERENCE).nan_to_num(nan=MOST_DIFFERENCE).square().sum(-1)
+    seen, mask = encoding.encode(rows.x), None if rows.mask is None else encoding.per_input(rows.mask)
+    parts = encoding.encode(decoded).split(max(1, DIFFERENCES_AT_ONCE // max(1, seen.numel())))
+    distance = torch.cat([_distance(seen, part, mask) for part in parts])
     own = view.own(model.encode(rows.x, rows.mask)[0])
     known = (own >= 0) & (own % every == 0)
     distance[own[known] // every, known] = torch.inf
     return decoded.expand(-1, len(rows), -1)[distance.argmin(dim=0), torch.arange(len(rows), device=distance.device)]
+
+
+def _distance(seen: Tensor, others: Tensor, mask: Tensor | None) -> Tensor:
+    """Sums of squares of differences up to `MOST_DIFFERENCE` between rows (N, K) and others (M, 1 or N, K): (M, N)."""
+    difference = seen - others
+    if mask is not None:
+        difference *= mask
+    return difference.abs_().clamp_max_(MOST_DIFFERENCE).nan_to_num_(nan=MOST_DIFFERENCE).square_().sum(-1)
 
 
 def explained(
@@ -105,16 +118,15 @@ def _shared_out(criterion: Criterion, model: VAE, rows: Batch, view: ScoringCont
     `nearest` gives, to the row itself; what they leave, that normal row's own part, stays with the latents. All of the
     line is judged without the row's own code.
     """
-    view = view._replace(known=view.own(model.encode(rows.x)[0]))
+    own = view.own(model.encode(rows.x)[0])
+    view, on_path = view._replace(known=own), view._replace(known=own.repeat(PATH_POINTS))
     found = criterion(model, rows, view)
     start = nearest(model, rows, view)
     way = rows.x - start
-    points, weights = np.polynomial.legendre.leggauss(PATH_POINTS)
-    shared = torch.zeros_like(way)
-    for point, weight in zip(0.5 * (points + 1), 0.5 * weights, strict=True):
-        with torch.enable_grad():
-            x = (start + float(point) * way).requires_grad_()
-            part = criterion(model, Batch(x), view)[:, -1]
-            (slope,) = torch.autograd.grad(part.sum(), x) if part.requires_grad else (torch.zeros_like(x),)
-        shared += float(weight) * slope * way
+    points, weights = (torch.tensor(v, device=way.device)[:, None, None] for v in GAUSS)
+    with torch.enable_grad():
+        x = (start + points * way).flatten(0, 1).requires_grad_()
+        part = criterion(model, Batch(x), on_path)[:, -1]
+        (slope,) = torch.autograd.grad(part.sum(), x) if part.requires_grad else (torch.zeros_like(x),)
+    shared = (weights * slope.unflatten(0, (PATH_POINTS, -1))).sum(dim=0) * way
     return found + with_latents(shared, -shared.sum(dim=1))

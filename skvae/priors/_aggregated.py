@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -138,19 +140,30 @@ class AggregatedPosterior(_Codes):
         return self._replace(mean=self.mean[place], var=self.var[place], log_weight=log_weight)
 
     def log_prob(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
-        """log p(z), (N,), for codes (N, J); row n is judged without its own component `left_out[n]` (-1: none).
+        """log p(z), (N,), for codes (N, J); row n is judged without its own component `left_out[n]` (-1: none)."""
+        if torch.compiler.is_exporting():
+            return self._log_sum_at(z, left_out)[0]
+        if z.requires_grad:
+            return _LogProb.apply(z, self, left_out)
+        return torch.cat([self._log_sum_at(*part)[0] for part in self._parts(z, left_out)])
 
-        Where there is no gradient to keep, rows are taken some at a time, whose terms stay in the processor's cache.
-        """
-        if z.requires_grad or torch.compiler.is_exporting():
-            return self._log_sum_at(z, left_out)
+    def _parts(self, z: Tensor, left_out: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Some rows at a time, whose terms stay in the processor's cache."""
         size = max(1, TERMS_AT_ONCE // len(self.mean))
-        left: Any = [None] * (len(z) // size + 1) if left_out is None else left_out.split(size)
-        return torch.cat([self._log_sum_at(*part) for part in zip(z.split(size), left, strict=False)])
+        left: Any = itertools.repeat(None) if left_out is None else left_out.split(size)
+        return zip(z.split(size), left, strict=False)
 
-    def _log_sum_at(self, z: Tensor, left_out: Tensor | None) -> Tensor:
+    def _log_sum_at(self, z: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+        """log p(z), (N,), and the components' shares of p(z) but for a factor, (N, M)."""
         terms = self.log_terms(z)
-        return _log_sum(terms) if left_out is None else self._log_sum_of_others(terms, left_out)
+        return (_log_sum(terms) if left_out is None else self._log_sum_of_others(terms, left_out)), terms
+
+    def _slope(self, z: Tensor, share: Tensor) -> Tensor:
+        """The gradient of log p(z), (N, J), from the components' shares of p(z), (N, M)."""
+        share = share / share.sum(dim=1, keepdim=True)
+        square, slope = self._quadratic[1].split(self.mean.shape[1])
+        by_square = share @ square.T if self._linear is None else self._linear[0]
+        return torch.addcmul(share @ slope.T, z, by_square, value=2)
 
     def _log_sum_of_others(self, terms: Tensor, left_out: Tensor) -> Tensor:
         """The logarithm of the sum of the terms, (N, M), less what is left out of some; `terms` is overwritten."""
@@ -206,6 +219,24 @@ class AggregatedPosterior(_Codes):
             return float(weight @ self._log_sum_of_others(terms, some))
 
         return self._replace(var=self.var * max(WIDTHS, key=others_find_likely))
+
+
+class _LogProb(torch.autograd.Function):
+    """`AggregatedPosterior.log_prob` with the gradient at hand: no terms are kept for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, prior: AggregatedPosterior, left_out: Tensor | None) -> Tensor:
+        values, slopes = [], []
+        for rows, own in prior._parts(z, left_out):
+            value, share = prior._log_sum_at(rows, own)
+            values.append(value)
+            slopes.append(prior._slope(rows, share))
+        ctx.save_for_backward(torch.cat(slopes))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad[:, None] * ctx.saved_tensors[0], None, None
 
 
 def _finite_array(codes: Tensor) -> np.ndarray:

@@ -102,8 +102,8 @@ DETECTOR = [
     Mutant(
         "the latents' part is not shared out",
         EXPLAIN,
-        "shared += float(weight) * slope * way",
-        "shared += 0 * slope * way",
+        ".sum(dim=0) * way",
+        ".sum(dim=0) * 0 * way",
         "test_criteria.py::test_what_is_shared_out_is_the_integral_of_the_gradient",
     ),
     Mutant(
