@@ -1,11 +1,15 @@
-"""Formulas that several rooms share, in what numpy and torch spell alike."""
+"""Formulas that several rooms share, most of them in what numpy and torch spell alike."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["LARGEST_WHOLE", "LOG_2PI", "log_normal"]
+import torch
+from torch import Tensor
+
+__all__ = ["LARGEST_WHOLE", "LOG_2PI", "log_normal", "slopes_along"]
 
 
 LOG_2PI = math.log(2 * math.pi)
@@ -21,3 +25,13 @@ def log_normal(eps: Any, log_var: Any = 0.0) -> Any:
     Tensors, or numpy arrays in their place.
     """
     return -0.5 * (LOG_2PI + log_var + eps * eps)
+
+
+def slopes_along(function: Callable[[Tensor], Tensor], points: Tensor, directions: Tensor) -> Tensor:
+    """Derivatives of a function's slopes at points (..., N, K) along directions (..., N, K): (..., N, K)."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(function(points).sum(), points, create_graph=True)
+        if not slope.requires_grad:
+            return torch.zeros_like(points)
+        return torch.autograd.grad((slope * directions).sum(), points)[0]

@@ -37,6 +37,7 @@ from skvae.likelihoods import (
 )
 from skvae.likelihoods._categorical import FLOOR
 from skvae.likelihoods._counts import rising_and_slope
+from skvae.likelihoods._curvature import by_latents
 
 D = 3
 GAUSSIANS = ["feature", "shared", "decoder"]
@@ -284,6 +285,25 @@ def test_encoder_of_a_bernoulli_sees_columns_near_zero_of_pooled_variance_one():
     seen = density.encoding.encode(rows.x)
     assert seen.mean(0).abs().max() < 0.01
     assert seen.square().mean().item() == pytest.approx(1, abs=0.01)
+
+
+@every_member
+@pytest.mark.parametrize("gaps", [False, True])
+def test_second_derivatives_over_latents_are_those_of_the_log_density(name, gaps):
+    density, _, rows = density_of(name, table(name, 9))
+    rng = seeded(1)
+    outputs = outputs_for(density, len(rows.x))
+    slope = torch.randn(len(rows.x), density.n_params, 4, generator=rng, dtype=torch.float64)
+    mask = (torch.rand(rows.x.shape, generator=rng) < 0.6).double() if gaps else None
+
+    def log_prob(outputs):
+        terms = density.log_prob(outputs, rows.x)
+        return terms if mask is None else terms * mask
+
+    expected = by_latents(log_prob, outputs, slope)
+    found = density.second_derivatives(outputs, rows.x, mask, slope)
+    assert found.abs().max() > 0 or name == "laplace"  # a straight energy
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("member", [Gaussian(), JohnsonSU(), StudentT(), Laplace()], ids=repr)

@@ -14,7 +14,7 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 
 from .._tables.batches import Batch, to_rows
-from .._tables.moments import Array, Scale, at_most, row_blocks
+from .._tables.moments import Array, Scale, at_most, has_gaps, row_blocks
 from .._torch import thread_limit, torch_scope
 from ..model import VAE
 from .cells import Lattice, lattice_of
@@ -42,6 +42,10 @@ JUDGING_NODES = 8
 
 # Rows whose quantiles or marginals are asked come in blocks as if for so many points: points are taken in parts.
 QUANTILE_POINTS = 128
+
+
+# Rows with gaps come in blocks as if for so many points.
+GAP_POINTS = 8
 
 
 # Rows that are asked again, at most at a time.
@@ -114,7 +118,9 @@ class Inference:
         What comes later costs more, and is asked where what comes before is to be doubted: its last column says so.
         """
         rule, lattice = self.rule, self.lattice
-        found = self.by_blocks(X, lambda model, rows: by_points(model, rows, rule, lattice), self.n_draws)
+        # Newton's steps for rows with gaps take a call each whatever the block; points are taken in parts.
+        n_points = min(self.n_draws, GAP_POINTS) if has_gaps(X) else self.n_draws
+        found = self.by_blocks(X, lambda model, rows: by_points(model, rows, rule, lattice), n_points)
         doubtful = found[:, -1] == 1
         # Points take as long to make as a row takes to score.
         more = replace(self, n_draws=max(self.n_draws, MORE_POINTS)).rule if doubtful.any() else rule

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._math import log_normal
+from .._math import log_normal, slopes_along
 from .._tables.batches import Batch
 from ..model import VAE
 from ..networks import LinearPath
@@ -146,34 +145,18 @@ def _curvature(model: VAE, rows: Batch, z: Tensor) -> Tensor:
 def _second_derivatives(model: VAE, rows: Batch, z: Tensor) -> Tensor:
     """Of log p(x, z), (N, J, J): in one pass over a copy of the rows for each latent.
 
-    Where the decoder is linear piece by piece, it has no second derivatives, and its first ones are products.
+    Where the decoder is linear piece by piece, it has no second derivatives, and its first ones are products: only the
+    likelihood is left, whose columns, where each has outputs of its own, need fewer passes.
     """
     directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
-    copies, slope = (
-        z.expand(directions.shape),
-        _piecewise_slope(model.decoder, model.decoder_input(z, rows.x), z.shape[1]),
-    )
+    copies = z.expand(directions.shape)
+    slope = _piecewise_slope(model.decoder, model.decoder_input(z, rows.x), z.shape[1])
     if slope is None:
-        return _along(lambda z: model.log_joint(z, rows.x, rows.mask), copies, directions).transpose(0, 1)
-
-    def log_prob(outputs: Tensor) -> Tensor:
-        terms = model.likelihood.log_prob(outputs, rows.x)
-        return terms if rows.mask is None else terms * rows.mask
-
-    by_latent = slope.permute(2, 0, 1)
-    bent = _along(log_prob, model.params(z, rows.x).expand(by_latent.shape), by_latent)
-    prior = _along(model.prior.log_prob, copies, directions)
-    return bent.transpose(0, 1) @ slope + prior.transpose(0, 1)
-
-
-def _along(function: Callable[[Tensor], Tensor], points: Tensor, directions: Tensor) -> Tensor:
-    """Derivatives of the function's slopes at points (J, N, K) along directions (J, N, K): (J, N, K)."""
-    with torch.enable_grad():
-        points = points.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(function(points).sum(), points, create_graph=True)
-        if not slope.requires_grad:
-            return torch.zeros_like(points)
-        return torch.autograd.grad((slope * directions).sum(), points)[0]
+        return slopes_along(lambda z: model.log_joint(z, rows.x, rows.mask), copies, directions).transpose(0, 1)
+    bent = model.likelihood.second_derivatives(model.params(z, rows.x), rows.x, rows.mask, slope)
+    if model.prior.is_standard:
+        return bent - directions.transpose(0, 1)
+    return bent + slopes_along(model.prior.log_prob, copies, directions).transpose(0, 1)
 
 
 def _piecewise_slope(decoder: nn.Module, x: Tensor, n_components: int) -> Tensor | None:

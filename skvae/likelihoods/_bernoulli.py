@@ -101,6 +101,8 @@ class _UnitInterval(Linked):
     Half a one and half a zero are added to every column.
     """
 
+    columns_apart = True
+
     def __init__(self, n_features: int):
         super().__init__(n_features, n_features, Centred(n_features, pseudo_mean=0.5, pseudo_count=1.0))
 

@@ -122,6 +122,25 @@ class _CategoricalModule(Linked):
         probabilities = self.expected(outputs)
         return probabilities.gather(-1, place.expand(*probabilities.shape[:-1], -1)).log()
 
+    def second_derivatives(self, outputs: Tensor, x: Tensor, mask: Tensor | None, slope: Tensor) -> Tensor:
+        """In closed form: of log(a s_c + f), s the softmax and c the row's category.
+
+        With w = a s_c / (a s_c + f), and v the zeros and the one of c less s, over a column's logits it is
+        w (1 - w) v v' - w (diag(s) - s s').
+        """
+        encoding, shares = self.encoding, self.softmax(outputs)
+        place = encoding.first + x.round().long()
+        part = (1 - FLOOR) * shares.gather(-1, place)
+        weight = part / self.expected(outputs).gather(-1, place)
+        bend = weight * (1 - weight)
+        if mask is not None:
+            weight, bend = weight * mask, bend * mask
+        weighed = shares[..., None] * slope
+        mean = slope.new_zeros(len(slope), self.n_features, slope.shape[2]).index_add(1, encoding.column, weighed)
+        beyond = slope.gather(1, place[..., None].expand(-1, -1, slope.shape[2])) - mean
+        spread = (encoding.per_input(weight)[..., None] * weighed).mT @ slope
+        return (bend[..., None] * beyond).mT @ beyond + (weight[..., None] * mean).mT @ mean - spread
+
     def gradient(self, xp: Any) -> NLLGradient:
         """The softmax' gradient, times its part in the probability of x."""
         encoding = self.encoding

@@ -127,6 +127,7 @@ class _CountModule(Linked):
     """
 
     max_swing = 1.0
+    columns_apart = True
     log_mean: Tensor
     max_log_mean: Tensor
 

@@ -158,6 +158,8 @@ class _OneHotConditions(_AllGiven, OneHot):
 class _GivenModule(LikelihoodModule):
     """No outputs and no density: log p is 0, and rows keep their cells."""
 
+    columns_apart = True
+
     def __init__(self, encoding: Encoding):
         super().__init__(encoding.n_features, 0, encoding)
 

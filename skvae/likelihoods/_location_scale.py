@@ -95,6 +95,7 @@ class LocationScale(LikelihoodModule):
     """
 
     params_per_feature: ClassVar[int] = 1
+    columns_apart = True
     log_scale: Tensor
     log_floor: Tensor
 

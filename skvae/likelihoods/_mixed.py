@@ -272,6 +272,13 @@ class _MixedModule(LikelihoodModule):
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
         return self.encoding.in_place([member.log_prob(own, part) for (member, own), part in parts])
 
+    def second_derivatives(self, outputs: Tensor, x: Tensor, mask: Tensor | None, slope: Tensor) -> Tensor:
+        """The members', each of its own outputs, added up."""
+        masks = [None] * len(self.members) if mask is None else self.encoding.columns(mask)
+        slopes = slope.split(self.n_outputs, dim=1)
+        parts = zip(self._each(outputs), self.encoding.columns(x), masks, slopes, strict=True)
+        return sum(member.second_derivatives(own, *part) for (member, own), *part in parts)
+
     def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)
         return self.encoding.in_place([member.cdf(own, part) for (member, own), part in parts])
