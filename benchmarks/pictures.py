@@ -11,8 +11,8 @@ Of the picture: 5-NN accuracy (five-fold cross-validation), NMI of k-means with 
 trustworthiness (10 neighbours), which needs no labels. Of the held-out rows: mean log-likelihood in nats, columns in
 standard deviations. Means over the seeds. "told" counts the fits of the default that warned of the picture.
 Prediction: with one noise for scaled columns the picture is at least PCA's in the mean of every measure; the default
-has the highest likelihood and the poorer picture; where its trustworthiness is more than 0.01 below PCA's, every fit
-says so; UMAP is ahead in neighbours.
+is likelier on most tables, and the poorer picture; where its trustworthiness is more than 0.005 below PCA's, every
+fit says so; UMAP is ahead in neighbours.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from skvae import Gaussian, VAETransformer
 SKLEARN = ("iris", "wine", "breast_cancer", "digits")
 CLASSED = ("4_breastw", "18_Ionosphere", "29_Pima")
 NORMAL = ("6_cardio", "28_pendigits", "40_vowels")
-MAX_ROWS, NEIGHBOURS, CLEARLY = 1000, 10, 0.01
+MAX_ROWS, NEIGHBOURS, CLEARLY = 1000, 10, 0.005
 METHODS = ("PCA", "default", "scaled", "UMAP")
 MEASURES = ("5-NN accuracy", "k-means NMI", "trustworthiness", "held-out nats")
 
@@ -115,11 +115,11 @@ def pictures(name: str, data: Path | None, methods: Sequence[str], seed: int) ->
     varying = X[train].std(axis=0) > 0
     scaler = StandardScaler().fit(X[train][:, varying])
     a, b = (scaler.transform(X[rows][:, varying]) for rows in (train, test))
-    found = {}
+    found, size = {}, f"{len(some)} x {(X[some].std(axis=0) > 0).sum()}"
     for method in methods:
         Z, nats, told = codes_of(method, a, b, seed)
         found[method] = Seen(judged(Z, a, None if y is None else y[train], nats, seed), told)
-    return found, f"{len(some)} x {a.shape[1]}"
+    return found, size
 
 
 def shown(measure: str, found: dict[str, list[dict[str, Seen]]], methods: Sequence[str]) -> list[list[str]]:
@@ -144,8 +144,14 @@ def report(found: dict[str, list[dict[str, Seen]]]) -> None:
     for measure in MEASURES:
         ours, pca = mean("scaled", measure), mean("PCA", measure)
         print(verdict(f"scaled: mean {measure} {ours:.3f}, at least PCA's {pca:.3f}", ours >= pca))
-    nats = mean("default", "held-out nats"), mean("scaled", "held-out nats")
-    print(verdict(f"the default's mean held-out nats {nats[0]:.2f}, above {nats[1]:.2f} of scaled", nats[0] > nats[1]))
+    likelier = [
+        name
+        for name, runs in found.items()
+        if np.mean([run["default"].numbers["held-out nats"] - run["scaled"].numbers["held-out nats"] for run in runs])
+        > 0
+    ]
+    claim = f"the default is likelier than scaled on {len(likelier)} of {len(found)} tables, which is most"
+    print(verdict(claim, 2 * len(likelier) > len(found)))
     worse = [r for r in runs if r["default"].numbers[MEASURES[2]] < r["PCA"].numbers[MEASURES[2]] - CLEARLY]
     told = sum(run["default"].told for run in worse)
     print(verdict(f"of {len(worse)} clearly poorer pictures of the default {told} were told of", told == len(worse)))

@@ -17,7 +17,7 @@ __all__ = ["keeps_fewer_neighbours", "warn_of_latents"]
 # Numbers of latents that are looked at as a picture, rows that are asked about it, and neighbours of each.
 PICTURES, FEWEST_ROWS, MOST_ROWS, NEIGHBOURS = (2, 3), 50, 500, 10
 # How far below that of principal components their trustworthiness may lie before it is a word's worth.
-WORTH_A_WORD = 0.005
+WORTH_A_WORD = 0.002
 
 
 def warn_of_latents(model: VAE, rows: Batch | ArrayTable, settings: FitSettings) -> None:

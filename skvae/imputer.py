@@ -215,7 +215,7 @@ def _default_model(
 
 def _filled(model: VAETransformer, X: Any, sample_weight: Any, objective: str = "elbo", prior: str = "normal") -> Any:
     """X filled by the linear model that `model` starts at, one epoch on."""
-    first = clone(model).set_params(objective=objective, prior=prior, max_iter=1, verbose=0)
+    first = clone(model).set_params(objective=objective, prior=prior, max_iter=1, verbose=0, keep_codes=False)
     return _fitted_in_silence(first, X, None, sample_weight).impute(X)
 
 

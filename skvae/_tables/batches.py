@@ -57,8 +57,8 @@ class Table(ABC):
         """The rows at `index`, to train on."""
 
     @abstractmethod
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Table:
-        """The same rows with `change(x)` in place of x."""
+    def mapped(self, change: Callable[[Tensor], Tensor], target: bool = False) -> Table:
+        """The same rows with `change(x)` in place of x, and `change(y)` in place of y if `target`."""
 
     def subsample(self, most: int) -> Batch:
         """Every so many rows, `most` at most: the first ones of a sorted table would not stand for it."""
@@ -125,8 +125,8 @@ class Batch(Table):
     def n_features(self) -> int:
         return self.x.shape[-1]
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, x=change(self.x))
+    def mapped(self, change: Callable[[Tensor], Tensor], target: bool = False) -> Batch:
+        return replace(self, x=change(self.x), y=change(self.y) if target and self.y is not None else self.y)
 
     @property
     def device(self) -> torch.device:
@@ -182,7 +182,7 @@ class ArrayTable(Table):
     index : Tensor of int or None
         The rows this table consists of; None for all.
     change : callable or None
-        What stands in place of x, in the model's units, is `change(x)`.
+        Of rows in the model's units, `change(rows)` are taken.
     """
 
     X: Any
@@ -190,7 +190,7 @@ class ArrayTable(Table):
     weight: Array | None = None
     y: Array | None = None
     index: Tensor | None = None
-    change: Callable[[Tensor], Tensor] | None = None
+    change: Callable[[Batch], Batch] | None = None
 
     def __len__(self) -> int:
         return len(self.X) if self.index is None else len(self.index)
@@ -201,7 +201,7 @@ class ArrayTable(Table):
 
     def _converted(self, X: Array, weight: Array | None, y: Array | None) -> Batch:
         rows = to_rows(X, self.scale, weight, y)
-        return rows if self.change is None else rows.mapped(self.change)
+        return rows if self.change is None else self.change(rows)
 
     def take(self, index: Tensor) -> Batch:
         at = (index if self.index is None else self.index[index]).numpy()
@@ -214,9 +214,9 @@ class ArrayTable(Table):
         for part in gen_batches(len(self), size or max(1, BLOCK_NUMBERS // self.n_features)):
             yield self.take(torch.arange(part.start, part.stop))
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> ArrayTable:
+    def mapped(self, change: Callable[[Tensor], Tensor], target: bool = False) -> ArrayTable:
         earlier = self.change
-        return replace(self, change=change if earlier is None else lambda x: change(earlier(x)))
+        return replace(self, change=lambda rows: (rows if earlier is None else earlier(rows)).mapped(change, target))
 
     def to(self, device: torch.device) -> ArrayTable | Batch:
         """The table itself on the CPU, its rows as tensors on another device."""

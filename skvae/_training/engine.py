@@ -181,11 +181,13 @@ class DenseStep:
         self.states_gradient = states_gradient(model, objective)
         # Whether the likelihood states its gradient, of `step_input` in place of x.
         self.reads_seen = self.states_gradient and (self.density.states_gradient or objective.reads_error)
+        # Whether the encoder sees y in place of x, which is put in the same form.
+        self.shows_target = objective.target == "filled"
         # Whether a table is put in that form once: some views read x itself.
         self.prepares = (
             self.reads_seen
             and not objective.in_data_units
-            and (not objective.changes_rows or _by_columns(self.density))
+            and (not objective.changes_rows or self.shows_target or _by_columns(self.density))
             and (not objective.input_noise or self.density.encoding.adds_in_seen)
         )
         # Whether the gradient reads more of a row than the encoder.
@@ -200,13 +202,13 @@ class DenseStep:
 
     def prepared(self, rows: Table) -> Table:
         """The rows to train on as this step reads them: what the encoder sees in place of x, where that will do."""
-        rows = self._formed(rows)
+        rows = self._formed(rows, self.shows_target)
         if self.prepares and not self.objective.input_noise:
             self.mean_volume = mean_volume(self.density, rows)
         return rows
 
-    def _formed(self, rows: Table) -> Table:
-        return rows.mapped(self.density.step_input) if self.prepares else rows
+    def _formed(self, rows: Table, target: bool = False) -> Table:
+        return rows.mapped(self.density.step_input, target) if self.prepares else rows
 
     def __call__(self, batch: Batch, rng: torch.Generator, epoch: int, player: Any = None) -> None:
         """Set `grad`."""

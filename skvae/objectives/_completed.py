@@ -52,7 +52,6 @@ class Completed(ELBO):
     _parameter_constraints: ClassVar[dict] = {}
 
     target = "filled"
-    in_data_units = True  # y, which the encoder is to see, is not put in the form that a step reads
 
     # The bound's own form, without parameters.
     kl, n_draws, beta, warmup, free_bits, input_noise = "analytic", 1, 1.0, 0, 0.0, 0.0
