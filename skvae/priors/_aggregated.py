@@ -128,7 +128,7 @@ class AggregatedPosterior(_Codes):
             cells = np.round(points / (CELL * SAME_CODE))
         _, first, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)
         keeper = np.arange(len(first))
-        pairs = KDTree(points[first]).query_pairs(SAME_CODE, p=math.inf, output_type="ndarray")
+        pairs = _pairs(points[first])
         for one, other in pairs[np.lexsort(pairs.T[::-1])]:
             if keeper[one] == one and keeper[other] == other:
                 keeper[other] = one
@@ -237,6 +237,15 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return grad[:, None] * ctx.saved_tensors[0], None, None
+
+
+def _pairs(points: np.ndarray) -> np.ndarray:
+    """The numbers of points, (K, 2), that `SAME_CODE` holds for one: mostly there are none, which is soon known."""
+    nearest, _ = KDTree(points).query(points, k=[2], p=math.inf, distance_upper_bound=2 * SAME_CODE)
+    some = np.flatnonzero(np.isfinite(nearest[:, 0]))
+    if not len(some):
+        return np.empty((0, 2), dtype=int)
+    return some[KDTree(points[some]).query_pairs(SAME_CODE, p=math.inf, output_type="ndarray")]
 
 
 def _finite_array(codes: Tensor) -> np.ndarray:
