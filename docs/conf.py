@@ -138,10 +138,11 @@ def escape(app: Any, what: str, name: str, value: Any, options: Any, lines: list
 
 
 def link_outside(app: Any, docname: str, source: list[str]) -> None:
-    """Links to files beside docs/, which a page's reader on the site finds where the source is."""
-    above = "../" * (1 + docname.count("/"))
-    source[0] = re.sub(rf"\]\({re.escape(above)}(?!\.)", f"]({SOURCE}/blob/main/", source[0])
-    source[0] = re.sub(rf"\]\({re.escape(above)}(?=\.github/)", f"]({SOURCE}/blob/main/", source[0])
+    """Make links to files beside docs/ links to the source, and those to the gallery's scripts links to their pages."""
+    above = re.escape("../" * (1 + docname.count("/")))
+    text = re.sub(rf"\]\({above}(?!\./|\.\./)", f"]({SOURCE}/blob/main/", source[0])
+    text = re.sub(r"\]\(((?:\.\./)?)examples/\)", r"](\1auto_examples/index)", text)
+    source[0] = re.sub(r"\]\(((?:\.\./)?)examples/(plot_\w+)\.py\)", r"](\1auto_examples/\2)", text)
 
 
 def setup(app: Any) -> None:

@@ -501,8 +501,8 @@ def test_a_refit_that_is_watched_can_be_saved(name, capsys):
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    """The block of docs/guide.md, with the process dying half way through."""
-    guide = (Path(skvae.__file__).parents[1] / "docs" / "guide.md").read_text()
+    """The block of docs/guide/deploy.md, with the process dying half way through."""
+    guide = (Path(skvae.__file__).parents[1] / "docs" / "guide" / "deploy.md").read_text()
     (block,) = [code for code in re.findall(r"^```python\n(.*?)^```$", guide, re.M | re.S) if "os.replace" in code]
     monkeypatch.chdir(tmp_path)
     exec(block, {"vae": fitted("transformer"), "X": X})

@@ -132,19 +132,40 @@ def test_sources_lead_to_the_line_of_the_name(conf):
         assert re.match(rf"(class|def) {name}\b", line), page
 
 
-def test_links_to_files_beside_the_pages_lead_to_the_source(conf):
-    source = ["[a](../CONTRIBUTING.md) [b](../.github/SECURITY.md#reporting) [c](api.md) [d](../../x.md)"]
-    conf["link_outside"](None, "guide", source)
-    blob = f"{URLS['Source']}/blob/main"
-    assert source[0].split() == [
-        f"[a]({blob}/CONTRIBUTING.md)",
-        f"[b]({blob}/.github/SECURITY.md#reporting)",
-        "[c](api.md)",
-        "[d](../../x.md)",
-    ]
-    source = ["[a](../../benchmarks/README.md) [b](../extend.md)"]
-    conf["link_outside"](None, "guide/large", source)
-    assert source[0].split() == [f"[a]({blob}/benchmarks/README.md)", "[b](../extend.md)"]
+BLOB = f"{URLS['Source']}/blob/main"
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "target"),
+    [
+        ("start", "../CONTRIBUTING.md", f"{BLOB}/CONTRIBUTING.md"),
+        ("start", "../.github/SECURITY.md#reporting", f"{BLOB}/.github/SECURITY.md#reporting"),
+        ("guide/large", "../../benchmarks/README.md", f"{BLOB}/benchmarks/README.md"),
+        ("start", "examples/", "auto_examples/index"),
+        ("guide/large", "../examples/plot_latents.py", "../auto_examples/plot_latents"),
+        ("start", "api.md", "api.md"),
+        ("guide/large", "../extend.md", "../extend.md"),
+    ],
+)
+def test_links_that_lead_elsewhere_on_the_site(page, link, target, conf):
+    source = [f"see [this]({link}) and [that](other.md)"]
+    conf["link_outside"](None, page, source)
+    assert source[0] == f"see [this]({target}) and [that](other.md)"
+
+
+@pytest.mark.parametrize(
+    ("said", "printed", "same"),
+    [
+        ("score: -16.12\n", "score:  -16.3\n", True),
+        ("score: -16.12\n", "score:  -17.3\n", False),
+        ("0.01 of 1\n", "0.02 of 1\n", True),
+        ("0.01 of 1\n", "0.03 of 1\n", False),
+        ("one 1\n", "two 1\n", False),
+        ("1 2\n", "1\n", False),
+    ],
+)
+def test_what_blocks_print_is_compared(said, printed, same):
+    assert runpy.run_path(str(ROOT / "docs" / "run_blocks.py"))["agree"](said, printed) == same
 
 
 def test_fitted_attributes_in_texts_are_no_links(conf):
