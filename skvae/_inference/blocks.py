@@ -45,7 +45,7 @@ QUANTILE_POINTS = 128
 
 
 # Rows with gaps come in blocks as if for so many points.
-GAP_POINTS = 8
+GAP_POINTS = 2
 
 
 # Rows that are asked again, at most at a time.

@@ -148,15 +148,14 @@ def _second_derivatives(model: VAE, rows: Batch, z: Tensor) -> Tensor:
     Where the decoder is linear piece by piece, it has no second derivatives, and its first ones are products: only the
     likelihood is left, whose columns, where each has outputs of its own, need fewer passes.
     """
-    directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
-    copies = z.expand(directions.shape)
     slope = _piecewise_slope(model.decoder, model.decoder_input(z, rows.x), z.shape[1])
     if slope is None:
+        directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
+        copies = z.expand(directions.shape)
         return slopes_along(lambda z: model.log_joint(z, rows.x, rows.mask), copies, directions).transpose(0, 1)
-    bent = model.likelihood.second_derivatives(model.params(z, rows.x), rows.x, rows.mask, slope)
-    if model.prior.is_standard:
-        return bent - directions.transpose(0, 1)
-    return bent + slopes_along(model.prior.log_prob, copies, directions).transpose(0, 1)
+    outputs = model.params(z, rows.x)
+    bent = model.likelihood.second_derivatives(outputs, rows.x, rows.mask, slope)
+    return bent + model.prior.second_derivatives(z)
 
 
 def _piecewise_slope(decoder: nn.Module, x: Tensor, n_components: int) -> Tensor | None:
@@ -166,17 +165,18 @@ def _piecewise_slope(decoder: nn.Module, x: Tensor, n_components: int) -> Tensor
     """
     if type(decoder) is not LinearPath:
         return None
-    slope = torch.eye(x.shape[1], n_components, dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+    # Latents first, (N or 1, J, K): then a layer is one product for all rows.
+    slope = torch.eye(n_components, x.shape[1], dtype=x.dtype, device=x.device)[None]
     for layer in decoder.body or ():
         if type(layer) is nn.Linear:
-            slope = layer.weight @ slope
+            slope = slope @ layer.weight.T
         elif type(layer) is nn.ReLU:
-            slope = slope * (x > 0)[..., None]
+            slope = slope * (x > 0)[:, None]
         elif type(layer) is not nn.Identity:
             return None
         x = layer(x)
-    straight = decoder.linear.weight[:, :n_components].expand(len(x), -1, -1)
-    return straight if decoder.body is None else straight + slope
+    straight = decoder.linear.weight[:, :n_components].T
+    return (straight if decoder.body is None else straight + slope).expand(len(x), -1, -1).mT
 
 
 def _inverse_factor(model: VAE, curvature: Tensor) -> Tensor:

@@ -126,6 +126,19 @@ class LocationScale(LikelihoodModule):
         seen = self.encoding.encode(x)
         return self.shape.log_density((seen - mean) * torch.exp(-0.5 * log_var), log_var) + self.log_volume(seen)
 
+    def second_derivatives(self, outputs: Tensor, x: Tensor, mask: Tensor | None, slope: Tensor) -> Tensor:
+        if not (self.shape.is_normal and self.params_per_feature == 1 and self.states_log_prob):
+            return super().second_derivatives(outputs, x, mask, slope)
+        # A normal noise of a variance that no output decides bends log p by its precision everywhere.
+        mean, log_var = self.split(slope.mT)
+        precision = torch.exp(-log_var) if mask is None else torch.exp(-log_var) * mask
+        return -(mean * precision[..., None, :]) @ mean.mT
+
+    @property
+    def states_log_prob(self) -> bool:
+        """Whether `log_prob` is the formula above, and not a subclass' own."""
+        return type(self).log_prob is LocationScale.log_prob
+
     def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
         mean, log_var = self.split(outputs)
         return self.shape.cdf((self.encoding.encode(x) - mean) * torch.exp(-0.5 * log_var))

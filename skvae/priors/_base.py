@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._math import slopes_along
 from .._params import Spec
 from .._tables.batches import Table
 
@@ -68,6 +69,11 @@ class Prior(nn.Module, ABC):
     def log_prob(self, z: Any) -> Any:
         """log p(z) in nats, of all latents together: (...,) for (..., J)."""
         raise NotImplementedError(f"{type(self).__name__} can be drawn from, but has no density.")
+
+    def second_derivatives(self, z: Tensor) -> Tensor:
+        """Of log p at latents (N, J), over these: (N, J, J)."""
+        directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
+        return slopes_along(self.log_prob, z.expand(directions.shape), directions).transpose(0, 1)
 
     def log_prob_per_latent(self, z: Any) -> Any:
         """log p(z_j) in nats where the latents are independent, of the array's own kind: (..., J). None elsewhere."""

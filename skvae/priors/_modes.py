@@ -62,6 +62,17 @@ class Modes(Prior):
         terms = torch.addmm(constant, torch.cat([flat.square(), flat], dim=1), weights)
         return torch.logsumexp(terms, dim=1).reshape(z.shape[:-1]).to(z.dtype)
 
+    def second_derivatives(self, z: Tensor) -> Tensor:
+        """Minus the modes' precisions by their shares of p(z), and the spread of their slopes."""
+        mean, log_var, log_weight = map(double, self.modes())
+        constant, weights = quadratic(mean, log_var, log_weight)
+        exact, precision = double(z), torch.exp(-log_var)
+        share = torch.softmax(torch.addmm(constant, torch.cat([exact.square(), exact], dim=1), weights), dim=1)
+        slope = (mean - exact[:, None]) * precision
+        slope = slope - (share[:, None] @ slope)
+        spread = (share[..., None] * slope).mT @ slope
+        return (spread - torch.diag_embed(share @ precision)).to(z.dtype)
+
     def sample(self, n_samples: int, rng: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         mean, log_var, log_weight = self.modes()
         mode = torch.multinomial(log_weight.detach().exp(), n_samples, replacement=True, generator=rng)

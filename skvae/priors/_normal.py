@@ -33,6 +33,9 @@ class StandardNormal(Prior):
     def log_prob(self, z: Any) -> Any:
         return log_normal(z).sum(-1)
 
+    def second_derivatives(self, z: Tensor) -> Tensor:
+        return -torch.eye(z.shape[1], dtype=z.dtype, device=z.device).expand(len(z), -1, -1)
+
     def log_prob_per_latent(self, z: Any) -> Any:
         return log_normal(z)
 
