@@ -6,7 +6,7 @@ themselves, each by what the others say of it where a method can (skvae's `train
 LocalOutlierFactor). Rows are drawn at random by the seed, which is every method's random_state, too; columns are
 standardised by the training rows (constant ones divided by 1).
 - skvae: VAEAnomalyDetector at its defaults; unsupervised with contamination=0.1, the same guess for every table, which
-  makes it train on the more normal half of the rows.
+  makes it train on the more normal 70 % of the rows.
 - PyOD-VAE and PyOD-AutoEncoder (--peers PYTHON, see requirements-peers.txt), IsolationForest, LocalOutlierFactor and
   OneClassSVM: all at their defaults.
 - skvae-elbo and the like, on request: another criterion, likelihood or choice of training rows.

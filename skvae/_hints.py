@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions, make_constraint
 
-__all__ = ["Hinting", "Names"]
+__all__ = ["Hinting", "Names", "SeveralNames"]
 
 
 class Names(StrOptions):
@@ -20,6 +20,16 @@ class Names(StrOptions):
 
     def __str__(self) -> str:
         return f"a str among {{{', '.join(map(repr, sorted(self.options)))}}}"
+
+
+class SeveralNames(Names):
+    """A list or a tuple of such names, each once."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return isinstance(val, (list, tuple)) and 0 < len(val) == len(set(map(repr, val))) and set(val) <= self.options
+
+    def __str__(self) -> str:
+        return "a list of several of these"
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from ._codes import CODES, Codes, weights
 from ._fit import components, prepare
 from ._inference.blocks import Inference, refuse_far_rows
-from ._inference.criteria import CRITERIA, DRAWN, Criterion, ScoringContext, named_criterion, unit
+from ._inference.criteria import CRITERIA, DRAWN, Criteria, ScoringContext, as_one, names_of, side_by_side, unit
 from ._inference.explain import COMPLETIONS, MOST_SIMILAR, contributions, explained, nearest
 from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
@@ -36,7 +36,7 @@ SCORED, EXPLAINED = 2000, 50
 # contamination="auto": the share of training rows below the threshold.
 AUTO_CONTAMINATION = 0.01
 # The share of rows trained on where some are said to be anomalies, and the steps that find them.
-ROBUST_SUPPORT, CONCENTRATIONS = 0.5, 3
+ROBUST_SUPPORT, CONCENTRATIONS = 0.7, 3
 # Scores that differ by less than this, relative to the size of their terms, are equal: the same terms summed in
 # another order, or in other company, differ by far less.
 EQUAL = 1e-9
@@ -46,6 +46,7 @@ FAR, EQUAL_FAR = 1e3, 1e-6
 # The fitted detector's attribute for each field of `Normality`.
 ATTRIBUTES = {
     "criterion": "_criterion",
+    "criterion_weights": "criterion_weights_",
     "codes": "_codes",
     "typical": "_typical",
     "typical_explanation": "_typical_explanation",
@@ -54,6 +55,8 @@ ATTRIBUTES = {
     "margin": "_margin",
     "offset": "offset_",
 }
+# By how much a criterion's scores are multiplied at most, to spread like the first one's.
+MOST_WEIGHT = 3.0
 # A block of rows is summed over the codes in so many parts.
 IN_PARTS = 20
 # How many times a block's numbers the differences to similar rows may be: 32 MB.
@@ -130,9 +133,11 @@ class Normality:
 
     Attributes
     ----------
-    criterion : str or callable
+    criterion : str, callable or tuple of str
     codes : dict of str to ndarray
         The aggregated posterior of the rows that were trained on, by the names of its fields.
+    criterion_weights : ndarray of shape (n_criteria,)
+        Of the criteria's scores in the verdict, where there are several.
     typical, typical_explanation : ndarray of shape (D + 1,) or None
         The mean contributions to a score, and to an explanation, of such rows.
     training_scores, training_weight : ndarray of shape (n_scored,)
@@ -142,8 +147,9 @@ class Normality:
         The threshold.
     """
 
-    criterion: str | Criterion
+    criterion: Criteria
     codes: dict[str, np.ndarray]
+    criterion_weights: np.ndarray = field(default_factory=lambda: np.ones(1))
     typical: np.ndarray | None = None
     typical_explanation: np.ndarray | None = None
     training_scores: np.ndarray | None = None
@@ -196,6 +202,23 @@ class Normality:
         """The criterion's contributions of the rows of X: (N, D + 1)."""
         return self._look(inference, X, self._of(inference, contributions, self.typical))
 
+    def weighed(self, inference: Inference, table: TrainingRows) -> tuple[Normality, np.ndarray]:
+        """The same with weights for several criteria, from training rows, and these rows' contributions: (N, D + 1).
+
+        A criterion's scores are divided by their spread among the rows, between quartiles, and multiplied by that of
+        the first, so that the mean of all is in units of the first one's scores. In a table of few patterns many rows
+        score alike: a spread counts as at least a third of the first one's.
+        """
+        if isinstance(self.criterion, str) or callable(self.criterion):
+            return self, self.contributions(inference, table.X)
+        view, every = self.view(inference), side_by_side(self.criterion)
+        found = self._look(inference, table.X, lambda model, rows: contributions(every, model, rows, view))
+        found = found.reshape(len(found), len(self.criterion), -1)
+        spread = np.array([_spread(_total(scores), table.weight) for scores in found.sum(axis=2).T])
+        first = spread[0] or spread.max() or 1.0
+        weights = first / np.maximum(spread, first / MOST_WEIGHT) / len(spread)
+        return replace(self, criterion_weights=weights), np.einsum("c,ncd->nd", weights, found)
+
     def scores(self, inference: Inference, X: Array) -> np.ndarray:
         """Their sums: (N,)."""
         of = self._of(inference, contributions, self.typical)
@@ -220,13 +243,14 @@ class Normality:
 
     def _of(self, inference: Inference, function: Any, *typical: np.ndarray | None) -> Any:
         """`function` of a criterion and what is typical, as a function of the model and rows."""
-        view, criterion = self.view(inference), named_criterion(self.criterion)
+        view, criterion = self.view(inference), as_one(self.criterion, self.criterion_weights.tolist())
         tensors = [None if value is None else torch.tensor(value, device=inference.device) for value in typical]
         return lambda model, rows: function(criterion, model, rows, view, *tensors)
 
     def _look(self, inference: Inference, X: Array, of: Any, shared: bool = False) -> np.ndarray:
-        drawn = self.criterion in DRAWN  # they do not look at the codes
-        widest = 1 if drawn and not shared else self._widest(inference, shared)
+        names = names_of(self.criterion)
+        drawn, alone = not DRAWN.isdisjoint(names), DRAWN.issuperset(names) and names  # these do not look at the codes
+        widest = 1 if alone and not shared else self._widest(inference, shared)
         gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors, and are completed several times
         widest *= COMPLETIONS if shared and gaps else 1
         return inference.by_blocks(X, of, inference.n_draws if drawn else 1, widest=widest, factors=gaps)
@@ -240,21 +264,24 @@ class Normality:
         n_codes, n_features = len(self.codes["mean"]), len(inference.scale.scale)
         if shared:
             return max(n_codes, min(n_codes, MOST_SIMILAR) * n_features // BEYOND_CACHE)
-        return n_codes // IN_PARTS if isinstance(self.criterion, str) else n_codes
+        return n_codes if callable(self.criterion) else n_codes // IN_PARTS
 
 
 def learn(
     inference: Inference,
-    criterion: str | Criterion,
+    criterion: Criteria,
     contamination: float | str,
     table: TrainingRows,
     used: TrainingRows,
 ) -> Normality:
     """The codes of the rows that were used, what is typical of them, and the threshold, from all rows."""
     seed = inference.seed
-    found = Normality(criterion, _aggregated(inference, _sample(used, CODES, seed)))
+    found = Normality(
+        tuple(criterion) if isinstance(criterion, list) else criterion,
+        _aggregated(inference, _sample(used, CODES, seed)),
+    )
     some = _sample(used, SCORED, seed)
-    contributions = found.contributions(inference, some.X)
+    found, contributions = found.weighed(inference, some)
     found = replace(
         found,
         typical=_finite_mean(contributions, some.weight, criterion),
@@ -308,7 +335,7 @@ def _total(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(scores, nan=-np.inf, neginf=-np.inf)
 
 
-def _finite_mean(values: np.ndarray, weight: Any, criterion: str | Criterion) -> np.ndarray:
+def _finite_mean(values: np.ndarray, weight: Any, criterion: Criteria) -> np.ndarray:
     """Weighted column means over rows without an infinite or undefined entry; ValueError where there is none."""
     finite = np.isfinite(values).all(axis=1)
     if not finite.any():
@@ -319,7 +346,7 @@ def _finite_mean(values: np.ndarray, weight: Any, criterion: str | Criterion) ->
     return np.average(values[finite], axis=0, weights=weight[finite])
 
 
-def _margin(contributions: np.ndarray, criterion: str | Criterion, scale: Array) -> float:
+def _margin(contributions: np.ndarray, criterion: Criteria, scale: Array) -> float:
     """How far apart two scores are at least that are not equal: `EQUAL` of the size of a typical row's terms.
 
     Terms may cancel, or be nothing but rounding: a size of their own stands beside what they sum to.
@@ -343,6 +370,12 @@ def weighted_percentile(scores: np.ndarray, weight: Any, share: float) -> float:
     return float(found if np.isfinite(found) else scores[np.isfinite(scores)].min())
 
 
+def _spread(scores: np.ndarray, weight: Any) -> float:
+    """Between the quartiles; of many equal scores the standard deviation."""
+    low, high = (weighted_percentile(scores, weight, share) for share in (0.25, 0.75))
+    return float(high - low or scores[np.isfinite(scores)].std())
+
+
 # Saved state
 
 
@@ -353,9 +386,8 @@ def fault(state: dict[str, Any]) -> str | None:
     """
     if not state.keys() & set(ATTRIBUTES.values()):
         return None
-    criterion = state["_criterion"]
-    if criterion not in list(CRITERIA) if isinstance(criterion, str) else not is_users_function(criterion):
-        return "_criterion is no criterion"
+    if wrong := _fault_of_criterion(state["_criterion"], state.get("criterion_weights_")):
+        return wrong
     n_features = state["n_features_in_"]
     for name in ("_typical", "_typical_explanation"):
         value: Any = state.get(name)
@@ -365,6 +397,17 @@ def fault(state: dict[str, Any]) -> str | None:
         if not isinstance(value := state.get(name), (float, np.floating)) or not np.isfinite(value):
             return f"{name} is {value!r}"
     return _fault_of_scores(state) or _fault_of_codes(state.get("_codes"), state["n_components_"])
+
+
+def _fault_of_criterion(criterion: Any, weights: Any) -> str | None:
+    if not isinstance(criterion, (str, tuple)):
+        return None if is_users_function(criterion) else "_criterion is no criterion"
+    names = names_of(criterion)
+    if not names or not all(name in list(CRITERIA) for name in names):
+        return "_criterion is no criterion"
+    if not is_finite_array(weights) or weights.shape != (len(names),) or not (weights > 0).all():
+        return "criterion_weights_ are not a positive number per criterion"
+    return None
 
 
 def _fault_of_scores(state: dict[str, Any]) -> str | None:

@@ -15,8 +15,8 @@ from ._base import BaseVAE
 from ._chunk import continue_fit
 from ._codes import joined, known_rows
 from ._fit import Fit, Task, fit_model
-from ._hints import Names
-from ._inference.criteria import CRITERIA, Criterion, refuse_criterion
+from ._hints import Names, SeveralNames
+from ._inference.criteria import CRITERIA, Criteria, refuse_criterion
 from ._normality import ROBUST_SUPPORT, as_many_as_columns, learn, rows_behind, supported
 from ._params import Activation, NetworkLike, RandomState, Share
 from ._reasons import GivesReasons
@@ -38,8 +38,9 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     """Variational autoencoder for anomaly detection.
 
     The model learns what normal rows look like; a row it finds unlikely is an anomaly. By default a row is judged by
-    the evidence lower bound with the training rows' aggregated posterior as the prior: how well the decoder explains
-    the row, and how close its code lies to the codes of the training rows. A training row, and every copy of it, is
+    the evidence lower bound with the training rows' aggregated posterior as the prior, which says how well the decoder
+    explains the row and how close its code lies to the codes of the training rows, and by two views of the latter: that
+    posterior alone, and the tenth nearest code. A training row, and every copy of it, is
     judged without its own code, unless more than a twentieth of the rows are like it. Columns are standardised inside,
     so units do not matter, and NaN marks a missing cell.
 
@@ -52,18 +53,20 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     ----------
     n_components : int or "auto", default="auto"
         Number of latents. "auto": as many as columns, at most 64.
-    criterion : str or callable, default="aggregated"
+    criterion : str, callable or list of str, default=("aggregated", "latent", "neighbour")
         What makes a row normal; higher scores are more normal. The codes of up to 5000 training rows are kept, whatever
-        the criterion: with as many latents as columns they amount to the rows themselves.
+        the criterion: with as many latents as columns they amount to the rows themselves. Several give one score: their
+        mean, each divided by its spread among the training rows (between quartiles) and multiplied by the first one's.
 
         - "aggregated": log p(x|z) + log q_agg(z) - log q(z|x) at the posterior mean z, where q_agg is the mean of the
           posteriors of the training rows (Hoffman & Johnson 2016).
+        - "neighbour": the same with the part of the tenth nearest code in the place of all of q_agg(z).
+        - "latent": log q_agg(z) alone.
         - "elbo": the evidence lower bound, whose prior is N(0, I).
         - "log_likelihood": the importance-weighted likelihood, as `VAETransformer.score_samples`.
         - "reconstruction": minus the squared error of the reconstruction, columns standardised.
         - "reconstruction_data": the same in data units: large columns count most.
         - "reconstruction_probability": the mean of log p(x|z) over q(z|x) (An & Cho 2015).
-        - "latent": log q_agg(z) alone.
         - a callable as in `skvae.criteria`.
     contamination : float or "auto", default="auto"
         The share of training rows to call anomalies: sets the threshold `offset_`, and says that the table holds
@@ -72,7 +75,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     support_fraction : float or None, default=None
         The share of training rows to train on, the most normal ones: for tables that hold anomalies. They are found as
         in `sklearn.covariance.MinCovDet`, by fitting the linear model to the rows that it finds most likely, three
-        times. None: 0.5 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
+        times. None: 0.7 if `contamination` is a number, which says that there are anomalies, and 1 if it is "auto".
     likelihood : str or Likelihood, default="johnson_su"
         What a row looks like given its latents, as in :class:`VAETransformer`: "auto" for tables of mixed types.
     objective : str or Objective, default="input_noise"
@@ -117,6 +120,8 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
 
     Attributes
     ----------
+    criterion_weights_ : ndarray of shape (n_criteria,)
+        By what each criterion's score is multiplied before all are added; 1 where there is one criterion.
     offset_ : float
         The threshold: rows of a lower score are anomalies. `decision_function` is the score less the offset.
     support_ : ndarray of bool of shape (n_samples,)
@@ -186,7 +191,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseVAE._parameter_constraints,
-        "criterion": [Names(set(CRITERIA)), callable],
+        "criterion": [Names(set(CRITERIA)), callable, SeveralNames(set(CRITERIA))],
         "contamination": [StrOptions({"auto"}), SHARE],
         "support_fraction": [None, Share(1)],
     }
@@ -201,7 +206,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
         self,
         n_components: int | str = "auto",
         *,
-        criterion: str | Criterion = "aggregated",
+        criterion: Criteria = ("aggregated", "latent", "neighbour"),
         contamination: float | str = "auto",
         support_fraction: float | None = None,
         likelihood: str | Likelihood = "johnson_su",
@@ -278,5 +283,8 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     ) -> Fit:
         """A fit to the used rows of a table, with what is normal to its model, and more attributes."""
         inference = fit.model.inference(settings.device, self.n_draws)
-        normality = learn(inference, self.criterion, self.contamination, table, used)
+        criterion = (
+            self.criterion if isinstance(self.criterion, str) or callable(self.criterion) else tuple(self.criterion)
+        )
+        normality = learn(inference, criterion, self.contamination, table, used)
         return replace(fit, attributes=fit.attributes | normality.attributes | more)

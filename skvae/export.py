@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from torch import Tensor, nn
 
 from ._base import BaseVAE
-from ._inference.criteria import named_criterion
+from ._inference.criteria import as_one
 from ._inference.posterior import posterior
 from ._inference.scores import weighed
 from ._onnx import translations
@@ -217,7 +217,7 @@ def _decision(graph: _Graph, X: Tensor) -> Tensor:
     """The detector's score less the threshold."""
     rows = Batch(graph.model.units.to_model(X))
     view = graph.view._replace(known=graph.view.codes.nearest_own(graph.model.encode_mean(rows.x)))
-    found = named_criterion(graph.normality.criterion)(graph.model, rows, view)
+    found = as_one(graph.normality.criterion, graph.normality.criterion_weights.tolist())(graph.model, rows, view)
     return found.sum(dim=1) - graph.offset
 
 

@@ -12,6 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from skvae import VAEAnomalyDetector
 from skvae._inference.criteria import CRITERIA
 
+DEFAULT = VAEAnomalyDetector().criterion
 every_criterion = pytest.mark.parametrize("criterion", CRITERIA)
 
 
@@ -39,9 +40,15 @@ def correlated(n_rows, seed=0):
 
 
 @cache
-def fitted(criterion="aggregated"):
+def fitted(criterion=DEFAULT):
     """One for all tests: who changes it takes a copy."""
     return make(criterion=criterion).fit(correlated(150))
+
+
+def of_densities(detector):
+    """The weight of criteria that are densities of rows, in data units."""
+    names = zip(detector.criterion, detector.criterion_weights_, strict=True)
+    return sum(weight for name, weight in names if name in ("aggregated", "neighbour"))
 
 
 def state_of(detector):

@@ -9,7 +9,7 @@ import re
 import joblib
 import numpy as np
 import pytest
-from detectors import correlated, every_criterion, fitted, make, normal_and_anomalous
+from detectors import DEFAULT, correlated, every_criterion, fitted, make, normal_and_anomalous, of_densities
 from helpers import with_gaps
 from scipy import stats
 from sklearn.metrics import roc_auc_score
@@ -60,11 +60,13 @@ def test_units_do_not_matter(name):
     half = len(normal) // 2
     scaler = StandardScaler().fit(normal[:half])
     rows = np.vstack([normal[half:], anomalous])
-    raw = VAEAnomalyDetector(random_state=0).fit(normal[:half]).score_samples(rows)
+    detector = VAEAnomalyDetector(random_state=0).fit(normal[:half])
+    raw = detector.score_samples(rows)
     standard = (
         VAEAnomalyDetector(random_state=0).fit(scaler.transform(normal[:half])).score_samples(scaler.transform(rows))
     )
-    np.testing.assert_allclose(raw + np.log(scaler.scale_).sum(), standard, rtol=1e-6, atol=1e-6)
+    shift = of_densities(detector) * np.log(scaler.scale_).sum()
+    np.testing.assert_allclose(raw + shift, standard, rtol=1e-6, atol=1e-6)
     truth = np.repeat([0, 1], [len(normal) - half, len(anomalous)])
     assert roc_auc_score(truth, -raw) == pytest.approx(roc_auc_score(truth, -standard), abs=0.005)
     assert stats.spearmanr(raw, standard).statistic > 1 - 1e-6
@@ -77,6 +79,26 @@ def test_units_of_the_columns_do_not_matter_to_any_criterion_but_one(criterion):
     scaled = make(criterion=criterion).fit(X * factors).score_samples(X * factors)
     density = criterion not in ("reconstruction", "latent")
     np.testing.assert_allclose(scaled + density * np.log(factors).sum(), plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("criteria", [DEFAULT, ["reconstruction", "elbo", "neighbour"]])
+def test_several_criteria_are_the_mean_of_each_in_the_first_ones_spread(criteria, new_rows):
+    single = [fitted(name) for name in criteria]
+    spread = np.array([np.subtract(*np.percentile(one.training_scores_, [75, 25])) for one in single])
+    assert (spread > spread[0] / 3).all()
+    weights = spread[0] / spread / len(criteria)
+    several = make(criterion=criteria).fit(correlated(150))
+    np.testing.assert_allclose(several.criterion_weights_, weights, rtol=1e-9)
+    expected = sum(weight * one.score_samples(new_rows) for weight, one in zip(weights, single, strict=True))
+    np.testing.assert_allclose(several.score_samples(new_rows), expected, rtol=1e-9)
+
+
+def test_criteria_that_hardly_vary_in_the_training_rows_do_not_outweigh_the_first():
+    """Of twelve patterns most rows are one, whose tenth nearest code is as far for all of them."""
+    X = np.vstack([np.zeros((300, 6)), np.repeat(np.eye(12, 6), 3, axis=0), np.repeat(1 - np.eye(6), 3, axis=0)])
+    detector = make().fit(X)
+    assert (detector.criterion_weights_ <= 1 + 1e-12).all()
+    assert np.isfinite(detector.score_samples(X)).all()
 
 
 def without_code(detector, i):

@@ -132,6 +132,15 @@ def test_johnson_sus_spread_is_the_geometric_mean_of_deviation_and_range():
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
 
 
+def test_the_unit_of_a_column_of_two_values_is_its_range_however_rare_one_is():
+    X = np.column_stack([np.arange(200) < 100, np.arange(200) < 6, np.arange(200) == 0, heavy_tailed(200)[:, 0]])
+    density, scale, _ = johnson(X.astype(float))
+    bent = 2 * np.arcsinh(scale.to_model(X.astype(float)) / 2)
+    unit = np.append(np.ptp(bent[:, :3], axis=0), np.sqrt(bent[:, 3].std() * np.ptp(bent[:, 3])))
+    ratio = density.encoding.spread.numpy() / unit
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+
+
 def test_weights_count_as_repeated_rows_in_johnson_sus_columns():
     X = heavy_tailed(30)
     copies = np.arange(30) % 3 + 1

@@ -57,7 +57,8 @@ def frame():
 
 @pytest.fixture(scope="module")
 def of_frame(frame):
-    return VAEAnomalyDetector(likelihood="auto", max_iter=15, random_state=0).fit(frame)
+    with pytest.warns(UserWarning, match="'unit' holds one value alone"):
+        return VAEAnomalyDetector(likelihood="auto", max_iter=15, random_state=0).fit(frame)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """What makes a row normal: one function each, and its exact split over the features.
 
 A criterion maps complete rows to contributions (N, D + 1), one per feature and a last one for the latents, whose sum is
-the score: higher is more normal. In `explained` the latents' part is shared out among the features too.
+the score: higher is more normal. In `explained` the latents' part is shared out among the features too. Several
+criteria give one verdict by their weighted mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,10 +25,13 @@ __all__ = [
     "CRITERIA",
     "DRAWN",
     "NEEDS",
+    "Criteria",
     "Criterion",
     "ScoringContext",
-    "named_criterion",
+    "as_one",
+    "names_of",
     "refuse_criterion",
+    "side_by_side",
     "unit",
     "with_latents",
 ]
@@ -47,6 +52,8 @@ class ScoringContext(NamedTuple):
         What a unit of x is in data units.
     known : Tensor of shape (N,) or None
         Which of the codes is the row's own, -1 for none, where that is known already; None: to be looked up.
+    look : Look or None
+        What another criterion has computed of the same rows.
     """
 
     rule: Rule
@@ -54,13 +61,67 @@ class ScoringContext(NamedTuple):
     completions: Tensor
     scale: Tensor
     known: Tensor | None = None
+    look: Look | None = None
 
     def own(self, mu: Tensor) -> Tensor:
         """Which of the codes is the own one of rows with these posterior means."""
         return self.codes.own(mu) if self.known is None else self.known
 
+    def at(self, model: VAE, rows: Batch) -> Look:
+        """What is computed of these rows, once for all criteria that look at them."""
+        return Look(model, rows, self) if self.look is None else self.look
+
+
+class Look:
+    """What criteria that judge a row at its posterior mean compute of it, when first asked.
+
+    Parameters
+    ----------
+    model : VAE
+    rows : Batch
+    view : ScoringContext
+    near : bool, default=False
+        Whether `neighbour` will be asked for, beside `prior`: the terms of both are the same.
+    """
+
+    def __init__(self, model: VAE, rows: Batch, view: ScoringContext, near: bool = False):
+        self.model, self.rows, self.view, self.near = model, rows, view, near
+
+    @cached_property
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x)."""
+        return self.model.encode(self.rows.x)
+
+    @cached_property
+    def log_prob(self) -> Tensor:
+        """log p(x_d|z) at the posterior mean: (N, D)."""
+        return self.model.log_prob(self.posterior[0], self.rows.x)
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """log q(z|x) at its mean: (N,)."""
+        mu, log_var = self.posterior
+        return log_normal(torch.zeros_like(mu), log_var).sum(-1)
+
+    @cached_property
+    def prior(self) -> Tensor:
+        """log q_agg(z) at the posterior mean: (N,)."""
+        mu = self.posterior[0]
+        return self._near[:, 0] if self.near else self.view.codes.log_prob(mu, self.view.own(mu))
+
+    @property
+    def neighbour(self) -> Tensor:
+        """The term in q_agg(z) of the tenth nearest code: (N,)."""
+        return self._near[:, 1]
+
+    @cached_property
+    def _near(self) -> Tensor:
+        mu = self.posterior[0]
+        return self.view.codes.log_prob_and_neighbour(mu, self.view.own(mu))
+
 
 Criterion = Callable[[VAE, Batch, ScoringContext], Tensor]
+Criteria = str | Criterion | Sequence[str]
 
 
 def reconstruction(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
@@ -102,8 +163,7 @@ def log_likelihood(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
 
 def latent(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     """log q_agg(z) at the posterior mean: how far a row's code is from the codes of the training rows."""
-    mu, _ = model.encode(rows.x)
-    return with_latents(torch.zeros_like(rows.x), view.codes.log_prob(mu, view.own(mu)))
+    return with_latents(torch.zeros_like(rows.x), view.at(model, rows).prior)
 
 
 def aggregated(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
@@ -112,9 +172,17 @@ def aggregated(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
     The log importance weight with the training rows' mean posterior as the prior: real codes cluster, and N(0, I) knows
     nothing of that. Averaging over draws of z changes the ranking by less than a thousandth of AUROC.
     """
-    mu, log_var = model.encode(rows.x)
-    prior = view.codes.log_prob(mu, view.own(mu))
-    return with_latents(model.log_prob(mu, rows.x), prior - log_normal(torch.zeros_like(mu), log_var).sum(-1))
+    look = view.at(model, rows)
+    return with_latents(look.log_prob, look.prior - look.log_q)
+
+
+def neighbour(model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
+    """`aggregated` with one term of q_agg(z) in its place, that of the tenth nearest code.
+
+    The distance to a neighbour, as k nearest neighbours judge rows: nine others nearby do not make a row normal.
+    """
+    look = view.at(model, rows)
+    return with_latents(look.log_prob, look.neighbour - look.log_q)
 
 
 CRITERIA: dict[str, Criterion] = {
@@ -125,6 +193,7 @@ CRITERIA: dict[str, Criterion] = {
     "reconstruction_data": reconstruction_data,
     "reconstruction_probability": reconstruction_probability,
     "latent": latent,
+    "neighbour": neighbour,
 }
 
 
@@ -132,7 +201,8 @@ CRITERIA: dict[str, Criterion] = {
 NEEDS: dict[str, frozenset[str]] = {
     "latent": frozenset({"posterior"}),
     **dict.fromkeys(
-        ("aggregated", "elbo", "log_likelihood", "reconstruction_probability"), frozenset({"posterior", "density"})
+        ("aggregated", "elbo", "log_likelihood", "neighbour", "reconstruction_probability"),
+        frozenset({"posterior", "density"}),
     ),
 }
 
@@ -141,33 +211,62 @@ NEEDS: dict[str, frozenset[str]] = {
 LEAST_SQUARE = 1e-3
 
 
-def unit(criterion: str | Criterion, scale: Any) -> float:
+def unit(criterion: Criteria, scale: Any) -> float:
     """What counts as a difference between scores at all: a nat per column, where they are nats."""
-    if not isinstance(criterion, str):
+    first = names_of(criterion)[:1]
+    if not first:
         return 0.0
-    if criterion == "reconstruction_data":
+    if first == ("reconstruction_data",):
         with np.errstate(over="ignore"):  # of units whose squares no float holds
             return LEAST_SQUARE * min(float(np.square(scale).sum()), np.finfo(float).max)
-    return LEAST_SQUARE * len(scale) if criterion == "reconstruction" else float(len(scale))
+    return LEAST_SQUARE * len(scale) if first == ("reconstruction",) else float(len(scale))
 
 
 # Those that average over draws of z.
 DRAWN = {"elbo", "log_likelihood", "reconstruction_probability"}
 
 
-def refuse_criterion(criterion: str | Criterion, objective: Any) -> None:
+def names_of(criterion: Criteria) -> tuple[str, ...]:
+    """The names of one criterion or several; none for a user's function."""
+    if isinstance(criterion, str):
+        return (criterion,)
+    return () if callable(criterion) else tuple(criterion)
+
+
+def refuse_criterion(criterion: Criteria, objective: Any) -> None:
     """Raise ValueError where a criterion needs what the objective does not offer."""
-    lacking = NEEDS.get(criterion, frozenset()) - objective.offers if isinstance(criterion, str) else None
-    if lacking:
-        raise ValueError(
-            f"criterion={criterion!r} needs an objective that offers a {' and a '.join(sorted(lacking))}; "
-            f"{objective!r} does not. Use criterion='reconstruction', or another objective."
-        )
+    for name in names_of(criterion):
+        if lacking := NEEDS.get(name, frozenset()) - objective.offers:
+            raise ValueError(
+                f"criterion={name!r} needs an objective that offers a {' and a '.join(sorted(lacking))}; "
+                f"{objective!r} does not. Use criterion='reconstruction', or another objective."
+            )
 
 
-def named_criterion(value: str | Criterion) -> Criterion:
-    """The criterion that a parameter names, or the value itself."""
-    return CRITERIA[value] if isinstance(value, str) else value
+def as_one(criterion: Criteria, weights: Sequence[float] = ()) -> Criterion:
+    """The criterion that a parameter names, the user's own, or the weighted sum of several."""
+    if isinstance(criterion, str):
+        return CRITERIA[criterion]
+    return criterion if callable(criterion) else partial(_weighted, tuple(criterion), tuple(weights))
+
+
+def side_by_side(names: Sequence[str]) -> Criterion:
+    """Every criterion's contributions, one after the other: (N, C (D + 1))."""
+    return lambda model, rows, view: torch.cat(_each(names, model, rows, view), dim=1)
+
+
+def _weighted(names: Sequence[str], weights: Sequence[float], model: VAE, rows: Batch, view: ScoringContext) -> Tensor:
+    found = _each(names, model, rows, view)
+    total = weights[0] * found[0]
+    for weight, values in zip(weights[1:], found[1:], strict=True):
+        total = total + weight * values
+    return total
+
+
+def _each(names: Sequence[str], model: VAE, rows: Batch, view: ScoringContext) -> list[Tensor]:
+    """The contributions of several criteria, which compute together what more than one of them asks for."""
+    view = view._replace(look=Look(model, rows, view, near="neighbour" in names))
+    return [CRITERIA[name](model, rows, view) for name in names]
 
 
 def with_latents(features: Tensor, latents: Tensor) -> Tensor:

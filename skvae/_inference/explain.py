@@ -45,12 +45,12 @@ def contributions(
     if rows.mask is None:
         return criterion(model, rows, view)
     missing = rows.mask == 0
-    result = rows.x.new_empty(len(rows), rows.x.shape[1] + 1)
     gaps = missing.any(dim=1)
     whole, part = (~gaps).nonzero()[:, 0], gaps.nonzero()[:, 0]
+    found = criterion(model, *_completed(model, rows.take(part), view)).unflatten(0, (-1, len(part))).mean(0)
+    result = found.new_empty(len(rows), found.shape[1])
     if len(whole):
         result[whole] = criterion(model, Batch(rows.x[whole]), view)
-    found = criterion(model, *_completed(model, rows.take(part), view)).unflatten(0, (-1, len(part))).mean(0)
     if typical is not None:
         found[:, :-1] = torch.where(missing[part], typical[:-1], found[:, :-1])
     result[part] = found

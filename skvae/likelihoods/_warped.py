@@ -21,6 +21,9 @@ from ._location_scale import FeatureNoise, SharedNoise
 
 __all__ = ["JohnsonSU", "LogNormal"]
 
+# The share of the largest variance that a mean and a range leave room for, from which on a column holds two values.
+TWO_VALUED = 0.99
+
 
 class JohnsonSU(Standardised):
     """Real-valued columns with values far out: arcsinh(x) is Gaussian around the decoder's mean (Johnson 1949).
@@ -29,7 +32,8 @@ class JohnsonSU(Standardised):
     x the standardised column, is x near 0 and grows like log x beyond `tail` standard deviations. A few
     extreme values then neither set the scale of a column nor pull the networks towards them. One noise variance is
     shared by all columns, in units of the geometric mean of a column's standard deviation and its range (both of y): a
-    column with a few values far out counts less than one that spreads evenly.
+    column with a few values far out counts less than one that spreads evenly. The unit of a column of two values is its
+    range, however rare one of them is.
 
     Parameters
     ----------
@@ -141,8 +145,8 @@ class _Warp(Encoding):
         """log d bent / dx where bent(x) is `bent`, a tensor or a numpy array."""
 
     @abstractmethod
-    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
-        """The columns' units, (D,), from the standard deviations and the ranges of the bent columns."""
+    def spread_of(self, std: Tensor, extent: Tensor, two: Tensor) -> Tensor:
+        """The bent columns' units, (D,), from standard deviations, ranges, and which columns hold two values."""
 
     def summands(self) -> Sequence[Summand]:
         return (self.bent,)
@@ -151,7 +155,8 @@ class _Warp(Encoding):
         """Set centre and spread; return the variances of the columns of y."""
         centre, std, _ = map(torch.tensor, sums[0].moments)
         self.centre.copy_(centre)
-        self.spread.copy_(self.spread_of(std, torch.tensor(sums[0].high - sums[0].low)))
+        low, high = torch.tensor(sums[0].low), torch.tensor(sums[0].high)
+        self.spread.copy_(self.spread_of(std, high - low, two_valued(centre, std, low, high)))
         return (std / self.spread.double()).square()
 
     def encode(self, x: Tensor) -> Tensor:
@@ -183,8 +188,9 @@ class _TailArcsinh(_Warp):
         xp, size = namespace(bent), abs(bent / self.tail)
         return math.log(2) - size - xp.log(1 + xp.exp(-2 * size))  # numpy's log1p is three times as slow
 
-    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
-        spread = torch.where(std > 0, (std * extent).sqrt(), 1.0)
+    def spread_of(self, std: Tensor, extent: Tensor, two: Tensor) -> Tensor:
+        varies = (std > 0) & (extent > 0)
+        spread = torch.where(varies, torch.where(two, extent, (std * extent).sqrt()), 1.0)
         share = (std / spread).square().mean().sqrt()
         return spread * share if share > 0 else spread
 
@@ -207,12 +213,21 @@ class _Log(_Warp):
         """-log x."""
         return -bent
 
-    def spread_of(self, std: Tensor, extent: Tensor) -> Tensor:
+    def spread_of(self, std: Tensor, extent: Tensor, two: Tensor) -> Tensor:
         return torch.where(std > 1e-12, std, 1.0)
 
     def mean(self, y: Tensor, log_var: Tensor) -> Tensor:
         """E[exp(u)] for u ~ N(m, s^2) is exp(m + s^2 / 2)."""
         return torch.exp(0.5 * log_var.exp() * self.spread.square()) * self.decode(y)
+
+
+def two_valued(mean: Tensor, std: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Which columns hold two values, or nearly: (D,).
+
+    No variance is above (high - mean)(mean - low), and only where all values are one of the ends does it reach that
+    (Bhatia & Davis 2000).
+    """
+    return std.square() > TWO_VALUED * (high - mean) * (mean - low)
 
 
 def _arcsinh(x: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ def _log_sum(terms: Tensor) -> Tensor:
     return torch.where(largest[:, 0] == -math.inf, -math.inf, largest[:, 0] + exp_(below).sum(dim=1).log())
 
 
+def _neighbour(terms: Tensor) -> tuple[Tensor, Tensor]:
+    """The `NEIGHBOUR`-th largest of the terms (N, M), the smallest but one where there are so few, and its place."""
+    found = terms.topk(min(NEIGHBOUR, max(1, terms.shape[1] - 1)), dim=1)
+    return found.values[:, -1], found.indices[:, -1]
+
+
 # By how much the aggregated posterior may widen the codes' variances, and how many codes choose among these.
 WIDTHS = (1.0, 1.5, 2.0, 3.0, 5.0, 9.0, 17.0)
 
@@ -50,6 +56,10 @@ CELL = 0.25
 # A row is judged without its own code, up to this share of all rows and at least so many: what is rarer may be an
 # anomaly that was copied; what is more common is normal by itself.
 RARE, FEW = 0.05, 5
+
+
+# Which of the nearest codes says how many there are.
+NEIGHBOUR = 10
 
 
 # Terms of a sum over the codes that are held at once: 4 MB.
@@ -141,11 +151,21 @@ class AggregatedPosterior(_Codes):
 
     def log_prob(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
         """log p(z), (N,), for codes (N, J); row n is judged without its own component `left_out[n]` (-1: none)."""
+        return self._looked_at(z, left_out, near=False)[:, 0]
+
+    def log_prob_and_neighbour(self, z: Tensor, left_out: Tensor | None = None) -> Tensor:
+        """`log_prob`, and the logarithm of the `NEIGHBOUR`-th largest of the terms that it sums: (N, 2).
+
+        One code nearby makes p(z) large; it takes as many to make that term large.
+        """
+        return self._looked_at(z, left_out, near=True)
+
+    def _looked_at(self, z: Tensor, left_out: Tensor | None, near: bool) -> Tensor:
         if torch.compiler.is_exporting():
-            return self._log_sum_at(z, left_out)[0]
+            return self._summary(z, left_out, near)[0]
         if z.requires_grad:
-            return _LogProb.apply(z, self, left_out)
-        return torch.cat([self._log_sum_at(*part)[0] for part in self._parts(z, left_out)])
+            return _Summary.apply(z, self, left_out, near)
+        return torch.cat([self._summary(*part, near)[0] for part in self._parts(z, left_out)])
 
     def _parts(self, z: Tensor, left_out: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Some rows at a time, whose terms stay in the processor's cache."""
@@ -153,25 +173,38 @@ class AggregatedPosterior(_Codes):
         left: Any = itertools.repeat(None) if left_out is None else left_out.split(size)
         return zip(z.split(size), left, strict=False)
 
-    def _log_sum_at(self, z: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
-        """log p(z), (N,), and the components' shares of p(z) but for a factor, (N, M)."""
-        terms = self.log_terms(z)
-        return (_log_sum(terms) if left_out is None else self._log_sum_of_others(terms, left_out)), terms
+    def _summary(self, z: Tensor, left_out: Tensor | None, near: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """log p(z), and the neighbour's term if asked: (N, 1 or 2); with what their gradients are made of.
 
-    def _slope(self, z: Tensor, share: Tensor) -> Tensor:
-        """The gradient of log p(z), (N, J), from the components' shares of p(z), (N, M)."""
+        These are the components' shares of p(z) but for a factor, (N, M), and which one the neighbour is, (N,).
+        """
+        terms, rest = self.log_terms(z), torch.zeros_like(z[:, :1])
+        if left_out is not None:
+            terms, rest = self._of_others(terms, left_out)
+        found, place = [], None
+        if near:
+            value, place = _neighbour(terms)
+            found.append(value)
+        found.insert(0, _log_sum(terms))
+        return torch.stack(found, dim=1) - rest, terms, place
+
+    def _slopes(self, z: Tensor, share: Tensor, place: Tensor | None) -> Tensor:
+        """The gradients of `_summary`, (N, 1 or 2, J)."""
         share = share / share.sum(dim=1, keepdim=True)
         square, slope = self._quadratic[1].split(self.mean.shape[1])
         by_square = share @ square.T if self._linear is None else self._linear[0]
-        return torch.addcmul(share @ slope.T, z, by_square, value=2)
+        found = [torch.addcmul(share @ slope.T, z, by_square, value=2)]
+        if place is not None:
+            found.append(torch.addcmul(slope.T[place], z, square.T[place], value=2))
+        return torch.stack(found, dim=1)
 
-    def _log_sum_of_others(self, terms: Tensor, left_out: Tensor) -> Tensor:
-        """The logarithm of the sum of the terms, (N, M), less what is left out of some; `terms` is overwritten."""
+    def _of_others(self, terms: Tensor, left_out: Tensor) -> tuple[Tensor, Tensor]:
+        """The terms, (N, M), less what is left out, and the logarithm of the weight that remains, (N, 1)."""
         index, lacks = left_out.clamp_min(0)[:, None], left_out < 0
         weight = self.log_weight[index[:, 0]].exp()
         taken = weight.minimum(self.own_share).masked_fill(lacks, 0.0)
         terms = terms.scatter_add_(1, index, torch.log1p(-taken / weight)[:, None])
-        return _log_sum(terms) - torch.log1p(-taken)
+        return terms, torch.log1p(-taken)[:, None]
 
     def log_terms(self, z: Tensor) -> Tensor:
         """log w_i + log N(z; mean_i, var_i), as one product: (N, M)."""
@@ -216,27 +249,28 @@ class AggregatedPosterior(_Codes):
 
         def others_find_likely(width: float) -> float:
             terms = torch.add(log_norm - 0.5 * self.mean.shape[1] * math.log(width), near, alpha=1 / width)
-            return float(weight @ self._log_sum_of_others(terms, some))
+            others, rest = self._of_others(terms, some)
+            return float(weight @ (_log_sum(others) - rest[:, 0]))
 
         return self._replace(var=self.var * max(WIDTHS, key=others_find_likely))
 
 
-class _LogProb(torch.autograd.Function):
-    """`AggregatedPosterior.log_prob` with the gradient at hand: no terms are kept for the way back."""
+class _Summary(torch.autograd.Function):
+    """`AggregatedPosterior._summary` with the gradients at hand: no terms are kept for the way back."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, prior: AggregatedPosterior, left_out: Tensor | None) -> Tensor:
+    def forward(ctx: Any, z: Tensor, prior: AggregatedPosterior, left_out: Tensor | None, near: bool) -> Tensor:
         values, slopes = [], []
         for rows, own in prior._parts(z, left_out):
-            value, share = prior._log_sum_at(rows, own)
+            value, share, place = prior._summary(rows, own, near)
             values.append(value)
-            slopes.append(prior._slope(rows, share))
+            slopes.append(prior._slopes(rows, share, place))
         ctx.save_for_backward(torch.cat(slopes))
         return torch.cat(values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return grad[:, None] * ctx.saved_tensors[0], None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return torch.einsum("nk,nkj->nj", grad, ctx.saved_tensors[0]), None, None, None
 
 
 def _pairs(points: np.ndarray) -> np.ndarray:

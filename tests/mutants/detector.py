@@ -16,6 +16,34 @@ REASONS, EXPLAIN, CRITERIA, RESERVOIR = (
 
 DETECTOR = [
     Mutant(
+        "criteria weigh by their own spread",
+        NORMALITY,
+        "weights = first / np.maximum(",
+        "weights = np.ones(len(spread)) / np.maximum(",
+        "test_anomaly_scores.py::test_several_criteria_are_the_mean_of_each_in_the_first_ones_spread",
+    ),
+    Mutant(
+        "a criterion that hardly varies outweighs the others",
+        NORMALITY,
+        "np.maximum(spread, first / MOST_WEIGHT)",
+        "np.maximum(spread, 1e-9)",
+        "test_anomaly_scores.py::test_criteria_that_hardly_vary_in_the_training_rows_do_not_outweigh_the_first",
+    ),
+    Mutant(
+        "the ninth nearest code stands for the tenth",
+        CODES,
+        "terms.topk(min(NEIGHBOUR, ",
+        "terms.topk(min(NEIGHBOUR - 1, ",
+        "test_criteria.py::test_a_criterion_is_its_formula",
+    ),
+    Mutant(
+        "the slope of the neighbour's term is that of the sum",
+        CODES,
+        "torch.addcmul(slope.T[place], z, square.T[place], value=2)",
+        "found[0]",
+        "test_criteria.py::test_what_is_shared_out_is_the_rise_from_the_nearest_row",
+    ),
+    Mutant(
         "a training row is judged beside its own code",
         CODES,
         "torch.log1p(-taken / weight)[:, None])",
@@ -123,8 +151,8 @@ DETECTOR = [
     Mutant(
         "the aggregated criterion forgets q",
         CRITERIA,
-        "prior - log_normal(torch.zeros_like(mu), log_var).sum(-1)",
-        "prior",
+        "with_latents(look.log_prob, look.prior - look.log_q)",
+        "with_latents(look.log_prob, look.prior)",
         "test_criteria.py::test_a_criterion_is_its_formula",
     ),
     Mutant(
