@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sklearn.base import clone
@@ -59,5 +60,10 @@ def _written(member: Likelihood, columns: list[int], schema: Schema) -> Any:
         known = [schema.categories[column] for column in columns]
         if not all(values == list(range(len(values))) for values in known):
             member = member.for_categories(None)
-    plain = {repr(family()): name for name, family in LIKELIHOODS.items()}
-    return plain.get(repr(member), clone(member))
+    return _names().get(repr(member), clone(member))
+
+
+@cache
+def _names() -> dict[str, str]:
+    """What each name stands for, as text, which takes as long to write as an epoch of a small table."""
+    return {repr(family()): name for name, family in LIKELIHOODS.items()}
