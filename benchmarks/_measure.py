@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: fresh processes, peak memory, slopes, two kinds of table, the README's marks.
+"""What the benchmarks share: fresh processes, peak memory, slopes, two kinds of table, the marks in docs/benchmarks.md.
 
 Peak memory is the kernel's high-water mark of the resident set, VmHWM in /proc/self/status: exact, where a thread that
 samples would miss short peaks. The mark is set back just before the call (by writing 5 to /proc/self/clear_refs) after
@@ -26,7 +26,7 @@ import numpy as np
 __all__ = [
     "EXACT",
     "MB",
-    "README",
+    "PAGE",
     "Measured",
     "fresh",
     "latent_table",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 MB = 1e6
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 RESET = Path("/proc/self/clear_refs")
 EXACT = os.access(RESET, os.W_OK)
 BLOCK = 50_000
@@ -112,11 +112,11 @@ def verdict(claim: str, holds: bool) -> str:
     return f"{claim}: {'yes' if holds else 'NO'}"
 
 
-def rewrite(readme: Path, name: str, command: str, table: str) -> None:
-    """Put `table` between the marks `<!-- name table: command -->` and `<!-- end -->` of the README."""
-    text, opening, closing = readme.read_text(), f"<!-- {name} table: {command} -->", "<!-- end -->"
+def rewrite(page: Path, name: str, command: str, table: str) -> None:
+    """Put `table` between the marks `<!-- name table: command -->` and `<!-- end -->` of a page."""
+    text, opening, closing = page.read_text(), f"<!-- {name} table: {command} -->", "<!-- end -->"
     if opening not in text:
-        raise SystemExit(f"{readme} has no line {opening!r}.")
+        raise SystemExit(f"{page} has no line {opening!r}.")
     before, rest = text.split(opening, 1)
     after = rest.split(closing, 1)[1]
-    readme.write_text(f"{before}{opening}\n{table}\n{closing}{after}")
+    page.write_text(f"{before}{opening}\n{table}\n{closing}{after}")

@@ -38,7 +38,7 @@ from typing import NamedTuple
 
 import numpy as np
 from _anomaly import BASELINES, PROTOCOLS, VARIANTS, Array, Detector, Labels, Split, load, skvae, split, standardised
-from _measure import README, rewrite, verdict
+from _measure import PAGE, rewrite, verdict
 from _peers import detectors
 from _tables import format_table, print_table
 from scipy.stats import rankdata
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=(*METHODS, *VARIANTS), default=METHODS)
     parser.add_argument("--raw", action="store_true", help="run skvae on columns that are not standardised, too")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     if args.raw and "skvae" not in args.methods:
         parser.error("--raw is about skvae, which --methods leaves out")
@@ -218,8 +218,8 @@ def main() -> None:
     with ExitStack() as stack:
         methods = prepare(args.methods, args.peers, stack)
         summaries = [compare(protocol, tables, methods, args) for protocol in args.protocol]
-    if args.readme:
-        rewrite(args.readme, "anomaly detection", COMMAND, "\n\n".join(summaries))
+    if args.docs:
+        rewrite(args.docs, "anomaly detection", COMMAND, "\n\n".join(summaries))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _measure import README, rewrite, verdict
+from _measure import PAGE, rewrite, verdict
 from _peers import run_job
 from _tables import format_table, print_table
 from numpy.typing import NDArray
@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=512, help="draws per row for the likelihoods")
     parser.add_argument("--epochs", type=int, help="SCVI's epochs; default: its own choice")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args(argv)
 
     runs: dict[str, list[Result]] = {}
@@ -256,8 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(HEADER, rows, args.markdown)
     print()
     print("\n".join(verdicts(found)))
-    if args.readme:
-        rewrite(args.readme, "counts", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "counts", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":

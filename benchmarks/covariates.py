@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _measure import README, rewrite, verdict
+from _measure import PAGE, rewrite, verdict
 from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--genes", type=int, default=500)
     parser.add_argument("--lost", type=float, default=0.7)
     parser.add_argument("--epochs", type=int, default=200)
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args(argv)
     errors: dict[str, list[dict[str, float]]] = {name: [] for name in BENDS}
     read, tables = [], []
@@ -180,8 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(verdict(claim, kind[GIVEN] >= kind[PLAIN] - 0.01))
         claim = f"batch of cells: {batch[GIVEN]:.3f}, harder to read than from PCA, {batch[PRINCIPAL]:.3f}"
         print(verdict(claim, batch[GIVEN] < batch[PRINCIPAL]))
-        if args.readme:
-            rewrite(args.readme, "covariates", COMMAND, format_table(HEADER, tables[0], markdown=True))
+        if args.docs:
+            rewrite(args.docs, "covariates", COMMAND, format_table(HEADER, tables[0], markdown=True))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _measure import README, rewrite
+from _measure import PAGE, rewrite
 from _peers import PEERS, Array, Job, run_job, seconds_an_epoch
 from _tables import format_table, print_table
 from sklearn.exceptions import ConvergenceWarning
@@ -52,7 +52,7 @@ OURS = ("skvae", "skvae autograd", "MLPRegressor", "products", "products, linear
 COMMAND = "python benchmarks/epoch_time.py"
 THREADS = ("1 thread", "all cores")
 HEADER = ["competitor", *(f"{name}, s" for name in THREADS), "us per step"]
-README_HEADER = [
+DOCS_HEADER = [
     *("table", "batch", "skvae, s", "us per step", "autograd, s"),
     *("/ MLPRegressor", "PyOD /", "pythae /", "/ products"),
 ]
@@ -299,7 +299,7 @@ def ratio_rows(workload: Workload, seconds: dict[str, float]) -> Iterator[list[s
         yield [label, marked(workload, name, ratio), rule]
 
 
-def readme_row(workload: Workload, seconds: dict[str, float]) -> list[str]:
+def docs_row(workload: Workload, seconds: dict[str, float]) -> list[str]:
     found, ours = ratios(seconds), seconds["skvae"]
     autograd = f"{seconds['skvae autograd']:.3f}"
     cells = [f"{found[name][1]:.2f}" if name in found else "" for name in ("MLPRegressor", *PEERS, "products")]
@@ -320,7 +320,7 @@ def likelihood_row(name: str, args: argparse.Namespace) -> list[str]:
 
 
 def workload_row(workload: Workload, args: argparse.Namespace) -> list[str]:
-    """Print one workload's tables; return the README's row."""
+    """Print one workload's tables; return the row of docs/benchmarks.md."""
     times = measure(workload, load(workload, args.data), args)
     seconds = best(times)
     rows = [
@@ -332,7 +332,7 @@ def workload_row(workload: Workload, args: argparse.Namespace) -> list[str]:
     print()
     print_table(["ratio", "", "bar"], list(ratio_rows(workload, seconds)), args.markdown)
     print(flush=True)
-    return readme_row(workload, seconds)
+    return docs_row(workload, seconds)
 
 
 def main() -> None:
@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="shortest difference of two fits that counts")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -355,11 +355,11 @@ def main() -> None:
 
     table = [workload_row(WORKLOADS[name], args) for name in args.workloads]
     if table:
-        print_table(README_HEADER, table, args.markdown)
+        print_table(DOCS_HEADER, table, args.markdown)
         print()
     print_table(LIKELIHOODS_HEADER, [likelihood_row(name, args) for name in args.likelihoods], args.markdown)
-    if args.readme and table:
-        rewrite(args.readme, "epoch time", COMMAND, format_table(README_HEADER, table, markdown=True))
+    if args.docs and table:
+        rewrite(args.docs, "epoch time", COMMAND, format_table(DOCS_HEADER, table, markdown=True))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _measure import README, fresh, latent_table, near_constant, rewrite, verdict
+from _measure import PAGE, fresh, latent_table, near_constant, rewrite, verdict
 from _tables import format_table, print_table
 from joblib.externals.loky import get_reusable_executor
 from sklearn.datasets import load_digits
@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter with PyOD and pythae")
     parser.add_argument("--peer-epochs", type=int, default=10, help="epochs of a competitor that are timed, at most")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.job:
@@ -292,8 +292,8 @@ def main() -> None:
     print_table(HEADER, rows, args.markdown)
     print()
     print("\n".join(verdicts))
-    if args.readme:
-        rewrite(args.readme, "grid search", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "grid search", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _measure import README, rewrite, verdict
+from _measure import PAGE, rewrite, verdict
 from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
@@ -283,10 +283,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--picture", type=Path, help="draw filled digits to this file")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
-    if args.data is None and (args.picture or args.readme):
-        parser.error("--picture and --readme need --data")
+    if args.data is None and (args.picture or args.docs):
+        parser.error("--picture and --docs need --data")
 
     results = [breast_cancer(args.seeds)]
     headers = [["MSE", "over seeds", "s"], ["RMSE of numbers", "right categories", "s"]]
@@ -296,12 +296,12 @@ def main() -> None:
         print()
         print_table([title, *header], rows, args.markdown)
         print("", *claims, sep="\n", flush=True)
-    if args.readme:
+    if args.docs:
         tables = [
             format_table([title, *header], rows, markdown=True)
             for header, (title, rows, _) in zip(headers, results, strict=True)
         ]
-        rewrite(args.readme, "imputation", COMMAND, "\n\n".join(tables))
+        rewrite(args.docs, "imputation", COMMAND, "\n\n".join(tables))
     if args.picture:
         picture(args.data, args.picture)
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _measure import EXACT, MB, README, fresh, latent_table, measure, rewrite, slope, verdict
+from _measure import EXACT, MB, PAGE, fresh, latent_table, measure, rewrite, slope, verdict
 from _tables import format_table, print_table
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--gaps", action="store_true", help="rows with gaps beside whole ones, and nothing else")
     parser.add_argument("--detector", action="store_true", help="a detector's scores, and nothing else")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     few = min(3, args.repeats)
     if args.gaps:
@@ -241,11 +241,11 @@ def main() -> None:
     for what, points, at, measured in (("rows", by_rows, 0, in_rows), ("draws", by_draws, 1, in_draws)):
         found = slope([point[at] for point in points], [took for took, _ in measured])
         print(verdict(f"score_samples: slope {found:.2f} in {what}, at most {MOST_SLOPE}", found <= MOST_SLOPE))
-    if args.readme:
+    if args.docs:
         (rows, _, took, _, extra), drawn = scored[len(by_rows) - 1], sampled[-1]
         table.append(["VAETransformer.score_samples, 64 draws", rows, took, "", extra])
         table.append(["VAETransformer.sample", drawn[0], drawn[1], "", drawn[2]])
-        rewrite(args.readme, "inference", COMMAND, format_table(HEADER, table, markdown=True))
+        rewrite(args.docs, "inference", COMMAND, format_table(HEADER, table, markdown=True))
 
 
 def report(ours: dict[str, tuple[float, float]]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _measure import README, near_constant, rewrite
+from _measure import PAGE, near_constant, rewrite
 from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn import datasets
@@ -146,10 +146,10 @@ def main() -> None:
     parser.add_argument("--columns", nargs="+", choices=["all", "varying"], default=["all", "varying"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     args.tables = args.tables or [*SKLEARN, *(ADBENCH if args.data else ())]
-    if args.readme:
+    if args.docs:
         args.tables, args.units, args.columns = list(SKLEARN), ["std"], ["varying"]
 
     rows, results = [], []
@@ -162,8 +162,8 @@ def main() -> None:
     print()
     print(counts("PCA and shared noise", [(r.shared, r.pca) for r in results]))
     print(counts("FactorAnalysis and one noise per column", [(r.feature, r.fa) for r in results]))
-    if args.readme:
-        rewrite(args.readme, "likelihood", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "likelihood", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":

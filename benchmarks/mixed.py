@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from _measure import README, rewrite, verdict
+from _measure import PAGE, rewrite, verdict
 from _tables import format_table, print_table
 from scipy import optimize, stats
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=64, help="draws in score_samples")
     parser.add_argument("--scored", type=int, default=300, help="held-out rows whose likelihood is taken, at most")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
 
@@ -304,8 +304,8 @@ def main() -> None:
     print_table(header, lines, args.markdown)
     print()
     print("\n".join(verdicts))
-    if args.readme:
-        rewrite(args.readme, "mixed", COMMAND, format_table(header, lines, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "mixed", COMMAND, format_table(header, lines, markdown=True))
 
 
 if __name__ == "__main__":

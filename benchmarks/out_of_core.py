@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _measure import EXACT, MB, README, fresh, measure, rewrite, verdict
+from _measure import EXACT, MB, PAGE, fresh, measure, rewrite, verdict
 from _tables import format_table, print_table
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
@@ -180,7 +180,7 @@ def main() -> None:
         "--folder", type=Path, help="where the files are made (2.4 GB and 0.6 GB), and deleted at the end"
     )
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     if not EXACT:
         print("Peak memory cannot be set back on this system: extra memory is a lower bound.")
@@ -198,8 +198,8 @@ def main() -> None:
     print_table(HEADER, rows, args.markdown)
     print()
     print("\n".join(verdicts))
-    if args.readme:
-        rewrite(args.readme, "out of core", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "out of core", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":

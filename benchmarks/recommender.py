@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _measure import README, rewrite, verdict
+from _measure import PAGE, rewrite, verdict
 from _ranking import HEADER as RANKED
 from _ranking import ranked, table_of_choices
 from _tables import format_table, print_table
@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--liked", type=float, default=4.0, help="an item is chosen from this rating on")
     parser.add_argument("--only", choices=["errors", "rankings"], help="one of the two tables")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args(argv)
     R = read_ratings(args.ratings) if args.ratings else np.load(args.data / "jester5k.npz")["R"]
     seen = ~np.isnan(R)
@@ -279,8 +279,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = list(rankings(R, args.liked, args.seeds))
         print_table(RANKED, found, args.markdown)
         print()
-        if args.readme:
-            rewrite(args.readme, "rankings", COMMAND, format_table(RANKED, found, markdown=True))
+        if args.docs:
+            rewrite(args.docs, "rankings", COMMAND, format_table(RANKED, found, markdown=True))
     if args.only == "rankings":
         return
     everything = methods(args.impute or args.methods is not None)
@@ -305,8 +305,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.data:
         print()
         print("\n".join(verdicts(errors)))
-    if args.readme:
-        rewrite(args.readme, "recommender", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "recommender", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":

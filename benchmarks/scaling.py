@@ -22,7 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
 
-from _measure import EXACT, MB, README, fresh, latent_table, measure, rewrite, slope, verdict
+from _measure import EXACT, MB, PAGE, fresh, latent_table, measure, rewrite, slope, verdict
 from _tables import format_table, print_table
 from sklearn.exceptions import ConvergenceWarning
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--series", nargs="+", choices=list(SERIES), default=list(SERIES))
     parser.add_argument("--quick", action="store_true", help="leave out the largest size of every series")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     if not EXACT:
         print("Peak memory cannot be set back on this system: extra memory is a lower bound.")
@@ -123,8 +123,8 @@ def main() -> None:
     print_table(header, lines, args.markdown)
     print()
     print("\n".join(verdicts))
-    if args.readme:
-        rewrite(args.readme, "scaling", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "scaling", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 def judge(sizes: list[int], found: list[tuple[Cost, Cost]]) -> list[str]:

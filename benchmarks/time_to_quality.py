@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from _measure import README, rewrite
+from _measure import PAGE, rewrite
 from _peers import PEERS, Job, run_job
 from _tables import format_table, print_table
 from likelihood import load, near_constant
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=256, help="draws of the latents per row in the likelihood")
     parser.add_argument("--repeats", type=int, default=3, help="fits whose median time counts")
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--readme", type=Path, nargs="?", const=README, help="rewrite the README's table")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
     if not args.peers:
         raise SystemExit("Nothing to compare with: --peers names no Python that has pyod and pythae.")
@@ -226,8 +226,8 @@ def main() -> None:
     print()
     print_table(HEADER, rows, args.markdown)
     print(f"\nLargest ratio to the better peer: {max(ratios):.3f} (predicted: at most {BAR})")
-    if args.readme:
-        rewrite(args.readme, "time to quality", COMMAND, format_table(HEADER, rows, markdown=True))
+    if args.docs:
+        rewrite(args.docs, "time to quality", COMMAND, format_table(HEADER, rows, markdown=True))
 
 
 if __name__ == "__main__":

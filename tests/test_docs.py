@@ -87,3 +87,32 @@ def test_documented_files_exist(path):
     named = re.findall(r"`((?:skvae|tests|docs|benchmarks)/[^`\s<>*]+)`", text)
     linked = [path.parent / link for link in re.findall(r"\]\((?!http|#)([^)#]+)", text)]
     assert not [str(file) for file in [*(ROOT / name for name in named), *linked] if not file.exists()]
+
+
+MARK = re.compile(r"^<!-- (.+) table: python (benchmarks/\w+\.py) -->$", re.MULTILINE)
+TABLES = [
+    mark for name in ("benchmarks.md", "relatives.md") for mark in MARK.findall((ROOT / "docs" / name).read_text())
+]
+
+
+@pytest.mark.parametrize(("name", "script"), TABLES)
+def test_a_measured_table_is_written_by_its_command(name, script):
+    source = (ROOT / script).read_text()
+    assert f'rewrite(args.docs, "{name}", COMMAND' in source
+    assert f'COMMAND = "python {script}"' in source
+
+
+def test_the_readme_is_one_screen_with_the_numbers_of_the_benchmarks():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+    table = lines[lines.index("## Measured") :]
+    numbers = re.findall(r"-?\d+\.\d+", "\n".join(table[: table.index("## When not to use it")]))
+    assert len(numbers) > 10
+    assert not set(numbers) - set(re.findall(r"-?\d+\.\d+", (ROOT / "docs" / "benchmarks.md").read_text()))
+
+
+def test_ci_finds_the_readmes_two_commands_among_its_first_lines():
+    first = "\n".join((ROOT / "README.md").read_text().splitlines()[:8])
+    patterns = re.findall(r"readme_command '(.+?)'", (ROOT / ".ci" / "run").read_text())
+    assert len(patterns) == 2
+    assert all(re.search(f"^{pattern}", first, re.MULTILINE) for pattern in patterns)
