@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import _fit_context
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import Interval, Options, StrOptions, validate_parameter_constraints
 from sklearn.utils.validation import check_is_fitted
@@ -23,6 +24,7 @@ from ._fit import Fit, Task, learn_columns
 from ._hints import Names
 from ._inference.blocks import Inference
 from ._params import Count, named
+from ._ranks import agreed, is_shared, refuse_group
 from ._saved import Rule, Saved, fault_of_groups, fault_of_values
 from ._settings import FitSettings
 from ._state import DETAILS, MODEL, TRAINING, FittedModel, become, fault_of_model, model_of, remember
@@ -139,7 +141,7 @@ class BaseVAE(CallbackSupportMixin, Saved):
 
     def _become(self, fit_to: Callable[..., Fit], *data: Any, **more: Any) -> Self:
         """Fit, and become what that left. Callbacks are torn down by then, so nothing can fail any more."""
-        with clean_after(self):
+        with clean_after(self), agreed(partial(_must_agree, self, data)):
             fit = fit_to(*data, **more)
         become(self, fit.attributes)
         remember(self, fit.model)
@@ -149,7 +151,7 @@ class BaseVAE(CallbackSupportMixin, Saved):
     def _fit_to(self, X: Any, y: Any, sample_weight: Any) -> Fit:
         """A fit of a new model to X."""
         settings, reader, rows = self._first_rows(X, y, sample_weight)
-        settings = replace(settings.seeded(self.random_state), keeps_best=not is_one_of_many(self))
+        settings = replace(settings.seeded(self.random_state), keeps_best=not (is_shared() or is_one_of_many(self)))
         with fit_task(self, X, y, settings.max_iter) as task:
             task.result = self._learn(reader, rows, settings, task.epoch)
         return task.result
@@ -157,6 +159,7 @@ class BaseVAE(CallbackSupportMixin, Saved):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_to_chunk(self, X: Any, y: Any, sample_weight: Any) -> Fit:
         """One epoch of a new model, or of the present one, on X."""
+        refuse_group("partial_fit")
         earlier = self._earlier()
         if earlier is None:
             settings, reader, rows = self._first_rows(X, y, sample_weight)
@@ -237,6 +240,20 @@ class BaseVAE(CallbackSupportMixin, Saved):
     def _settings(self, device: Device) -> FitSettings:
         """What a fit reads of the parameters."""
         return FitSettings.of(self, device)
+
+
+def _must_agree(estimator: BaseVAE, data: tuple[Any, ...]) -> dict[str, Any]:
+    """What processes that fit one model together must have alike, in words: the parameters, and what there is of data.
+
+    The device may be another, and who prints is known.
+    """
+    own = {"The estimator": type(estimator).__name__}
+    for name, value in estimator.get_params(deep=False).items():
+        plain = value is None or isinstance(value, str | Real | list | tuple | BaseEstimator)
+        if name not in ("device", "verbose"):
+            own[name] = repr(value) if plain else getattr(value, "__qualname__", type(value).__qualname__)
+    given = zip(("y", "sample_weight"), data[1:3], strict=False)
+    return own | {name: "None" if value is None else "given" for name, value in given}
 
 
 class SetOutput:

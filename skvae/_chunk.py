@@ -11,9 +11,9 @@ import torch
 from ._fit import Fit, in_model_units, prepare, products, publish, start
 from ._settings import FitSettings
 from ._state import FittedModel
-from ._tables.batches import ArrayTable, Batch
 from ._tables.moments import Scale, within_rounding
 from ._tables.reader import TableReader, TrainingRows
+from ._tables.shared import Rows
 from ._torch import make_generator, torch_scope
 from ._training.loop import train
 from .likelihoods import LikelihoodModule, column_sums
@@ -48,9 +48,7 @@ def continue_fit(
         return publish(reader, model.cpu(), rows, mean, scale, settings, result, earlier)
 
 
-def _checked(
-    reader: TableReader, table: TrainingRows, rows: Batch | ArrayTable, density: LikelihoodModule, scale: Scale
-) -> Scale:
+def _checked(reader: TableReader, table: TrainingRows, rows: Rows, density: LikelihoodModule, scale: Scale) -> Scale:
     """The first chunk's scale, for a model that has also seen these rows; ValueError where it does not suit them."""
     seen, own = column_sums(rows, [density.encoding.encode, lambda x: x])
     density.reach(torch.tensor(own.high))

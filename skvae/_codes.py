@@ -185,16 +185,14 @@ def weights(table: TrainingRows) -> Array:
 
 def _some(table: TrainingRows, seed: int) -> TrainingRows:
     """At most `CODES` of the rows, at random; runs of neighbours where single rows would cost as much as all."""
-    rng = np.random.default_rng(seed)
-    if len(table) <= CODES:
-        return TrainingRows(table.X[:], None, table.weight)
+    rng, n_rows = np.random.default_rng(seed), table.n_all
+    if n_rows <= CODES:
+        return table.drawn(np.arange(n_rows))
     if not isinstance(table.X, RowSource):
-        place = np.sort(rng.choice(len(table), CODES, replace=False))
-        return TrainingRows(table.X[place], None, None if table.weight is None else table.weight[place])
+        return table.drawn(np.sort(rng.choice(n_rows, CODES, replace=False)))
     size = CODES // RUNS
-    runs = [slice(first * size, (first + 1) * size) for first in np.sort(rng.choice(len(table) // size, RUNS, False))]
-    weight = None if table.weight is None else np.concatenate([table.weight[run] for run in runs])
-    return TrainingRows(table.X.slices(runs), None, weight)
+    firsts = size * np.sort(rng.choice(n_rows // size, RUNS, replace=False))
+    return table.drawn((firsts[:, None] + np.arange(size)).ravel())
 
 
 def fault(codes: Any, n_features: int, n_components: int) -> str | None:

@@ -19,11 +19,13 @@ from ._inference.draws import decodes_to_numbers
 from ._inference.scores import latent_information
 from ._latents import warn_of_latents
 from ._linear import Covariance
+from ._ranks import speaks
 from ._settings import FitSettings
 from ._state import Blueprint, FittedModel, pack
-from ._tables.batches import ArrayTable, Batch, as_table
+from ._tables.batches import Batch, as_table
 from ._tables.moments import Array, Moments, Scale
 from ._tables.reader import TableReader, TrainingRows
+from ._tables.shared import HeldOut, Rows, of_all_ranks
 from ._torch import large_products, make_generator, single_blas, thread_limit, torch_scope
 from ._training import engine
 from ._training.held_out import held_out_mean
@@ -81,9 +83,9 @@ class Prepared:
     moments: Moments
     scale: Scale
     density: LikelihoodModule
-    rows: Batch | ArrayTable
-    training: Batch | ArrayTable
-    held_out: Batch | None
+    rows: Rows
+    training: Rows
+    held_out: HeldOut | None
     cov: Covariance
 
 
@@ -113,15 +115,15 @@ def prepare(
     return Prepared(moments, scale, density, rows, training, held_out, cov)
 
 
-def in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Batch | ArrayTable:
+def in_model_units(table: TrainingRows, scale: Scale, settings: FitSettings) -> Rows:
     """The table's rows; its targets too, where they are rows."""
     y = table.y
     if y is not None and settings.objective.target in ("row", "filled"):
         y = scale.to_model(y)
-    return as_table(table.X, scale, table.weight, y)
+    return of_all_ranks(as_table(table.X, scale, table.weight, y))
 
 
-def _hold_out(rows: Batch | ArrayTable, settings: FitSettings) -> tuple[Batch | ArrayTable, Batch | None]:
+def _hold_out(rows: Rows, settings: FitSettings) -> tuple[Rows, HeldOut | None]:
     """Rows to train on and rows held out for early stopping."""
     asked, possible = settings.early_stopping, settings.objective.monitor is not None
     wanted = asked is True or (asked == "auto" and len(rows) >= MIN_ROWS_TO_HOLD_OUT)
@@ -168,7 +170,7 @@ def start(reader: TableReader, prepared: Prepared, settings: FitSettings, paused
     return Start(model, n_components, linear)
 
 
-def _begin(model: VAE, rows: Batch | ArrayTable, cov: Covariance, settings: FitSettings) -> bool:
+def _begin(model: VAE, rows: Rows, cov: Covariance, settings: FitSettings) -> bool:
     """Put a model at its start for these rows; return whether that is a linear model."""
     linear = settings.init == "linear" and model.has_linear_path and _start_linear(model, cov, settings)
     for part in (settings.objective, model.prior):
@@ -203,7 +205,7 @@ def training_of(begun: Start, prepared: Prepared, settings: FitSettings, progres
 def products(model: VAE, settings: FitSettings, n_rows: int) -> Iterator[EpochLog]:
     """A scope with the threads and the matrix products that suit a step on `n_rows` rows; what prints epochs."""
     largest = model.largest_product(settings.batch_rows(n_rows))
-    log = EpochLog(settings.name, settings.max_iter, settings.verbose)
+    log = EpochLog(settings.name, settings.max_iter, settings.verbose if speaks() else 0)
     step = "dense engine" if engine.understands(model, settings.objective) else "autograd"
     log.say(f"{n_rows} training rows" + (f", gradients by {step}" if settings.verbose > 1 else ""))
     with thread_limit(largest), large_products(largest):
@@ -304,7 +306,7 @@ def _so_far(reader: TableReader, prepared: Prepared, begun: Start, settings: Fit
 def publish(
     reader: TableReader,
     model: VAE,
-    rows: Batch | ArrayTable,
+    rows: Rows,
     mean: np.ndarray,
     scale: Scale,
     settings: FitSettings,
@@ -393,4 +395,5 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
 
 
 def _warn(text: str, category: type[Warning] = ConvergenceWarning) -> None:
-    warnings.warn(text, category, stacklevel=6)  # where fit was called
+    if speaks():
+        warnings.warn(text, category, stacklevel=6)  # where fit was called

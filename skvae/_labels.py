@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 
+from ._ranks import gathered
+
 __all__ = ["Chunk", "Labels"]
 
 
@@ -65,11 +67,12 @@ class Labels:
     def classes(self, rows: np.ndarray | None) -> np.ndarray:
         """The classes of these rows (None: of all), sorted; ValueError where there are fewer than two."""
         known = self.known if rows is None else self.known & rows
-        if not known.any():
+        plain = [labels for labels in gathered(_sorted(self._plain(known))) if len(labels)]
+        if not plain:
             raise ValueError(
                 "y labels no row. VAEClassifier needs labels of at least 2 classes; without any, use VAETransformer."
             )
-        classes = _sorted(self._plain(known))
+        classes = _sorted(np.concatenate(plain))
         if len(classes) < 2:
             raise ValueError(
                 f"VAEClassifier needs labels of at least 2 classes; there is only 1 class, {classes.tolist()[0]!r}."

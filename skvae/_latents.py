@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 import torch
 
+from ._ranks import speaks
 from ._settings import FitSettings
-from ._tables.batches import ArrayTable, Batch
+from ._tables.batches import Batch
 from ._tables.moments import Array
+from ._tables.shared import Rows
 from .model import VAE
 
 __all__ = ["keeps_fewer_neighbours", "warn_of_latents"]
@@ -20,7 +22,7 @@ PICTURES, FEWEST_ROWS, MOST_ROWS, NEIGHBOURS = (2, 3), 50, 500, 10
 WORTH_A_WORD = 0.002
 
 
-def warn_of_latents(model: VAE, rows: Batch | ArrayTable, settings: FitSettings) -> None:
+def warn_of_latents(model: VAE, rows: Rows, settings: FitSettings) -> None:
     """Warn where a row has fewer numbers than there are latents, and where a picture of these hides its neighbours.
 
     No text holds a number that another fit would not have: a search over many is then told once.
@@ -65,4 +67,5 @@ def keeps_fewer_neighbours(model: VAE, rows: Batch) -> bool:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, UserWarning, stacklevel=6)  # where fit was called
+    if speaks():
+        warnings.warn(text, UserWarning, stacklevel=6)  # where fit was called

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import linalg, optimize
-from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
 
-from ._tables.moments import Array, reduce_blocks
+from ._eigen import fix_signs, of_few_rows, of_products, without_negative
+from ._ranks import is_shared
+from ._tables.moments import Array, sum_rows
 
 __all__ = [
     "Covariance",
@@ -106,7 +107,7 @@ class Covariance:
             x, present, total = block
             return pairs(x), *((total, np.False_) if present is None else (pairs(present), (present == 0).any()))
 
-        products, mass, has_gaps = reduce_blocks(self._rooted(), partial)
+        products, mass, has_gaps = sum_rows(self._rooted(), partial)
         return products, np.maximum(mass, np.finfo(float).tiny), bool(has_gaps)
 
     @cached_property
@@ -115,7 +116,8 @@ class Covariance:
 
         That of rows with gaps, averaged pair by pair, has no such rows.
         """
-        if not (self.exact and self.n_columns > MANY_COLUMNS and 2 * self.n_rows <= self.n_columns) or self.has_gaps:
+        few = self.n_columns > MANY_COLUMNS and 2 * self.n_rows <= self.n_columns
+        if not (self.exact and few) or self.has_gaps or is_shared():
             return None
         # No cell is missing, so that every pair of columns is held by all the weight.
         return np.concatenate([x for x, _, _ in self._rooted()]) / np.sqrt(np.max(self._sums[1]))
@@ -141,15 +143,19 @@ class Covariance:
         """The covariance, (D, D), of at most `EXACT_COLUMNS` columns."""
         products, mass, has_gaps = self._sums
         found = products / mass
-        found = _without_negative(found) if has_gaps else found
+        found = without_negative(found) if has_gaps else found
         return found + np.diag(np.broadcast_to(self.noise, self.n_columns))
+
+    def _rooted_product(self, v: Array) -> Array:
+        """Sums over rows of x x'v, of the weighted rows x of all ranks: (D,)."""
+        return sum_rows(self._rooted(), lambda block: block[0].T @ (block[0] @ v))
 
     def leading(self, k: int, scale: Array) -> tuple[Array, Array]:
         """The k largest eigenvalues (descending) and eigenvectors (D, k) of diag(1/scale) S diag(1/scale)."""
         if k == 0:
             return np.empty(0), np.empty((self.n_columns, 0))
         if self._few_rows is not None:
-            values, vectors = _of_few_rows(self._few_rows, self.noise, k, scale)
+            values, vectors = of_few_rows(self._few_rows, self.noise, k, scale)
         elif self.exact:
             scaled = self.matrix / scale / scale[:, None]
             first, last = self.n_columns - k, self.n_columns - 1
@@ -157,11 +163,15 @@ class Covariance:
             few = k <= self.n_columns // 6
             values, vectors = linalg.eigh(scaled, **{"subset_by_index": (first, last)} if few else {"driver": "evd"})
             values, vectors = values[::-1][:k], vectors[:, ::-1][:, :k]
+        elif is_shared():
+            unit = np.sqrt(self._sums[1]) * scale
+            values, vectors = of_products(self._rooted_product, unit, k)
+            values = values + ((vectors.T / scale) ** 2 * self.noise).sum(axis=1)
         else:
             rows = np.concatenate([x for x, _, _ in self._rooted()])
             _, singular, vt = randomized_svd(rows / np.sqrt(self._sums[1]) / scale, k, random_state=0)
             values, vectors = singular**2 + ((vt / scale) ** 2 * self.noise).sum(axis=1), vt.T
-        return np.maximum(values, 0.0), _fix_signs(vectors)
+        return np.maximum(values, 0.0), fix_signs(vectors)
 
 
 class PartCovariance(Covariance):
@@ -219,7 +229,7 @@ class Regression:
                 products = absent[some].T @ outer
             return weighed.T @ known, weighed.T @ x, products
 
-        of_all, with_x, lacking = reduce_blocks(self.blocks(), partial)
+        of_all, with_x, lacking = sum_rows(self.blocks(), partial)
         mean = of_all[-1, :-1] / of_all[-1, -1]
         spread = of_all[:-1, :-1] / of_all[-1, -1] - mean * mean[:, None]
         products = of_all + np.eye(n_given)
@@ -251,39 +261,6 @@ class Regression:
             left = x - (x[:, self.given] @ self.coefficients.T + self.intercept)
             left[:, self.given] = 0.0
             yield left if present is None else left * present, present, weight
-
-
-def _of_few_rows(rows: Array, noise: float | Array, k: int, scale: Array) -> tuple[Array, Array]:
-    """`Covariance.leading` of fewer rows than columns: their products are a smaller matrix of the same eigenvalues.
-
-    Of A' A + D, with A the scaled rows and D the scaled noise, Lanczos' method takes products with A alone.
-    """
-    scaled, added = rows / scale, np.broadcast_to(noise / scale**2, rows.shape[1:])
-    if added.any():
-        product = LinearOperator((len(scale),) * 2, lambda v: scaled.T @ (scaled @ v) + added * v.ravel(), dtype=float)
-        values, vectors = eigsh(product, k, v0=np.random.default_rng(0).normal(size=len(scale)))
-        return values[::-1], vectors[:, ::-1]
-    values, turned = linalg.eigh(scaled @ scaled.T)
-    values, turned = np.maximum(values[::-1], 0.0), turned[:, ::-1]
-    # Beyond the rows' rank there is nothing along which they vary.
-    used = values > len(rows) * np.finfo(float).eps * values[0]
-    vectors = (scaled.T @ turned) * np.where(used, 1 / np.sqrt(np.where(used, values, 1.0)), 0.0)
-    lacking = max(0, k - len(rows))
-    return np.pad(np.where(used, values, 0.0), (0, lacking))[:k], np.pad(vectors, ((0, 0), (0, lacking)))[:, :k]
-
-
-def _without_negative(matrix: Array) -> Array:
-    """The matrix without its negative eigenvalues, with the same diagonal."""
-    values, vectors = linalg.eigh(matrix)
-    cut = (vectors * np.maximum(values, 0.0)) @ vectors.T
-    std = np.sqrt(np.maximum(matrix.diagonal(), 0.0) / np.maximum(cut.diagonal(), np.finfo(float).tiny))
-    return cut * std * std[:, None]
-
-
-def _fix_signs(vectors: Array) -> Array:
-    """Each column's largest entry positive, so that no library's choice of sign shows."""
-    largest = np.abs(vectors).argmax(axis=0)
-    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, -1.0, 1.0)
 
 
 class LinearGaussian(NamedTuple):
@@ -463,7 +440,7 @@ def _em(
         rest = np.full_like(rest, rest.sum() / count.sum()) if shared else rest / count
         noise = np.clip(rest, floor, ceiling)
     _, vectors = linalg.eigh(W.T @ (W / noise[:, None]))
-    return LinearGaussian(_fix_signs(W @ vectors[:, ::-1]), np.clip(noise + cov.noise, floor, ceiling))
+    return LinearGaussian(fix_signs(W @ vectors[:, ::-1]), np.clip(noise + cov.noise, floor, ceiling))
 
 
 def _em_sums(cov: Covariance, W: Array, noise: Array) -> tuple[Array, Array, Array, Array]:
@@ -481,7 +458,7 @@ def _em_sums(cov: Covariance, W: Array, noise: Array) -> tuple[Array, Array, Arr
         return zz, (weighted * x).T @ z, (weighted * x**2).sum(axis=0), weighted.sum(axis=0)
 
     stride = -(-cov.n_rows * outer.size // EM_PRODUCTS)
-    zz, xz, xx, count = reduce_blocks(_every(stride, cov.blocks(), BLOCK_NUMBERS // n_components**2), partial)
+    zz, xz, xx, count = sum_rows(_every(stride, cov.blocks(), BLOCK_NUMBERS // n_components**2), partial)
     return zz.reshape(n_columns, n_components, n_components), xz, xx, np.maximum(count, np.finfo(float).tiny)
 
 

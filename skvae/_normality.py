@@ -18,6 +18,7 @@ from ._inference.posterior import mean_and_std
 from ._inference.quadrature import quasi_normal
 from ._linear import Covariance
 from ._params import is_users_function
+from ._ranks import first_and_all, gathered
 from ._saved import is_finite_array
 from ._settings import FitSettings
 from ._tables.batches import to_rows
@@ -81,24 +82,24 @@ def supported(
     used : TrainingRows
         These rows.
     kept : ndarray of bool of shape (N,)
-        Which they are.
+        Which they are, of the rows of all ranks.
     whole_std : ndarray of shape (D,) or None
         The columns' standard deviations over all rows, where some are left out: a column that is constant in the
         others keeps its scale.
     """
-    weight = weights(table)
-    kept = np.ones(len(table), dtype=bool)
+    weight = np.concatenate(gathered(weights(table)))
+    kept, first = np.ones(len(weight), dtype=bool), first_and_all(len(table))[0]
     if share == 1:
         return table, kept, None
     whole_std, used = table.sums.moments.std, table
     for _ in range(CONCENTRATIONS):
-        scores = _linear_scores(reader, table.X, used, settings, whole_std)
-        nearer = np.zeros(len(table), dtype=bool)
+        scores = np.concatenate(gathered(_linear_scores(reader, table.X, used, settings, whole_std)))
+        nearer = np.zeros(len(scores), dtype=bool)
         order = np.argsort(-scores, kind="stable")
         # Up to the row that completes the share, whose weight may be more than one.
         complete = np.searchsorted(weight[order].cumsum(), share * weight.sum() * (1 - EQUAL))
         nearer[order[: complete + 1]] = True
-        closer = table.at(nearer)
+        closer = table.at(nearer[first : first + len(table)])
         if closer.sums.empty.any():
             break
         kept, used = nearer, closer
@@ -290,14 +291,16 @@ def learn(
     auto = contamination == "auto"
     if auto and not has_gaps(some.X):
         scores = _total(contributions.sum(axis=1))
+    elif auto:
+        scores = found.scores(inference, some.X)
     else:
-        scores = found.scores(inference, some.X if auto else table.X)
+        scores = np.concatenate(gathered(found.scores(inference, table.X)))
     share: Any = AUTO_CONTAMINATION if auto else contamination
     few = _sample(used, EXPLAINED, seed)
     typical = _finite_mean(found.explanations(inference, few.X), few.weight, criterion)
     # Explanations are to sum to the score less the mean of all training scores.
     typical[-1] += np.ma.masked_invalid(scores).mean() - typical.sum()
-    weight: Any = some.weight if auto else weights(table)
+    weight: Any = some.weight if auto else np.concatenate(gathered(weights(table)))
     found = replace(found, typical_explanation=typical, training_scores=scores, training_weight=weight)
     return replace(found, offset=found.at_share(share))
 
@@ -311,11 +314,9 @@ def rows_behind(codes: dict[str, np.ndarray]) -> Codes:
 
 def _sample(table: TrainingRows, most: int, seed: int) -> TrainingRows:
     """At most `most` of the rows, with weights."""
-    weight = weights(table)
-    if len(table) <= most:
-        return TrainingRows(table.X, None, weight)
-    some = np.random.default_rng(seed).permutation(len(table))[:most]
-    return TrainingRows(table.X[some], None, weight[some])
+    if table.n_all <= most:
+        return table.drawn(np.arange(table.n_all))
+    return table.drawn(np.random.default_rng(seed).permutation(table.n_all)[:most])
 
 
 def _aggregated(inference: Inference, table: TrainingRows) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from sklearn.base import clone
 
 from ._linear import Covariance
 from ._params import named
+from ._ranks import from_first
 from ._torch import draw_seed
 from ._training.loop import TrainingSettings
 from ._training.solvers import SOLVERS
@@ -90,7 +91,7 @@ class FitSettings:
 
     def seeded(self, random_state: Any) -> FitSettings:
         """With a seed, drawn only when the rows are known to be good: a refused fit draws nothing."""
-        return replace(self, seed=draw_seed(random_state))
+        return replace(self, seed=from_first(draw_seed(random_state)))
 
     @property
     def objective(self) -> Objective:

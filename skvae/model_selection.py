@@ -23,6 +23,7 @@ from ._callbacks import fit_task
 from ._fit import Fit, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race, still_gains
+from ._ranks import refuse_group
 from ._saved import Rule, is_whole
 from ._settings import FitSettings
 from ._tables.reader import TableReader, relative_weights
@@ -287,6 +288,7 @@ class VAETransformerCV(VAETransformer):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_to(self, X: Any, y: Any, sample_weight: Any, groups: Any = None) -> Fit:
+        refuse_group("VAETransformerCV")
         candidates = self._candidates()
         reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
         reader.check(rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .moments import BLOCK_NUMBERS, Array, Scale
 from .sources import RowSource
 
-__all__ = ["ArrayTable", "Batch", "FileTable", "Table", "as_table", "shuffled", "to_rows"]
+__all__ = ["ArrayTable", "Batch", "FileTable", "Table", "as_table", "joined", "shuffled", "to_rows"]
 
 # Numbers that are gathered at once, for as many small batches as they make: few enough for the processor's cache.
 GATHERED_NUMBERS = 32_768
@@ -79,11 +79,15 @@ class Table(ABC):
             taken, order = order.split([sum(group), len(order) - sum(group)])
             yield from self.take(taken).split(group)
 
+    def some(self, most: int, rng: torch.Generator) -> Batch:
+        """Some random rows, `most` or so at most, read as a batch of an epoch is."""
+        return next(iter(self.batches(min(most, len(self)), rng)))
+
     def whole(self) -> Batch:
         """All rows as tensors."""
-        return _joined(list(self.blocks()))
+        return joined(list(self.blocks()))
 
-    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Batch]:
+    def split_off(self, n_rows: int, rng: torch.Generator) -> tuple[Any, Any]:
         """The table without `n_rows` random rows, and those."""
         order = shuffled(len(self), rng)
         return self.part(order[n_rows:]), self.part(order[:n_rows]).whole()
@@ -286,7 +290,7 @@ def as_table(X: Array | RowSource, scale: Scale, weight: Array | None, y: Array 
     return FileTable(X, scale, weight, y) if isinstance(X, RowSource) else ArrayTable(X, scale, weight, y)
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def joined(parts: list[Batch]) -> Batch:
     """Consecutive blocks as one."""
     if any(part.mask is not None for part in parts):
         parts = [replace(part, mask=torch.ones_like(part.x)) if part.mask is None else part for part in parts]

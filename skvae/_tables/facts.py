@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._math import LARGEST_WHOLE
+from .._ranks import first_and_all, gathered
 from .containers import floats_of
 from .frames import column_values, is_category_type, label_of, type_of
 from .moments import ColumnSums, reduce_blocks, row_blocks
@@ -47,8 +48,14 @@ class ColumnFacts:
 def column_facts(X: Any) -> list[ColumnFacts]:
     """The facts of every column of a data frame, an array or a source."""
     most = min(MOST_ROWS, max(LEAST_ROWS, MOST_VALUES // max(1, X.shape[1])))
+    first, n_rows = first_and_all(len(X))
+    return _joined(gathered(_own_facts(X, -(-n_rows // most), first)))
+
+
+def _own_facts(X: Any, every: int, first: int) -> list[ColumnFacts]:
+    """The facts of a table whose rows are numbered from `first` on, and whose values are looked at every so many."""
     if isinstance(X, RowSource) or (isinstance(X, np.ndarray) and X.dtype.kind in "biuf"):
-        return _facts_of_numbers(X, most)
+        return _facts_of_numbers(X, every, first)
     facts = []
     for column in range(X.shape[1]):
         values = column_values(X, column)
@@ -58,8 +65,24 @@ def column_facts(X: Any) -> list[ColumnFacts]:
         else:
             if values.dtype.kind == "O":
                 values = floats_of(values, label_of(X, column))
-            facts += _facts_of_numbers(values.astype(np.float64)[:, None], most)
+            facts += _facts_of_numbers(values.astype(np.float64)[:, None], every, first)
     return facts
+
+
+def _joined(parts: list[list[ColumnFacts]]) -> list[ColumnFacts]:
+    """The facts of the columns of several tables as of one."""
+    if len(parts) == 1:
+        return parts[0]
+    return [
+        ColumnFacts(
+            any(facts.is_category for facts in column),
+            min(facts.low for facts in column),
+            max(facts.high for facts in column),
+            all(facts.whole for facts in column),
+            np.sort(np.concatenate([facts.values for facts in column])),
+        )
+        for column in zip(*parts, strict=True)
+    ]
 
 
 def _are_numbers(cells: np.ndarray) -> bool:
@@ -69,13 +92,13 @@ def _are_numbers(cells: np.ndarray) -> bool:
     return all(is_missing(value) or isinstance(value, Real) for value in cells)
 
 
-def _facts_of_numbers(X: Any, most: int) -> list[ColumnFacts]:
-    """In one pass, of which every so many rows are kept, `most` at most."""
-    every, kept = -(-len(X) // most), []
+def _facts_of_numbers(X: Any, every: int, first: int) -> list[ColumnFacts]:
+    """In one pass, of which every so many rows are kept."""
+    kept = []
 
     def summed(part: slice) -> tuple[ColumnSums, np.ndarray]:
         block = np.asarray(X[part], dtype=np.float64)
-        kept.append(block[-part.start % every :: every].copy())
+        kept.append(block[-(first + part.start) % every :: every].copy())
         with np.errstate(invalid="ignore"):
             return ColumnSums.of(block), (block % 1 > 0).sum(axis=0)
 

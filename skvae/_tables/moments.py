@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 from torch import Tensor
 
+from .._ranks import sum_over_ranks
 from .sources import RowSource
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "reduce_blocks",
     "row_blocks",
     "sum_columns",
+    "sum_rows",
     "within_rounding",
 ]
 
@@ -131,7 +133,7 @@ def row_blocks(X: np.ndarray | RowSource) -> Iterator[slice]:
 
 
 def reduce_blocks(blocks: Iterable[Block], partial: Callable[[Block], Any]) -> Any:
-    """The sum of what `partial` makes of each block, in their order: the way to sum over the rows of a table.
+    """The sum of what `partial` makes of each block, in their order.
 
     A partial sum is an array of its own memory, a number, a `ColumnSums`, or a tuple of such, added one by one.
     """
@@ -139,6 +141,11 @@ def reduce_blocks(blocks: Iterable[Block], partial: Callable[[Block], Any]) -> A
     for block in blocks:
         total = partial(block) if total is None else _added(total, partial(block))
     return total
+
+
+def sum_rows(blocks: Iterable[Block], partial: Callable[[Block], Any]) -> Any:
+    """The same over the rows of all ranks: the way to sum over the rows of a table that is fitted to."""
+    return sum_over_ranks(reduce_blocks(blocks, partial))
 
 
 def _added(total: Any, more: Any) -> Any:
@@ -244,12 +251,12 @@ class ColumnSums:
 def sum_columns(
     X: np.ndarray | RowSource, weight: Array | None = None, read: Callable[[Any, slice], Array] = operator.getitem
 ) -> ColumnSums:
-    """What the rows of X (N, D) with weights (N,) hold in each column; `read` takes some rows out of X."""
+    """What the rows of X (N, D), and of other ranks, hold in each column, weighed (N,); `read` takes rows out of X."""
 
     def partial(part: slice) -> ColumnSums:
         return ColumnSums.of(read(X, part), None if weight is None else weight[part])
 
-    return reduce_blocks(row_blocks(X), partial)
+    return sum_rows(row_blocks(X), partial)
 
 
 def has_gaps(X: np.ndarray | RowSource) -> bool:

@@ -18,10 +18,12 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from .._ranks import from_ranks, gathered, is_shared, same_on_all_ranks, sum_over_ranks
 from .containers import dense, numbers_of, unpack_container
 from .moments import Array, ColumnSums, row_blocks, sum_columns
 from .schema import Schema, cells_of, infinity_in
 from .sources import RowSource, Selected
+from .types import number_type
 
 __all__ = ["Support", "TableReader", "TrainingRows", "relative_weights"]
 
@@ -72,11 +74,23 @@ class TrainingRows:
         """
         if self.weight is None:
             return 1.0
-        ratios = np.unique(self.weight) / self.weight.min()
+        least = min(gathered(self.weight.min()))
+        ratios = np.unique(self.weight) / least
         for part in range(1, MOST_PARTS + 1):
-            if np.allclose(part * ratios, np.round(part * ratios), rtol=1e-9, atol=0):
-                return float(part / self.weight.min())
+            if all(gathered(np.allclose(part * ratios, np.round(part * ratios), rtol=1e-9, atol=0))):
+                return float(part / least)
         return 1.0
+
+    @cached_property
+    def n_all(self) -> int:
+        """How many rows all ranks have."""
+        return sum_over_ranks(len(self))
+
+    def drawn(self, numbers: np.ndarray) -> TrainingRows:
+        """The rows of these numbers, of the rows of all ranks, with weights: the same on every rank."""
+        weight = np.ones(len(self)) if self.weight is None else self.weight
+        X, weight = from_ranks(numbers, len(self), lambda own: (self.X[own], weight[own]))
+        return TrainingRows(X, None, weight)
 
     def at(self, rows: np.ndarray) -> TrainingRows:
         """The rows that are True; the table itself where these are all."""
@@ -120,6 +134,9 @@ class TableReader:
         X = _rows_of(unpack_container(X), name)
         cells = cells_of(X) if likelihood.reads_cells else X
         schema = Schema.of(cells)
+        if is_shared():
+            _refuse_ranks(schema, cells)
+            schema.dtypes = _common_types(gathered(schema.dtypes))
         assigned = likelihood.assign(cells)
         schema.learn(cells, _categories(assigned, cells))
         known = _stand_in(name)
@@ -149,7 +166,9 @@ class TableReader:
         weight = None
         if sample_weight is not None:
             weight = relative_weights(sample_weight, X)
-            weight = weight / weight[weight > 0].mean()
+            some = weight[weight > 0]
+            total, n_rows = sum_over_ranks((some.sum(), len(some)))
+            weight = weight / (total / n_rows)
         sums = sum_columns(X, weight, self._checked)
         rows = TrainingRows(X, self._target(y, X, objective) if objective.target else None, weight)
         return replace(rows if weight is None else rows.at(weight > 0), known=sums)
@@ -159,7 +178,7 @@ class TableReader:
         rows = self.training_rows(X, y, sample_weight, objective)
         if (empty := rows.sums.empty).any():
             label = self.labels[int(empty.argmax())]
-            raise ValueError(f"{label} holds no value in {len(rows)} rows; drop it before fitting.")
+            raise ValueError(f"{label} holds no value in {rows.n_all} rows; drop it before fitting.")
         return rows
 
     def check(self, X: Array) -> None:
@@ -218,10 +237,29 @@ class TableReader:
         return block
 
 
+def _refuse_ranks(schema: Schema, X: Any) -> None:
+    """ValueError where a rank has no rows, or other columns than the rest."""
+    sizes = gathered(len(X))
+    if 0 in sizes:
+        raise ValueError(
+            f"Rank {sizes.index(0)} of {len(sizes)} has no rows. Give every process some, or start fewer processes."
+        )
+    same_on_all_ranks({"The number of columns": X.shape[1], "The list of columns": schema.names or "without names"})
+
+
+def _common_types(types: list[list[str] | None]) -> list[str] | None:
+    """For every column a rank's type that is not of whole numbers, where any is: one rank's cells may lack gaps."""
+    known = [names for names in types if names is not None]
+    if not known:
+        return None
+    columns = zip(*known, strict=True)
+    return [next((name for name in column if not number_type(name).whole), column[0]) for column in columns]
+
+
 def relative_weights(sample_weight: Any, X: Any) -> Array:
     """The weights of the rows of X over the largest one, checked; below `LEAST_WEIGHT` they are 0."""
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    weight = weight / weight.max()
+    weight = weight / max(gathered(weight.max()))
     return np.where(weight < LEAST_WEIGHT, 0.0, weight)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_array
 
+from .._ranks import gathered, sum_over_ranks
 from .doubts import warn_of_categories
 from .frames import (
     axis_of,
@@ -92,16 +93,20 @@ class Schema:
 
     def learn(self, X: Any, wanted: dict[int, int | None]) -> None:
         """Find the categories of these columns; a number says that they are the codes 0, 1, ... below it."""
-        held = _held(X, [column for column, n_categories in wanted.items() if n_categories is None])
+        unknown = [column for column, n_categories in wanted.items() if n_categories is None]
+        # Of all ranks: the values each column holds, and the categories that its type names.
+        held = _joined(gathered(_held(X, unknown)))
+        typed = _joined(gathered({column: _of_type(X, column) for column in unknown}))
+        n_rows = sum_over_ranks(len(X))
         for column, n_categories in wanted.items():
             if n_categories is not None:
                 self.categories[column] = list(range(n_categories))
                 continue
             found = _sorted(held[column], self.label(column))
-            self.categories[column] = _of_type(X, column) or found
+            self.categories[column] = typed[column] or found
             if not self.categories[column]:
-                raise ValueError(f"{self.label(column)} holds no value in {len(X)} rows; drop it before fitting.")
-            warn_of_categories(self.label(column), found, len(X), declared=bool(_of_type(X, column)))
+                raise ValueError(f"{self.label(column)} holds no value in {n_rows} rows; drop it before fitting.")
+            warn_of_categories(self.label(column), found, n_rows, declared=bool(typed[column]))
 
     def n_categories(self, columns: list[int]) -> list[int]:
         """How many categories each of these columns has; numbers have none."""
@@ -300,6 +305,14 @@ def _held(X: Any, columns: list[int]) -> dict[int, list]:
         return tuple(np.unique(block[:, column]).tolist() for column in columns)
 
     return dict(zip(columns, reduce_blocks(row_blocks(X), distinct), strict=True))
+
+
+def _joined(parts: list[dict[int, list]]) -> dict[int, list]:
+    """The values of every column in any of the parts, each once."""
+    if len(parts) == 1:
+        return parts[0]
+    every = ({_kept_apart(value): value for part in parts for value in part[column]} for column in parts[0])
+    return {column: list(values.values()) for column, values in zip(parts[0], every, strict=True)}
 
 
 def _of_type(X: Any, column: int) -> list:

@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._tables.batches import ArrayTable, Batch
+from .._ranks import copy_from_first, gathered, own_generator
+from .._tables.batches import Batch
 from .._tables.moments import Array
+from .._tables.shared import HeldOut, Rows, SharedTable
 from .._torch import seed_from
 from ..model import VAE
 from ..objectives import Objective
 from .held_out import Judge
 from .parameters import make_players
 from .solvers import Adam, Solver
-from .steps import make_step
+from .steps import SharedStep, make_step
 
 __all__ = [
     "DivergedError",
@@ -116,10 +118,10 @@ class TrainingResult:
 def train(
     model: VAE,
     objective: Objective,
-    rows: Batch | ArrayTable,
+    rows: Rows,
     settings: TrainingSettings,
     rng: torch.Generator,
-    held_out: Batch | None = None,
+    held_out: HeldOut | None = None,
     on_epoch: Callable[[Epoch], bool] = lambda epoch: False,
     solver_state: list[dict[str, Any]] | None = None,
 ) -> TrainingResult:
@@ -195,23 +197,25 @@ class Training:
         self,
         model: VAE,
         objective: Objective,
-        rows: Batch | ArrayTable,
+        rows: Rows,
         settings: TrainingSettings,
         rng: torch.Generator,
-        held_out: Batch | None = None,
+        held_out: HeldOut | None = None,
         solver_state: list[dict[str, Any]] | None = None,
         progress: Progress | None = None,
     ):
         self.model, self.objective, self.rows, self.settings, self.rng = model, objective, rows, settings, rng
         model.check_rows(rows)
         self.players = make_players(model, objective, settings.solver)
-        self.step = make_step(model, objective, self.players)
+        step = make_step(model, objective, self.players)
+        self.step: Any = SharedStep(step) if isinstance(rows, SharedTable) else step
         if progress is not None:
             self._go_on_from(progress)
         else:
             self.over = False
             for player, state in zip(self.players, solver_state or [], strict=False):
                 player.load_state(state)
+            copy_from_first(self._numbers())
             self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
             self.seed = seed_from(rng)
             self.kept = self._snapshot()
@@ -220,8 +224,9 @@ class Training:
         if self.judge is not None and not self.result.held_out:
             self.result.held_out.append(self.judge.level(None))
 
-    def _judge(self, held_out: Batch, progress: Progress | None) -> Judge:
-        weight = None if held_out.weight is None else held_out.weight.cpu().double().numpy()
+    def _judge(self, held_out: HeldOut, progress: Progress | None) -> Judge:
+        given = held_out.weight
+        weight = None if given is None else given.cpu().double().numpy()
         look = self.step.held_out_values(held_out, self.seed)
         return Judge(look, weight, None if progress is None else progress.judged)
 
@@ -235,7 +240,8 @@ class Training:
         while not self.over and self.epoch < until:
             self.epoch += 1
             self.objective.begin_epoch(self.model, self.rows, self.rng, settings.done + self.epoch)
-            terms = self._one_epoch(rows.batches(settings.batch_size, self.rng))
+            rng = own_generator(self.rng)
+            terms = self._one_epoch(rows.batches(settings.batch_size, rng), rng)
             with self._averaged():
                 if not self._is_finite(terms):
                     if self.epoch == 1:
@@ -254,11 +260,11 @@ class Training:
                         self.judge.keep()
                 self.whole = self.epoch
                 watched = result.held_out[-1] if result.held_out else None
-                stop = on_epoch(Epoch(self.epoch, terms, watched, result.best))
+                stop = any(gathered(bool(on_epoch(Epoch(self.epoch, terms, watched, result.best)))))
             since = self.epoch - max(result.best, self.objective.ramp)
-            self.over = bool(stop) or since >= settings.patience or self.epoch >= settings.max_iter
+            self.over = stop or since >= settings.patience or self.epoch >= settings.max_iter
 
-    def _one_epoch(self, batches: Iterable[Batch]) -> dict[str, float]:
+    def _one_epoch(self, batches: Iterable[Batch], rng: torch.Generator) -> dict[str, float]:
         """Take one step per batch; return the mean of every term over the rows."""
         model, step, number = self.model, self.step, self.settings.done + self.epoch
         if not step.pure:  # the others have no module that asks
@@ -270,7 +276,7 @@ class Training:
             for batch in batches:
                 self.n_steps += 1
                 for player in self.players:
-                    step(batch, self.rng, number, player)
+                    step(batch, rng, number, player)
                     player.step(average_weight(self.n_steps))
         if not step.pure:
             model.eval()
@@ -292,8 +298,13 @@ class Training:
         """Leave the model at the best weights so far."""
         self.result.solver_state = [player.state() for player in self.players]
         self._restore(self.kept)
+        copy_from_first(self._numbers())
         self.model.eval()
         return self.result
+
+    def _numbers(self) -> list[Tensor]:
+        """All that is trained, and what stands beside it."""
+        return [*(player.vector for player in self.players), *self.model.buffers()]
 
     def progress(self) -> Progress:
         """Where training stands; to be asked before `finish`."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._tables.batches import Batch, Table
-from .._tables.moments import reduce_blocks
+from .._tables.moments import sum_rows
 from ..likelihoods import CellWeights, LikelihoodModule, NLLGradient, autograd_gradient
 from ..model import VAE
 from ..objectives import OnePass
@@ -79,4 +79,4 @@ def mean_volume(module: LikelihoodModule, rows: Table) -> float | None:
         terms = terms if block.mask is None else terms * block.mask
         return (terms if block.weight is None else terms * block.weight[:, None]).sum(dtype=torch.float64)
 
-    return float(reduce_blocks(rows.blocks(), added)) / len(rows)
+    return float(sum_rows(rows.blocks(), added)) / len(rows)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._tables.batches import Batch, Table
-from .._tables.moments import Array, ColumnSums, reduce_blocks
+from .._tables.moments import Array, ColumnSums, sum_rows
 
 __all__ = ["Centred", "Encoding", "Identity", "OneHot", "Summand", "column_sums"]
 
@@ -228,4 +228,4 @@ def column_sums(rows: Table, functions: Sequence[Summand], copies: float = 1.0) 
         x = x if block.mask is None else x.masked_fill(block.mask == 0, torch.nan)
         return tuple(ColumnSums.of(function(x).numpy(), weight) for function in functions)
 
-    return reduce_blocks(rows.blocks(), partial)
+    return sum_rows(rows.blocks(), partial)

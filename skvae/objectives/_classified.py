@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 
 from .._params import Count
+from .._ranks import sum_over_ranks
 from .._tables.batches import Batch, Table
 from ..likelihoods import LikelihoodModule
 from ..model import VAE, Emitted
@@ -100,6 +101,7 @@ class ClassPrior(Prior):
             count += of_class.sum(0).numpy()
             first += (of_class.T @ mean).numpy()
             second += (of_class.T @ (mean.square() + var)).sum(0).numpy()
+        count, first, second, total = sum_over_ranks((count, first, second, total))
         if not count.any():
             return
         centre = first / np.maximum(count, np.finfo(float).tiny)[:, None]

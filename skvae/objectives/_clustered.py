@@ -123,7 +123,7 @@ class Clustered(OnePass):
         """Centres by k-means of the codes of some rows."""
         if self.n_clusters > len(rows):
             raise ValueError(f"n_clusters={self.n_clusters} takes as many training rows; there are {len(rows)}.")
-        some = next(iter(rows.batches(min(KMEANS_ROWS, len(rows)), rng)))
+        some = rows.some(KMEANS_ROWS, rng)
         codes = model.encode_mean(some.x, some.mask).cpu().double().numpy()
         weight = np.ones(len(codes)) if some.weight is None else some.weight.cpu().double().numpy()
         found = clusters_of(codes, weight, self.n_clusters, rng).centers

@@ -33,8 +33,8 @@ def quadratic(mean: Any, log_var: Any, log_weight: Any) -> tuple[Any, Any]:
 
 
 def drawn_rows(rows: Table, rng: torch.Generator) -> Batch:
-    """Some of the rows at random, `START_ROWS` or so at most, read as a batch of an epoch is."""
-    return next(iter(rows.batches(min(START_ROWS, len(rows)), rng)))
+    """Some of the rows at random, `START_ROWS` or so at most."""
+    return rows.some(START_ROWS, rng)
 
 
 def codes(model: Any, rows: Batch) -> tuple[Tensor, Tensor]:
