@@ -85,6 +85,9 @@ class BaseVAE(CallbackSupportMixin, Saved):
         keeps its previous fitted state and the error propagates. Until the fit has ended, other threads are answered by
         the previous model.
 
+        In a `torch.distributed` group X is a part of the table: all processes of the group end with the fit to all
+        their rows.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -103,7 +106,10 @@ class BaseVAE(CallbackSupportMixin, Saved):
         Raises
         ------
         ValueError
-            If a parameter or X breaks a rule, or the first epoch diverges.
+            If a parameter or X breaks a rule, or the first epoch diverges. In a group, in another process too, and if
+            parameters or columns differ between processes.
+        RuntimeError
+            If another process of the group has ended, or does not answer.
         TypeError
             If X is a tensor with gradients or on another device, or holds something that is no number and no category.
         """

@@ -210,9 +210,10 @@ def sum_tensor(tensor: Tensor) -> None:
     _sent(tensor, dist.all_reduce)
 
 
-def copy_from_first(tensors: Sequence[Tensor]) -> None:
-    """Put the first rank's numbers in place of tensors: two kinds of processors round differently."""
+def copy_from_first(tensors_of: Callable[[], Sequence[Tensor]]) -> None:
+    """Put the first rank's numbers in place of the tensors that are returned: two kinds of processors round apart."""
     if is_shared():
+        tensors = tensors_of()
         same_on_all_ranks({"The number of weights": sum(tensor.numel() for tensor in tensors)})
         for tensor in tensors:
             _sent(tensor, lambda wire: dist.broadcast(wire, 0))

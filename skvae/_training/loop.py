@@ -215,7 +215,7 @@ class Training:
             self.over = False
             for player, state in zip(self.players, solver_state or [], strict=False):
                 player.load_state(state)
-            copy_from_first(self._numbers())
+            copy_from_first(self._numbers)
             self.epoch, self.n_steps, self.result = 0, 0, TrainingResult()
             self.seed = seed_from(rng)
             self.kept = self._snapshot()
@@ -240,6 +240,7 @@ class Training:
         while not self.over and self.epoch < until:
             self.epoch += 1
             self.objective.begin_epoch(self.model, self.rows, self.rng, settings.done + self.epoch)
+            copy_from_first(self._numbers)
             rng = own_generator(self.rng)
             terms = self._one_epoch(rows.batches(settings.batch_size, rng), rng)
             with self._averaged():
@@ -298,7 +299,7 @@ class Training:
         """Leave the model at the best weights so far."""
         self.result.solver_state = [player.state() for player in self.players]
         self._restore(self.kept)
-        copy_from_first(self._numbers())
+        copy_from_first(self._numbers)
         self.model.eval()
         return self.result
 

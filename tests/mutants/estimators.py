@@ -97,8 +97,8 @@ ESTIMATORS = [
     Mutant(
         "the former model is forgotten before the new one is there",
         BASE,
-        "keeps_best=not is_one_of_many(self))\n",
-        "keeps_best=not is_one_of_many(self))\n        become(self, {})\n",
+        "keeps_best=not (is_shared() or is_one_of_many(self)))\n",
+        "keeps_best=not (is_shared() or is_one_of_many(self)))\n        become(self, {})\n",
         "test_base.py::test_divergence_in_the_first_epoch_is_an_error_and_keeps_the_previous_model",
     ),
     Mutant(
@@ -237,8 +237,8 @@ ESTIMATORS = [
     Mutant(
         "of a file the first rows are kept",
         KEPT,
-        "np.sort(rng.choice(len(table) // size, RUNS, False))",
-        "range(RUNS)",
+        "np.sort(rng.choice(n_rows // size, RUNS, replace=False))",
+        "np.arange(RUNS)",
         "test_kept_codes.py::test_of_a_file_runs_of_rows_are_read",
     ),
     Mutant(

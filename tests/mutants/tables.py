@@ -33,7 +33,7 @@ TABLES = [
     Mutant(
         "the size of the weights matters",
         READER,
-        "weight = weight / weight[weight > 0].mean()",
+        "weight = weight / (total / n_rows)",
         "weight = weight * len(weight)",
         "test_common.py::test_only_the_ratios_of_weights_matter test_common.py::test_weights_of_one_are_no_weights",
     ),

@@ -40,8 +40,8 @@ TRAINING = [
     Mutant(
         "the weights at the end are kept, whatever the best were",
         LOOP,
-        "self._restore(self.kept)\n        self.model.eval()",
-        "self.model.eval()",
+        "self._restore(self.kept)\n        copy_from_first",
+        "copy_from_first",
         "test_training.py::test_best_epoch_is_restored_bit_by_bit",
     ),
     Mutant(
@@ -120,5 +120,26 @@ TRAINING = [
         "return int(check_random_state(random_state)",
         "np.random.seed(0)\n    return int(check_random_state(random_state)",
         "test_base.py::test_one_seed_gives_the_same_bits",
+    ),
+    Mutant(
+        "a rank's rows count as much as all others together",
+        "_training/steps.py",
+        "grad.mul_(len(batch) / batch.n_whole)",
+        "grad.mul_(0.5)",
+        "test_distributed.py::test_one_batch_of_all_rows_gives_the_fit_of_one_process",
+    ),
+    Mutant(
+        "all ranks draw the same noise",
+        "_ranks.py",
+        "make_generator(seed_from(rng) + own_rank(), rng.device)",
+        "make_generator(seed_from(rng), rng.device)",
+        "test_distributed.py::test_the_same_batches_give_the_fit_of_one_process",
+    ),
+    Mutant(
+        "a rank that fails leaves the others waiting",
+        "_ranks.py",
+        "            _turn(_Fault.of(error))\n",
+        "            pass\n",
+        "test_distributed.py::test_an_error_of_one_rank_is_one_of_all",
     ),
 ]
