@@ -26,8 +26,10 @@ from subjects import (
     answers,
     assert_finite,
     assert_unfitted,
+    fitted,
     looks,
     rows,
+    said,
     small,
     unharmed,
     with_hole,
@@ -61,17 +63,17 @@ def fails(kind: str, error: type[BaseException], words: str = "", other: Any = N
     Afterwards the estimator can be fitted as if nothing had been.
     """
     X, other = rows(), rows(50, 5, seed=1) if other is None else other
-    fresh, fitted = small(kind, **parameters), small(kind).fit(X)
+    fresh, estimator = small(kind, **parameters), fitted(kind)
     with pytest.raises(error, match=words):
         fresh.fit(other)
     assert_unfitted(kind, fresh, X)
-    model, before = model_of(kind, fitted), model_of(kind, small(kind)).get_params(deep=False)
-    with unharmed(kind, fitted, X, but=(*parameters, "estimator")):
+    model, before = model_of(kind, estimator), model_of(kind, small(kind)).get_params(deep=False)
+    with unharmed(kind, estimator, X, but=(*parameters, "estimator"), told=said(kind)):
         model.set_params(**parameters)
         with pytest.raises(error, match=words):
-            fitted.fit(other)
+            estimator.fit(other)
     model.set_params(**{name: before[name] for name in parameters})
-    assert_same(answers(kind, fitted.fit(X), X), answers(kind, small(kind).fit(X), X))
+    assert_same(answers(kind, estimator.fit(X), X), said(kind))
 
 
 # Tables
@@ -97,7 +99,7 @@ def rescaled(factor: float) -> Check:
 
     def check(kind: str, tmp_path: Path) -> None:
         X, nats = rows(), np.log(factor)
-        plain = small(kind).fit(X)
+        plain = fitted(kind)
         scaled = small(kind).fit(X * factor)
         expected, found = looks(kind, plain, with_hole(X)), looks(kind, scaled, with_hole(X * factor))
         cells = (~np.isnan(with_hole(X))).sum(axis=1) if kind != "detector" else np.full(len(X), X.shape[1])
@@ -154,7 +156,7 @@ def outlier(kind: str, tmp_path: Path) -> None:
         scores = estimator.score_samples(X)
         assert estimator.score_samples(100 * far[None])[0] < scores.min() - 10
         if sigmas == 1e3:
-            assert spearmanr(scores, small(kind).fit(X).score_samples(X)).statistic > 0.5
+            assert spearmanr(scores, said(kind)["score_samples"]).statistic > 0.5
 
 
 def far_out(value: float) -> Check:
@@ -162,8 +164,8 @@ def far_out(value: float) -> Check:
 
     def check(kind: str, tmp_path: Path) -> None:
         X = rows()
-        estimator = small(kind).fit(X)
-        with unharmed(kind, estimator, X):
+        estimator = fitted(kind)
+        with unharmed(kind, estimator, X, told=said(kind)):
             for far in (np.full((1, 4), value), np.array([[np.nan, *[value] * 3]])):
                 for name, look in LOOKS[kind].items():
                     try:
@@ -209,10 +211,9 @@ def untouched_map(kind: str, tmp_path: Path) -> None:
     np.save(path, rows())
     before = hashlib.sha256(path.read_bytes()).digest()
     X = np.load(path, mmap_mode="r")
-    mapped, plain = small(kind).fit(X), small(kind).fit(rows())
-    assert_same(answers(kind, mapped, X), answers(kind, plain, rows()))
+    assert_same(answers(kind, small(kind).fit(X), X), said(kind))
     if kind in STREAMS:
-        for make in (lambda: small(kind), lambda: small(kind).fit(rows())):
+        for make in (lambda: small(kind), lambda: fitted(kind)):
             chunk, expected = make().partial_fit(X), make().partial_fit(rows())
             assert_same(answers(kind, chunk, X), answers(kind, expected, rows()))
     assert hashlib.sha256(path.read_bytes()).digest() == before
@@ -233,10 +234,10 @@ BAD_WEIGHTS = {
 
 def bad_weights(weight: np.ndarray, words: str) -> Check:
     def check(kind: str, tmp_path: Path) -> None:
-        X, fresh, fitted = rows(), small(kind), small(kind).fit(rows())
-        with unharmed(kind, fitted, X):
-            calls = [fresh.fit, fitted.fit]
-            calls += [fresh.partial_fit, fitted.partial_fit] if kind in STREAMS else []
+        X, fresh, estimator = rows(), small(kind), fitted(kind)
+        with unharmed(kind, estimator, X, told=said(kind)):
+            calls = [fresh.fit, estimator.fit]
+            calls += [fresh.partial_fit, estimator.partial_fit] if kind in STREAMS else []
             for call in calls:
                 with pytest.raises(ValueError, match=words):
                     call(X, sample_weight=weight)
@@ -313,7 +314,7 @@ OWN_PARAMETERS: dict[str, dict[str, list]] = {
 
 def bad_parameters(kind: str, tmp_path: Path) -> None:
     X = rows()
-    fitted = small(kind).fit(X)
+    estimator = fitted(kind)
     own = OWN_PARAMETERS[kind]
     for name, values in {**BAD_PARAMETERS, **own}.items():
         for value in values:
@@ -322,12 +323,12 @@ def bad_parameters(kind: str, tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=f"'?{name}|n_splits|number of folds"):
                 good.fit(X)
             assert_unfitted(kind, good, X)
-            with unharmed(kind, fitted, X, but=(name, "estimator")):
-                owner = fitted if name in own else model_of(kind, fitted)
+            with unharmed(kind, estimator, X, but=(name, "estimator"), told=said(kind)):
+                owner = estimator if name in own else model_of(kind, estimator)
                 former = owner.get_params(deep=False)[name]
                 owner.set_params(**{name: value})
                 with pytest.raises(ValueError, match=f"'?{name}|n_splits|number of folds"):
-                    fitted.fit(X)
+                    estimator.fit(X)
                 owner.set_params(**{name: former})
 
 
@@ -450,17 +451,17 @@ def interrupted(kind: str, tmp_path: Path) -> None:
 def _watched_fits_fail(kind: str, watcher: Any, error: type[BaseException]) -> None:
     """A first fit and a refit to other rows, under the eyes of a callback that stops them."""
     X, other = rows(), rows(50, 5, seed=1)
-    fresh, fitted = small(kind, max_iter=5), small(kind, max_iter=5).fit(X)
+    fresh, refitted = small(kind, max_iter=5), small(kind, max_iter=5).fit(X)
     model_of(kind, fresh).set_callbacks(watcher)
     with pytest.raises(error):
         fresh.fit(other)
     assert_unfitted(kind, fresh, X)
-    with unharmed(kind, fitted, X, but=("_skl_callbacks", "estimator")):
-        model_of(kind, fitted).set_callbacks(watcher)
+    with unharmed(kind, refitted, X, but=("_skl_callbacks", "estimator")):
+        model_of(kind, refitted).set_callbacks(watcher)
         with pytest.raises(error):
-            fitted.fit(other)
-        model_of(kind, fitted).set_callbacks()
-    for estimator in (fresh, fitted, model_of(kind, fresh)):
+            refitted.fit(other)
+        model_of(kind, refitted).set_callbacks()
+    for estimator in (fresh, refitted, model_of(kind, fresh)):
         assert not [name for name in vars(estimator) if name.startswith("_callback")]
 
 
@@ -477,13 +478,13 @@ BAD_REFITS = {
 
 def bad_refit(kind: str, tmp_path: Path) -> None:
     X = pd.DataFrame(rows(), columns=list("abcd"))
-    fitted = small(kind).fit(X)
-    before = dict(vars(fitted))
-    with unharmed(kind, fitted, X):
+    estimator = small(kind).fit(X)
+    before = dict(vars(estimator))
+    with unharmed(kind, estimator, X):
         for bad in BAD_REFITS.values():
             with pytest.raises(ValueError, match=r"infinity|holds no value|could not convert|0 sample"):
-                fitted.fit(bad(rows()))
-    assert all(vars(fitted)[name] is value for name, value in before.items())
+                estimator.fit(bad(rows()))
+    assert all(vars(estimator)[name] is value for name, value in before.items())
 
 
 def not_fitted(kind: str, tmp_path: Path) -> None:
@@ -495,8 +496,8 @@ def not_fitted(kind: str, tmp_path: Path) -> None:
 
 
 def bad_samples(kind: str, tmp_path: Path) -> None:
-    estimator = small(kind).fit(rows())
-    with unharmed(kind, estimator, rows()):
+    estimator = fitted(kind)
+    with unharmed(kind, estimator, rows(), told=said(kind)):
         for number in (0, -1, 2.5, True, "3", None):
             with pytest.raises(ValueError, match=r"n_samples=.* must be an integer of at least 1"):
                 estimator.sample(number)

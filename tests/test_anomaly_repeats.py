@@ -115,8 +115,8 @@ def test_a_verdict_does_not_depend_on_company_or_order(name, criterion):
     def agree(of, X):
         whole = of(X)
         np.testing.assert_array_equal(of(X[order]), whole[order])
-        np.testing.assert_array_equal([of(row[None])[0] for row in X[:15]], whole[:15])
-        np.testing.assert_array_equal(np.concatenate([of(X[i : i + 7]) for i in range(0, 120, 7)]), whole)
+        np.testing.assert_array_equal([of(row[None])[0] for row in X[:4]], whole[:4])
+        np.testing.assert_array_equal(np.concatenate([of(X[i : i + 17]) for i in range(0, 120, 17)]), whole)
         # Equal rows, equal answers.
         _, first, group = np.unique(X, axis=0, return_index=True, return_inverse=True)
         np.testing.assert_array_equal(whole, whole[first][group.reshape(-1)])

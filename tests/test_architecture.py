@@ -178,6 +178,7 @@ def test_members_are_named_in_their_family_only():
     assert not named_elsewhere()
 
 
+@cache
 def defaults_in(module: str) -> set[int]:
     """The nodes that are defaults of parameters."""
     functions = [n for n in ast.walk(tree(module)) if isinstance(n, ast.FunctionDef)]

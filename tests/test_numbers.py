@@ -223,13 +223,14 @@ def test_a_block_without_a_value_leaves_the_others_moments():
 @pytest.mark.parametrize("likelihood", REAL, ids=repr)
 def test_a_column_of_one_value_is_drawn_and_decoded_as_that_value(related, likelihood, value):
     X = np.column_stack([related, np.full(len(related), value)])
-    X[::9, 4] = np.nan
+    X[::30, 4] = np.nan
     vae = make(likelihood=likelihood, n_components=2).fit(X)
-    drawn = [vae.sample(500, random_state=0), vae.reconstruct(X), vae.inverse_transform(np.ones((3, 2))), vae.impute(X)]
-    for rows in [*drawn, *vae.impute(X[::9], n_draws=2, random_state=0)]:
+    drawn = [vae.sample(100, random_state=0), vae.reconstruct(X), vae.inverse_transform(np.ones((3, 2))), vae.impute(X)]
+    for rows in [*drawn, *vae.impute(X[::30], n_draws=2, random_state=0)]:
         np.testing.assert_array_equal(rows[:, 4], value)
 
 
+@pytest.mark.filterwarnings("ignore:column 1 holds one value alone")
 @pytest.mark.parametrize(("likelihood", "value"), [("log_normal", 5.0), ("poisson", 5), ("bernoulli", 0), ("auto", 7)])
 def test_a_set_column_of_one_value_is_drawn_as_that_value(likelihood, value):
     X = np.random.default_rng(0).integers(0, 2, (80, 3)) + (likelihood == "log_normal")

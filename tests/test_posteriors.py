@@ -61,7 +61,7 @@ def log_likelihood(vae, X, reach=7.0, n_axis=None):
 
 def moments(vae, row, column):
     """Mean, standard deviation and P(> 0) of a normal cell of a row given the present ones, in data units."""
-    n_axis = 20_001 if vae.n_components_ == 1 else 1401
+    n_axis = 20_001 if vae.n_components_ == 1 else 701
     found = list(log_joints(vae, row, 7.0, n_axis))
     weight = torch.softmax(torch.cat([joint[:, 0] for *_, joint in found]), 0).numpy()
     outputs = torch.cat([outputs for _, outputs, _ in found])
@@ -155,7 +155,7 @@ def test_draws_of_many_latents_come_from_every_mode():
 TABLES = {"iris": load_iris, "wine": load_wine}
 
 
-@pytest.mark.parametrize("beta", [0.01, 0.1, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize("beta", [0.01, 0.3, 4.0])
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("n_components", [1, 2])
 def test_score_is_the_likelihood_whatever_the_objective_made_of_the_encoder(name, n_components, beta):

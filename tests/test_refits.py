@@ -234,7 +234,7 @@ def test_an_interrupt_anywhere_leaves_the_previous_model_or_the_new_one(name, er
     last = len(calls.names)
     assert last > 100
     estimator.fit(second)
-    for n in sorted({1, 2, *np.linspace(3, last, 9, dtype=int).tolist()}):
+    for n in sorted({1, 2, *np.linspace(3, last, 6, dtype=int).tolist()}):
         before = dict(vars(estimator))
         if not ends_with(error, lambda n=n: fit_until(n, error, estimator, first)):
             # Ctrl-C between the first epoch and the last: the model of a fit that was asked to stop there.
@@ -264,7 +264,7 @@ def test_an_interrupt_anywhere_in_partial_fit_leaves_the_previous_model(name, er
     with Calls() as calls:
         twin.partial_fit(first)
     swap = calls.names.index("become") + 1
-    for n in np.linspace(1, swap, 12, dtype=int).tolist():
+    for n in np.linspace(1, swap, 7, dtype=int).tolist():
         with pytest.raises(error), Calls(n, error):
             estimator.partial_fit(first)
     assert_same(answers(estimator, first), learnt(name, 0))
@@ -330,7 +330,7 @@ def test_while_an_estimator_is_refitted_other_threads_are_answered_by_the_old_mo
     assert all(len(answers) == 2 for answers in allowed.values())
     estimator, found = clone(models[0]).fit(first), [{} for _ in range(3)]
     work = [partial(read_all, estimator, rows, READS[name], own) for own in found]
-    while_refitted(estimator, first, second, 3, *work)
+    while_refitted(estimator, first, second, 2, *work)
     for own in found:
         assert own.keys() == set(READS[name])
         for method, given in own.items():
@@ -349,7 +349,7 @@ def test_a_frame_of_codes_has_the_columns_of_the_model_that_answers():
         except BaseException as error:
             found.append(repr(error))
 
-    while_refitted(estimator, first, second, 8, read)
+    while_refitted(estimator, first, second, 4, read)
     assert set(found) <= {model.n_components_ for model in models}
     assert list(estimator.transform(first).columns) == list(estimator.get_feature_names_out())
 
