@@ -38,7 +38,7 @@ class Suggested(NamedTuple):
     spread : ndarray
         One standard deviation, in data units; NaN where there is none.
     chances : list of (float, float) or None
-        Of categories: how likely the cell's own is, and the likeliest.
+        Of categories, zeros and ones: how likely the cell's own is, and the likeliest.
     """
 
     middle: Array
@@ -130,9 +130,10 @@ class GivesReasons(SetOutput, JudgesRows):
             A line per row and column, under the row's label where X is a pandas frame: "row", its place in X;
             "column", its name, or "everything else"; "contribution", negative where it makes the row less normal;
             "value", the cell; "expected"; "deviations", by how many standard deviations the value lies above that, NaN
-            for categories, and for zeros and ones; "chance", how likely the cell's category is given the others, NaN
-            for numbers; "similar", the most similar normal row's cell; "reason", the sentence. A frame of X's library,
-            or of the one that `set_output` asks for; elsewhere a list of dicts, of which `pandas.DataFrame` makes one.
+            for categories, and for zeros and ones; "chance", how likely the cell's category, zero or one is given the
+            others, NaN for numbers; "similar", the most similar normal row's cell; "reason", the sentence. A frame of
+            X's library, or of the one that `set_output` asks for; elsewhere a list of dicts, of which
+            `pandas.DataFrame` makes one.
 
         Raises
         ------
@@ -146,7 +147,8 @@ class GivesReasons(SetOutput, JudgesRows):
         modelled = np.flatnonzero(~inference.model.likelihood.given_columns)
         worst = modelled[np.argsort(parts[:, modelled], axis=1, kind="stable")[:, :n_columns]]
         place = np.arange(len(rows)).repeat(worst.shape[1])
-        found = _suggested(inference, rows[place], worst.ravel(), set(reader.schema.categories))
+        of_two = {c for member, own in reader.likelihood.assigned(rows.shape[1]) if member.yes_or_no for c in own}
+        found = _suggested(inference, rows[place], worst.ravel(), set(reader.schema.categories), of_two)
         similar = inference.to_data(normality.similar(inference, rows))
         lines = self._lines(rows, similar, place, worst.ravel(), parts, found)
         rest = parts.sum(axis=1) - np.take_along_axis(parts, worst, axis=1).sum(axis=1)
@@ -189,8 +191,13 @@ def _rest(row: int, part: float) -> dict[str, Any]:
     return {"row": row, "column": ELSE, "contribution": part, **cells, **numbers, "similar": None, "reason": words}
 
 
-def _suggested(inference: Inference, X: Array, columns: np.ndarray, categories: set[int]) -> Suggested:
-    """What the rows of X suggest for their cells of these columns, one each, by their other cells: (M,)."""
+def _suggested(
+    inference: Inference, X: Array, columns: np.ndarray, categories: set[int], of_two: set[int]
+) -> Suggested:
+    """What the rows of X suggest for their cells of these columns, one each, by their other cells: (M,).
+
+    `of_two` are columns of zeros and ones; a fraction there is a number as others are.
+    """
     cell = np.arange(len(X)), columns
     own, hidden = X[cell], X.copy()
     hidden[cell] = np.nan
@@ -199,16 +206,19 @@ def _suggested(inference: Inference, X: Array, columns: np.ndarray, categories: 
         values = inference.to_data(inference.by_blocks(hidden, completed))
         return Suggested(values[cell], np.full(len(X), np.nan), chances)
     middle, spread = np.full(len(X), np.nan), np.full(len(X), np.nan)
-    number = ~np.isin(columns, list(categories))
+    whole = np.isnan(own) | np.isin(own, (0, 1))
+    number = ~(np.isin(columns, list(categories)) | np.isin(columns, list(of_two)) & whole)
     if number.any():
         values = inference.scale.to_data(inference.conditional_quantiles(hidden[number], LEVELS)[0])
         values = values[np.arange(len(values)), :, columns[number]]
         low, middle[number], high = values.T
         # Of yes or no a distance says nothing.
         spread[number] = np.where(np.isin(values, (0, 1)).all(axis=1), np.nan, 0.5 * (high - low))
-    for column in categories & set(columns.tolist()):
-        at = np.flatnonzero(columns == column)
+    for column in set(columns[~number].tolist()):
+        at = np.flatnonzero(~number & (columns == column))
         likely = inference.marginal(hidden[at], column)
+        if column in of_two:
+            likely = np.hstack([1 - likely, likely])
         finite = np.isfinite(likely).all(axis=1)
         middle[at[finite]] = likely[finite].argmax(axis=1)
         for i, share in zip(at[finite], likely[finite], strict=True):

@@ -11,6 +11,8 @@ __all__ = ["cell", "number", "reason"]
 MOST_DEVIATIONS = 1000
 # A category's share that is smaller is called so.
 LEAST_SHARE = 0.001
+# A share that is larger is called "more than 99 %".
+MOST_SHARE = 0.99
 
 
 def number(value: float, digits: int = 4, sign: str = "") -> str:
@@ -39,7 +41,7 @@ def reason(
     deviations : float
         How many standard deviations a number is above that; NaN where there is no such number.
     chances : (float, float) or None
-        How likely the cell's category is given the others, and the one that is expected; None for numbers.
+        How likely the cell's category, zero or one is given the others, and the one that is expected; None for numbers.
     """
     if value is None:
         return f"{name} is missing"
@@ -71,4 +73,6 @@ def cell(value: Any) -> str:
 def _percent(share: float) -> str:
     if share < LEAST_SHARE:
         return f"less than {100 * LEAST_SHARE:g} %"
-    return f"{100 * share:.0f} %" if 0.1 <= share < 0.995 else f"{100 * share:.2g} %" if share < 0.1 else "nearly all"
+    if share > MOST_SHARE:
+        return f"more than {100 * MOST_SHARE:g} %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"

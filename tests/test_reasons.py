@@ -102,7 +102,7 @@ def test_what_was_planted_is_said(of_frame, odd):
     assert found.loc[(3, "amount"), "reason"] == "amount is missing"
     assert found.loc[(3, "amount"), "value"] is None
     assert found.loc[(4, "flag"), "value"] is True
-    assert found.loc[(4, "flag"), "reason"] == "flag is True, as rows like this have"
+    assert found.loc[(4, "flag"), "reason"].startswith("flag is True, as in ")
     assert isinstance(found.loc[(4, "count"), "value"], int)
     assert found.loc[(4, "maker"), "reason"].startswith("maker is 'a', as in ")
     similar = of_frame.similar(odd)
@@ -110,14 +110,30 @@ def test_what_was_planted_is_said(of_frame, odd):
     assert amount["similar"] == pytest.approx(similar["amount"].iloc[0])
 
 
-def test_a_category_is_as_likely_as_the_model_says(of_frame, odd):
-    """P(maker | others) by Bayes, from scores that hold each maker in turn: p(x) over its sum."""
-    found = of_frame.describe(odd[1:2], n_columns=5).set_index("column").loc["maker"]
-    each = pd.concat([odd[1:2].assign(maker=maker) for maker in "abc"])
+@pytest.mark.parametrize(("column", "values"), [("maker", list("abc")), ("flag", [False, True])])
+def test_a_category_is_as_likely_as_the_model_says(of_frame, odd, column, values):
+    """P(cell | others) by Bayes, from scores that hold each of its values in turn: p(x) over its sum."""
+    found = of_frame.describe(odd[1:2], n_columns=5).set_index("column").loc[column]
+    each = pd.concat([odd[1:2].assign(**{column: value}) for value in values])
     log_p = of_frame._inference().log_likelihood(of_frame._reader().read(each))
     chances = np.exp(log_p - np.logaddexp.reduce(log_p))
-    assert chances.argmax() == 0
-    assert found["chance"] == pytest.approx(chances[2], rel=0.5, abs=1e-3)
+    assert found["expected"] == values[chances.argmax()]
+    assert found["chance"] == pytest.approx(chances[values.index(odd[column].iloc[1])], rel=0.5, abs=1e-3)
+    assert np.isnan(found["deviations"])
+
+
+def test_a_fraction_among_zeros_and_ones_is_a_number_and_a_missing_one_has_no_chance():
+    z = np.random.default_rng(0).normal(size=(200, 1))
+    X = (z + 0.5 * np.random.default_rng(1).normal(size=(200, 4)) > 0).astype(float)
+    X[0, 0], X[1, 0] = 0.5, np.nan
+    detector = VAEAnomalyDetector(2, likelihood="bernoulli", objective="elbo", max_iter=5, random_state=0).fit(X)
+    fraction, missing, one = (r for r in detector.describe(X[:3], n_columns=4) if r["column"] == "x0")
+    assert np.isnan(fraction["chance"])
+    assert fraction["reason"].startswith("x0 is 0.5, where rows like this have ")
+    assert np.isnan(missing["chance"])
+    assert missing["reason"] == "x0 is missing"
+    assert 0 < one["chance"] < 1
+    assert (one["expected"] == one["value"]) == (one["chance"] > 0.5)
 
 
 def test_reasons_do_not_depend_on_company(of_frame, odd):
@@ -203,7 +219,7 @@ SENTENCES = [
     ),
     (
         ("b", "a", "a", np.nan, (0.021, 0.999)),
-        "'b' (2.1 % of rows like this), where rows like this have 'a' (nearly all)",
+        "'b' (2.1 % of rows like this), where rows like this have 'a' (more than 99 %)",
     ),
     (("a", "a", "b", np.nan, (0.62, 0.62)), "'a', as in 62 % of rows like this"),
 ]

@@ -74,11 +74,14 @@ class Likelihood(Spec, ABC):
         Whether cells are looked at as they came, strings and all, and not as numbers.
     is_given : bool
         Whether its columns are conditions: read by both networks, and modelled by none.
+    yes_or_no : bool
+        Whether cells are 0 or 1, so that their mean is the chance of 1.
     """
 
     positive_only: ClassVar[bool] = False
     reads_cells: ClassVar[bool] = False
     is_given: ClassVar[bool] = False
+    yes_or_no: ClassVar[bool] = False
 
     @abstractmethod
     def scale(self, moments: Moments) -> Scale:

@@ -51,6 +51,7 @@ class Bernoulli(Unscaled):
     __module__ = "skvae"
 
     positive_only = True
+    yes_or_no = True
 
     def build(self, n_features: int, scale: Scale) -> LikelihoodModule:
         return _BernoulliModule(n_features)
