@@ -94,11 +94,9 @@ def test_several_criteria_are_the_mean_of_each_in_the_first_ones_spread(criteria
 
 
 def test_criteria_that_hardly_vary_in_the_training_rows_do_not_outweigh_the_first():
-    """Of twelve patterns most rows are one, whose tenth nearest code is as far for all of them."""
-    X = np.vstack([np.zeros((300, 6)), np.repeat(np.eye(12, 6), 3, axis=0), np.repeat(1 - np.eye(6), 3, axis=0)])
-    detector = make().fit(X)
-    assert (detector.criterion_weights_ <= 1 + 1e-12).all()
-    assert np.isfinite(detector.score_samples(X)).all()
+    """Of sixteen patterns the tenth nearest is nearly as far for all."""
+    detector = make().fit((np.random.default_rng(0).random((400, 4)) < 0.5).astype(float))
+    assert detector.criterion_weights_.max() == pytest.approx(1)
 
 
 def without_code(detector, i):
