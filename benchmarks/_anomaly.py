@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
+from sklearn.covariance import MinCovDet
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics.pairwise import euclidean_distances
@@ -23,12 +24,14 @@ from sklearn.svm import OneClassSVM
 
 __all__ = [
     "BASELINES",
+    "CUTS",
     "PROTOCOLS",
     "VARIANTS",
     "Array",
     "Detector",
     "Labels",
     "Split",
+    "cut",
     "load",
     "skvae",
     "split",
@@ -37,6 +40,7 @@ __all__ = [
 
 PROTOCOLS = ("one-class", "unsupervised")
 MOST_TRAIN, MOST_TEST = 5000, 10_000
+MOST_CUT, FEWEST_PATTERNS = 1000, 8
 BANDWIDTHS = np.geomspace(0.05, 2, 9)
 BLOCK = 1000
 
@@ -81,6 +85,53 @@ def standardised(raw: Split) -> Split:
     scale[raw.train.max(axis=0) == raw.train.min(axis=0)] = 1  # rounding leaves some a deviation of 1e-15
     test = None if raw.test is None else (raw.test - mean) / scale
     return raw._replace(train=(raw.train - mean) / scale, test=test)
+
+
+def binarised(part: Split, rng: np.random.Generator) -> Split:
+    """Every column as 0 and 1, cut at a quantile of the training rows between the median and 95 %."""
+    levels = rng.uniform(0.5, 0.95, part.train.shape[1])
+    edges = np.array([np.quantile(column, level) for column, level in zip(part.train.T, levels, strict=True)])
+    return each(part, lambda X: (edges < X).astype(float))
+
+
+def one_hot(part: Split, rng: np.random.Generator) -> Split:
+    """Ten columns at random, each as up to four indicators, cut at the training rows' quartiles."""
+    some = rng.permutation(part.train.shape[1])[:10]
+    edges = [np.unique(np.quantile(part.train[:, d], [0.25, 0.5, 0.75])) for d in some]
+
+    def indicators(X: Array) -> Array:
+        cuts = [np.digitize(X[:, d], edge)[:, None] for d, edge in zip(some, edges, strict=True)]
+        return np.hstack([cut == np.arange(len(edge) + 1) for cut, edge in zip(cuts, edges, strict=True)]).astype(float)
+
+    return each(part, indicators)
+
+
+def few_columns(part: Split, rng: np.random.Generator) -> Split:
+    some = rng.permutation(part.train.shape[1])[: rng.integers(3, 6)]
+    return each(part, lambda X: X[:, some])
+
+
+def few_rows(part: Split, rng: np.random.Generator) -> Split:
+    return part._replace(train=part.train[: rng.integers(33, 101)])
+
+
+def cut(part: Split, kind: str, seed: int) -> Split | None:
+    """Another table of this one; None where too few of its training rows differ."""
+    found = CUTS[kind](part._replace(train=part.train[:MOST_CUT]), np.random.default_rng(seed))
+    return found if len(np.unique(found.train, axis=0)) >= FEWEST_PATTERNS else None
+
+
+def each(part: Split, change: Callable[[Array], Array]) -> Split:
+    return part._replace(train=change(part.train), test=None if part.test is None else change(part.test))
+
+
+# Tables made of these, of the kinds where neighbours do well.
+CUTS: dict[str, Callable[[Split, np.random.Generator], Split]] = {
+    "binary": binarised,
+    "one-hot": one_hot,
+    "columns": few_columns,
+    "rows": few_rows,
+}
 
 
 def skvae(train: Array, test: Array | None, seed: int, **settings: Any) -> Array:
@@ -132,6 +183,11 @@ def mixture(train: Array, seed: int) -> GaussianMixture:
     return GaussianMixture(min(8, len(train) // 2), reg_covar=1e-3, random_state=seed)
 
 
+def covariance(train: Array, test: Array | None, seed: int) -> Array:
+    """Distances by the minimum covariance determinant."""
+    return MinCovDet(random_state=seed).fit(train).mahalanobis(train if test is None else test)
+
+
 def components(train: Array, seed: int) -> PCA:
     """Half as many components as columns, at most 8; with all of them a constant column leaves no density."""
     return PCA(min(8, max(1, train.shape[1] // 2)), random_state=seed)
@@ -143,6 +199,8 @@ def norm(train: Array, test: Array | None, seed: int) -> Array:
 
 # One setting changed at a time.
 VARIANTS: dict[str, Detector] = {
+    "skvae-aggregated": partial(skvae, criterion="aggregated"),
+    "skvae-neighbour": partial(skvae, criterion="neighbour"),
     "skvae-elbo": partial(skvae, criterion="elbo"),
     "skvae-log_likelihood": partial(skvae, criterion="log_likelihood"),
     "skvae-reconstruction": partial(skvae, criterion="reconstruction"),
@@ -159,6 +217,7 @@ BASELINES: dict[str, Detector] = {
     "PCA": by_samples(components),
     "IsolationForest": by_samples(lambda train, seed: IsolationForest(random_state=seed)),
     "LocalOutlierFactor": outlier_factor,
+    "MCD": covariance,
     "OneClassSVM": by_samples(lambda train, seed: OneClassSVM()),
     "norm": norm,
 }
