@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MARK = re.compile(r"^<!-- .+ table: python (benchmarks/\w+\.py) -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- .+ table: python (benchmarks/\w+\.py.*) -->$", re.MULTILINE)
 WITHOUT_DATA = {"benchmarks/likelihood.py"}  # its table is of the data that scikit-learn bundles; --data adds others
 NEEDS_PEERS = {"benchmarks/time_to_quality.py"}  # it has nothing else to compare with
 
@@ -26,10 +26,11 @@ def scripts() -> list[str]:
     return list(dict.fromkeys(script for page in pages for script in MARK.findall(page.read_text())))
 
 
-def command(script: str, data: Path | None, peers: str | None) -> list[str] | str:
+def command(line: str, data: Path | None, peers: str | None) -> list[str] | str:
     """What to run, or why not."""
+    script, *options = line.split()
     source = (ROOT / script).read_text()
-    options = ["--docs"]
+    options.append("--docs")
     if 'add_argument("--data"' in source and script not in WITHOUT_DATA:
         if data is None:
             return "--data is not given"
@@ -51,7 +52,7 @@ def main() -> None:
 
     left = []
     for script in scripts():
-        if args.only and Path(script).name not in args.only:
+        if args.only and Path(script.split()[0]).name not in args.only:
             continue
         found = command(script, args.data and args.data.resolve(), args.peers)
         if isinstance(found, str):

@@ -89,7 +89,7 @@ def test_documented_files_exist(path):
     assert not [str(file) for file in [*(ROOT / name for name in named), *linked] if not file.exists()]
 
 
-MARK = re.compile(r"^<!-- (.+) table: python (benchmarks/\w+\.py) -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- (.+) table: python (benchmarks/\w+\.py)[^>]* -->$", re.MULTILINE)
 TABLES = [
     mark for name in ("benchmarks.md", "relatives.md") for mark in MARK.findall((ROOT / "docs" / name).read_text())
 ]
