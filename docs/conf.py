@@ -42,6 +42,7 @@ myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"
 myst_heading_anchors = 4
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"  # what is printed is not to be copied
 
 # The pages of classes and functions: docs/api.md lists them.
 autosummary_generate = True
@@ -85,7 +86,9 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
 }
-html_sidebars = {"index": [], "start": []}
+# Pages without others below them need no list of these.
+ALONE = ("index", "start", "choose", "which", "relatives", "mathematics", "extend", "benchmarks", "design", "changes")
+html_sidebars = {page: [] for page in ALONE}
 
 
 @cache
