@@ -40,6 +40,9 @@ from .priors import PRIORS, PriorSpec
 
 __all__ = ["BaseVAE", "SetOutput", "offers", "takes_gaps"]
 
+# Parts that may be given by their names.
+PARTS: dict[str, dict[str, Any]] = {"likelihood": LIKELIHOODS, "objective": OBJECTIVES, "prior": PRIORS}
+
 
 class BaseVAE(CallbackSupportMixin, Saved):
     """Parameters, validation, fit and partial_fit of the estimators that are one model."""
@@ -76,6 +79,25 @@ class BaseVAE(CallbackSupportMixin, Saved):
     n_draws: int
     random_state: Any
     _weights: dict[str, np.ndarray]
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters by name; `likelihood__noise` is the likelihood's own, as it would be of a pipeline's step.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters. Where a part is given by name, as in `likelihood="gaussian"`, and parameters of its own are set,
+            an object takes the place of the name.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+        """
+        for part, family in PARTS.items():
+            if any(name.startswith(f"{part}__") for name in params) and hasattr(self, part):
+                params[part] = named(params.get(part, getattr(self, part)), family)
+        return super().set_params(**params)
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X.

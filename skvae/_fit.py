@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._callbacks import EpochLog
+from ._hints import warn_user
 from ._inference.draws import decodes_to_numbers
 from ._inference.scores import latent_information
 from ._latents import warn_of_latents
@@ -396,4 +396,4 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
 
 def _warn(text: str, category: type[Warning] = ConvergenceWarning) -> None:
     if speaks():
-        warnings.warn(text, category, stacklevel=6)  # where fit was called
+        warn_user(text, category)

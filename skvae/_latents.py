@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 
+from ._hints import warn_user
 from ._ranks import speaks
 from ._settings import FitSettings
 from ._tables.batches import Batch
@@ -68,4 +67,4 @@ def keeps_fewer_neighbours(model: VAE, rows: Batch) -> bool:
 
 def _warn(text: str) -> None:
     if speaks():
-        warnings.warn(text, UserWarning, stacklevel=6)  # where fit was called
+        warn_user(text)

@@ -21,6 +21,7 @@ from torch import nn
 
 from ._callbacks import fit_task
 from ._fit import Fit, fit_model
+from ._hints import warn_user
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race, still_gains
 from ._ranks import refuse_group
@@ -459,7 +460,7 @@ def _ranks(dropped_after: np.ndarray, means: np.ndarray) -> np.ndarray:
 def _with_warnings(fit: Fit, caught: list[warnings.WarningMessage]) -> Fit:
     """A fit that was made elsewhere, after the warnings that it gave there."""
     for warning in caught:
-        warnings.warn(warning.message, stacklevel=4)
+        warn_user(warning.message, warning.category)
     return fit
 
 
@@ -471,10 +472,9 @@ def _warn_of_failures(scores: np.ma.MaskedArray) -> None:
             "Training diverged for every candidate. Lower learning_rate_init, or clip extreme values of X."
         )
     if failed.any():
-        warnings.warn(
+        warn_user(
             f"{failed.sum()} of {scores.count()} fits diverged in their first epoch; their scores are NaN.",
             FitFailedWarning,
-            stacklevel=5,
         )
 
 
@@ -483,7 +483,7 @@ def _warn_of_the_largest(best: int, candidates: list[dict[str, Any]], scores: np
     sizes = [_size(candidate["n_components"]) for candidate in candidates]
     if sizes[best] < n_features and still_gains(scores, sizes, best):
         chosen = f"VAETransformerCV chose n_components={sizes[best]}, the largest of its candidates"
-        warnings.warn(f"{chosen}; give it larger ones too.", UserWarning, stacklevel=5)
+        warn_user(f"{chosen}; give it larger ones too.")
 
 
 def _size(n_components: Any) -> float:

@@ -12,7 +12,7 @@ from helpers import make
 from sklearn.datasets import load_iris
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import MLP, Gaussian, VAEAnomalyDetector, VAETransformer
+from skvae import MLP, Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 from skvae._tables.doubts import warn_of_categories
 from skvae.plotting import AnomalyScoresDisplay
 
@@ -123,3 +123,15 @@ def test_a_fit_speaks_once_and_a_prediction_never():
         warnings.simplefilter("error")
         vae.transform(table)
         make(likelihood="auto", max_iter=1, early_stopping=False).fit(table.astype({"a": pd.CategoricalDtype()}))
+
+
+SHORT = {"likelihood": "auto", "max_iter": 1, "random_state": 0}
+FITTED = [VAETransformer(1, **SHORT), VAETransformerCV([1], cv=2, **SHORT), VAEImputer(VAETransformer(1, **SHORT))]
+
+
+@pytest.mark.parametrize("estimator", FITTED, ids=lambda estimator: type(estimator).__name__)
+def test_a_warning_points_at_the_line_that_called(estimator):
+    table = load_iris(as_frame=True).data.assign(one=2.0)
+    with pytest.warns(UserWarning, match="column 'one' holds one value alone") as caught:
+        estimator.fit(table)
+    assert [warning.filename for warning in caught if "one value" in str(warning.message)] == [__file__]

@@ -485,6 +485,13 @@ def test_parts_can_be_set_and_searched_by_name():
     assert twin.objective is not vae.objective
 
 
+def test_parts_by_name_become_objects_where_their_parameters_are_set():
+    vae = VAETransformer().set_params(likelihood__noise="scaled", objective="iwae", objective__n_draws=3)
+    assert (vae.likelihood.noise, vae.objective.n_draws, vae.prior) == ("scaled", 3, "normal")
+    with pytest.raises(ValueError, match=r"Invalid parameter 'nois' for estimator Gaussian"):
+        VAETransformer().set_params(likelihood__nois="scaled")
+
+
 def test_a_fit_leaves_its_parameters_alone(wine):
     vae = make(objective=ELBO(), likelihood=Gaussian(), encoder=MLP((4,)))
     before = {name: (value, repr(value)) for name, value in vae.get_params(deep=False).items()}

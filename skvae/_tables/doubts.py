@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Real
 from typing import Any
+
+from .._hints import warn_user
 
 __all__ = ["warn_of_categories", "warn_of_constants"]
 
@@ -34,7 +35,7 @@ def warn_of_categories(label: str, values: list[Any], n_rows: int, declared: boo
     """
     doubt = (None if declared else _of_numbers(values)) or _of_rows(values, n_rows)
     if doubt is not None:
-        warnings.warn(f"{label} {doubt}", UserWarning, stacklevel=3)
+        warn_user(f"{label} {doubt}")
 
 
 def warn_of_constants(labels: list[str]) -> None:
@@ -46,7 +47,7 @@ def warn_of_constants(labels: list[str]) -> None:
         named += f" and {len(labels) - NAMED_COLUMNS} more"
     one = len(labels) == 1
     said = "holds one value alone, which tells" if one else "hold one value each, which tell"
-    warnings.warn(f"{named} {said} nothing of a row; drop {'it' if one else 'them'}.", UserWarning, stacklevel=3)
+    warn_user(f"{named} {said} nothing of a row; drop {'it' if one else 'them'}.")
 
 
 def _of_numbers(values: list[Any]) -> str | None:
