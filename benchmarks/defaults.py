@@ -20,12 +20,13 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from _measure import latent_table, verdict
-from _tables import print_table
+from _measure import PAGE, latent_table, rewrite, verdict
+from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn import datasets
 from sklearn.decomposition import PCA
@@ -37,6 +38,7 @@ from threadpoolctl import threadpool_limits
 
 from skvae import VAEAnomalyDetector, VAEImputer, VAETransformer
 
+COMMAND = "python benchmarks/defaults.py"
 SIZES = ((1_000, 20), (10_000, 30), (100_000, 30))
 LATENTS, FAST, SCORED, MOST_REPEATED = 5, 10, 2_000, 10_000
 MODELS: dict[str, Callable[[], Any]] = {
@@ -172,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=100_000, help="leave out tables of more rows")
     parser.add_argument("--part", choices=["fits", "imputers"], help="default: both")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its tables in docs/benchmarks.md")
     args = parser.parse_args(argv)
     sizes = [size for size in SIZES if size[0] <= args.most]
     with threadpool_limits(1), warnings.catch_warnings():
@@ -184,12 +187,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_table(header, by_size[0], args.markdown)
         print()
         report_fits(by_size[1], sizes)
+        if args.docs:
+            rewrite(args.docs, "default fits", COMMAND, format_table(header, by_size[0], markdown=True))
     if of_imputers is not None:
         print()
         header = ["fit and transform", "s", "RMSE", "right categories", "gaps / whole"]
         print_table(header, of_imputers[0], args.markdown)
         print()
         report_imputers(of_imputers[1])
+        if args.docs:
+            rewrite(args.docs, "imputers", COMMAND, format_table(header, of_imputers[0], markdown=True))
 
 
 def report_fits(found: dict[tuple[str, int], Any], sizes: Sequence[tuple[int, int]]) -> None:

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _measure import verdict
-from _tables import print_table
+from _measure import PAGE, rewrite, verdict
+from _tables import format_table, print_table
 from numpy.typing import NDArray
 from sklearn import datasets
 from sklearn.cluster import KMeans
@@ -39,6 +39,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import Gaussian, VAETransformer
 
+COMMAND = "python benchmarks/pictures.py"
 SKLEARN = ("iris", "wine", "breast_cancer", "digits")
 CLASSED = ("4_breastw", "18_Ionosphere", "29_Pima")
 NORMAL = ("6_cardio", "28_pendigits", "40_vowels")
@@ -163,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tables", nargs="+", help="names; default: all there are")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its tables in docs/benchmarks.md")
     args = parser.parse_args(argv)
     names = args.tables or [*SKLEARN, *(("penguins", *CLASSED, *NORMAL) if args.data else ())]
     methods = [method for method in METHODS if method != "UMAP" or has_umap()]
@@ -179,6 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print_table([measure, *methods, "told"], shown(measure, found, methods), args.markdown)
     print()
     report(found)
+    if args.docs:
+        tables = [format_table([m, *methods, "told"], shown(m, found, methods), markdown=True) for m in MEASURES]
+        rewrite(args.docs, "pictures", COMMAND, "\n\n".join(tables))
 
 
 def has_umap() -> bool:
