@@ -87,10 +87,11 @@ def supported(
         The columns' standard deviations over all rows, where some are left out: a column that is constant in the
         others keeps its scale.
     """
-    weight = np.concatenate(gathered(weights(table)))
-    kept, first = np.ones(len(weight), dtype=bool), first_and_all(len(table))[0]
+    first, n_rows = first_and_all(len(table))
+    kept = np.ones(n_rows, dtype=bool)
     if share == 1:
         return table, kept, None
+    weight = np.concatenate(gathered(weights(table)))
     whole_std, used = table.sums.moments.std, table
     for _ in range(CONCENTRATIONS):
         scores = np.concatenate(gathered(_linear_scores(reader, table.X, used, settings, whole_std)))

@@ -88,8 +88,11 @@ class TrainingRows:
 
     def drawn(self, numbers: np.ndarray) -> TrainingRows:
         """The rows of these numbers, of the rows of all ranks, with weights: the same on every rank."""
-        weight = np.ones(len(self)) if self.weight is None else self.weight
-        X, weight = from_ranks(numbers, len(self), lambda own: (self.X[own], weight[own]))
+
+        def taken(own: np.ndarray) -> tuple[Array, Array]:
+            return self.X[own], np.ones(len(own)) if self.weight is None else self.weight[own]
+
+        X, weight = from_ranks(numbers, len(self), taken)
         return TrainingRows(X, None, weight)
 
     def at(self, rows: np.ndarray) -> TrainingRows:
