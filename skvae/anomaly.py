@@ -107,7 +107,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
         from 20 rows on; with fewer the linear start is kept, where there is one.
     validation_fraction : float, default=0.1
         Share of the rows held out.
-    n_iter_no_change : int or np.inf, default=5
+    n_iter_no_change : int or np.inf, default=3
         Epochs without a better held-out bound before training stops.
     n_draws : int, default=64
         Points z per row for the criteria that average over q(z|x).
@@ -223,7 +223,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
         learning_rate_init: float = 1e-3,
         early_stopping: bool | str = "auto",
         validation_fraction: float = 0.1,
-        n_iter_no_change: float = 5,
+        n_iter_no_change: float = 3,
         n_draws: int = 64,
         random_state: RandomState = None,
         verbose: int = 0,
