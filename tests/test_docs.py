@@ -20,6 +20,7 @@ DOCUMENTS = [
     ROOT / ".github" / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("plot_*.py"))
 PUBLIC = {"skvae", *(f"skvae.{family}" for family in ("likelihoods", "objectives", "priors", "networks"))}
 # What a user derives from to add a member, by the heading under which docs/extend.md does so.
 BASES = {
@@ -116,3 +117,21 @@ def test_ci_finds_the_readmes_two_commands_among_its_first_lines():
     patterns = re.findall(r"readme_command '(.+?)'", (ROOT / ".ci" / "run").read_text())
     assert len(patterns) == 2
     assert all(re.search(f"^{pattern}", first, re.MULTILINE) for pattern in patterns)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_has_a_title_text_and_a_picture(path):
+    source = path.read_text()
+    title, line, gap, *text = ast.get_docstring(ast.parse(source)).splitlines()
+    assert set(line) == {"="}
+    assert len(line) == len(title)
+    assert not gap
+    assert len(" ".join(text)) > 100
+    if path.stem != "plot_quickstart":  # a command of its own
+        assert title.endswith("?")
+        assert source.count("\n# %%\n") >= 2
+        assert source.endswith("\nplt.show()\n")
+
+
+def test_examples_are_at_least_fourteen():
+    assert len(EXAMPLES) >= 14

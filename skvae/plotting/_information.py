@@ -17,6 +17,9 @@ from ._columns import numbers_in
 
 __all__ = ["InformationDisplay"]
 
+# Labels of so many bars stand beside each other; those of more stand upright.
+MOST_LEVEL = 9
+
 
 @dataclass(eq=False)
 class InformationDisplay(Display):
@@ -123,7 +126,9 @@ class InformationDisplay(Display):
             bars |= {"color": KNOWN, "label": "PCA's components (above: share of the variance)"}
             artists["pca"] = ax.bar(right, self.pca_information, **bars)
             texts = [f"{share:.0%}" for share in self.explained]
-            artists["shares"] = ax.bar_label(artists["pca"], texts, padding=2, fontsize="x-small")
+            upright = {"rotation": 90} if len(texts) > MOST_LEVEL else {}
+            artists["shares"] = ax.bar_label(artists["pca"], texts, padding=2, fontsize="x-small", **upright)
+            ax.margins(y=0.25)  # for the legend
             artists["legend"] = ax.legend(frameon=False, fontsize="small")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set(xlabel="latent", ylabel="nats per row")
