@@ -66,5 +66,5 @@ for ax, title, found in zip(axes, tables, accuracy, strict=True):
     ax.set(xlabel="rows with a label", ylabel="accuracy on other rows", title=title)
     ax.spines[["top", "right"]].set_visible(False)
 axes[1].set_ylim(0.8, 1)
-axes[0].legend(frameon=False, fontsize="small", loc="center right")
+axes[1].legend(frameon=False, fontsize="small", loc="lower right")
 plt.show()
