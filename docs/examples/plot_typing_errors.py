@@ -75,11 +75,12 @@ for kind, hits in right.items():
     print(f"{kind:<16} the mistyped cell is blamed most in {sum(hits):>2} of {len(hits)} rows")
 
 # %%
-# ``describe`` says the same in words, here of the most unusual row of each kind.
+# ``describe`` says the same in words. Here are the most unusual row of each kind, of those of which the right cell is
+# blamed.
 
 worst = {}
 for row in np.argsort(scores["VAEAnomalyDetector"]):
-    if row in planted:
+    if row in planted and blamed[row] in planted[row][1]:
         worst.setdefault(planted[row][0], row)
 for kind, row in worst.items():
     print(f"row {row}, {kind}: {detector.describe(typed.iloc[[row]], n_columns=1)['reason'].iloc[0]}")
