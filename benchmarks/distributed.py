@@ -8,13 +8,14 @@ Protocol: a group of two processes (gloo, this machine), and one process alone; 
 - Rows: --rows rows of 30 columns in a file of float32 (as in out_of_core.py), half of which either rank maps; one epoch
   of VAETransformer(2, hidden_layer_sizes=64, batch_size=4096), with the checks, the moments, the linear start and the
   rows held out.
-- 100 GB: a file of 833 million such rows that is all holes, so that it takes no disk. Either rank maps its half and
-  fits to the first rows of it; the slope of the peak resident memory over their number says what the whole would take.
-  More rows are held out of a million than of less, and no more of more than that: the slope is of larger numbers.
+- 100 GB: a file of 833 million such rows that is all holes, so that it takes no disk. A process has a rank's half of
+  it, or four million rows, and takes what a fit takes of a table: rows held out and --steps batches of an epoch, of
+  blocks from anywhere. The passes for checks and moments go block by block, however many these are, and are left out.
+  What the second takes beyond the first is the slope over rows.
 Peaks are of all resident memory of a rank, torch's 0.4 GB included (VmHWM, see _measure.py).
 Prediction: an epoch of batches of 1000 takes at most 0.62 of one process's. A step of 200 rows is too short: sums of
 870,000 gradients take 2 to 4 ms, a third of it, so that ratio is 0.7 or so. A rank's peak stays below 1 GB at 20
-million rows, and rises by less than 1 byte a row.
+million rows, and rises by less than 1 byte a row beyond.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -39,11 +41,15 @@ from _tables import print_table
 from out_of_core import COLUMNS, write
 from threadpoolctl import threadpool_limits
 
-from skvae import ELBO, VAETransformer
+from skvae import ELBO, Gaussian, VAETransformer
+from skvae._tables.batches import as_table
+from skvae._tables.moments import sum_columns
+from skvae._tables.reader import TableReader
+from skvae._torch import make_generator
+from skvae.likelihoods import resolved
 
 MOST_RATIO, MOST_MB = 0.62, 1000
 EPOCHS = 6
-TABLE = ["file", "rows", "seconds", "rank 0, MB", "rank 1, MB"]
 WHOLE = 100_000_000_000 // (4 * COLUMNS)
 
 
@@ -130,30 +136,37 @@ def compare_epochs(batches: list[int], n_rows: int, rounds: int) -> None:
     print("\n".join(claims))
 
 
-def mapped_in_two(folder: str, name: str, n_rows: int, second: int) -> tuple[list[str], float]:
-    """A row of the table, and the peak megabytes of a rank: of a file's first rows, and of those from `second` on."""
-    found = Group(2)(mapped, *((f"{folder}/{name}", first, n_rows // 2) for first in (0, second)))
-    return [name, f"{n_rows:,}", f"{found[0][0]:.0f}", *(f"{mb:.0f}" for _, mb in found)], max(mb for _, mb in found)
-
-
 def long_tables(n_rows: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), "memmap", n_rows)
-        row, peak = mapped_in_two(folder, "dense", n_rows, n_rows // 2)
-    print_table(TABLE, [row])
+        found = Group(2)(mapped, *((f"{folder}/dense", first, n_rows // 2) for first in (0, n_rows // 2)))
+    peak = max(mb for _, mb in found)
+    header = ["rows", "seconds", "rank 0, MB", "rank 1, MB"]
+    print_table(header, [[f"{n_rows:,}", f"{found[0][0]:.0f}", *(f"{mb:.0f}" for _, mb in found)]])
     print(verdict(f"{n_rows:,} rows: at most {MOST_MB} MB a rank", peak <= MOST_MB))
 
 
-def holes(sizes: list[int]) -> None:
+def steps_of(file: str, n_rows: int, steps: int) -> float:
+    """Peak megabytes of the first steps of an epoch on so many rows of a file."""
+    X = np.memmap(file, np.float32, "r", shape=(n_rows, COLUMNS))
+    _, source = TableReader.learn("VAETransformer", X, Gaussian(), resolved)
+    rows = as_table(source, Gaussian().scale(sum_columns(source[:1000]).moments), None, None)
+    training, _ = rows.split_off(n_rows // 10, make_generator(0))
+    for _ in islice(training.batches(4096, make_generator(0)), steps):
+        pass
+    return _status("VmHWM") / MB
+
+
+def holes(steps: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with open(f"{folder}/holes", "wb") as file:
             file.truncate(WHOLE * 4 * COLUMNS)
-        rows, peaks = zip(*(mapped_in_two(folder, "holes", size, WHOLE // 2) for size in sizes), strict=True)
-    slope = np.polyfit(np.array(sizes) / 2, np.array(peaks) * MB, 1)[0]
-    whole = max(peaks) + max(slope, 0.0) * (WHOLE - max(sizes)) / 2 / MB
-    print_table(TABLE, list(rows))
-    print(f"{slope:.3f} bytes a row of a rank; 100 GB ({WHOLE:,} rows) would take {whole:.0f} MB a rank")
-    print(verdict(f"100 GB: at most {MOST_MB} MB a rank", whole <= MOST_MB))
+        sizes = [4_000_000, WHOLE // 2]
+        peaks = [Group(1)(steps_of, (f"{folder}/holes", size, steps))[0] for size in sizes]
+    print_table(["rows of a rank", "MB"], [[f"{n:,}", f"{mb:.0f}"] for n, mb in zip(sizes, peaks, strict=True)])
+    slope = (peaks[1] - peaks[0]) * MB / (sizes[1] - sizes[0])
+    print(f"{slope:.4f} bytes a row")
+    print(verdict(f"half of 100 GB: at most {MOST_MB} MB", max(peaks) <= MOST_MB))
 
 
 def main() -> None:
@@ -161,7 +174,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[200, 1000, 2000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=20_000_000)
-    parser.add_argument("--holes", type=int, nargs="+", default=[4_000_000, 64_000_000])
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--only", choices=["epochs", "rows", "holes"])
     args = parser.parse_args()
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
@@ -170,7 +183,7 @@ def main() -> None:
     if args.only in (None, "rows"):
         long_tables(args.rows)
     if args.only in (None, "holes"):
-        holes(args.holes)
+        holes(args.steps)
 
 
 if __name__ == "__main__":
