@@ -1,0 +1,59 @@
+"""The commands that no machine here can run in full: the accelerator's, on the CPU; the plan, which is computed."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import skvae
+from skvae import VAETransformer
+
+BENCHMARKS = Path(skvae.__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return lambda name: SimpleNamespace(**runpy.run_path(str(BENCHMARKS / f"{name}.py")))
+
+
+def test_the_accelerators_command_measures_every_part(script, capsys):
+    gpu = script("gpu")
+    costs = gpu.main(["--device", "cpu", "--quick"])
+    assert [name.split(",")[0] for name in costs] == ["epoch"] * 3 + ["detectors", "VAETransformerCV"]
+    for name, found in costs.items():
+        cost = found["cpu"]
+        assert (cost.floor is None) == (not name.startswith("epoch"))
+        assert cost.seconds > 0
+        assert cost.peak is None
+    lines = [line.split("cpu")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert set(costs) < set(lines)
+
+
+def test_what_would_begin_too_late_is_left_out_and_said(script, capsys):
+    assert script("gpu").main(["--device", "cpu", "--quick", "--minutes", "0"]) == {}
+    assert capsys.readouterr().out.count("left out, as 0 minutes are over") == 5
+
+
+def test_the_accelerators_verdicts_are_its_predictions(script):
+    gpu = script("gpu")
+    fast = {"cpu": gpu.Cost(1.0), "cuda": gpu.Cost(0.01, floor=0.0005, peak=10**9)}
+    assert [line[-3:] for line in gpu.verdicts({"epoch, 784-500-20, batch 128": fast}, "cuda")] == ["yes"] * 3
+    assert [line[-2:] for line in gpu.verdicts({"detectors, 2 tables": fast}, "cuda")] == ["NO", "es"]
+    assert not list(gpu.verdicts({"detectors, 2 tables": fast}, "cpu"))
+
+
+def test_the_floor_counts_the_products_of_a_step(script):
+    layers = script("gpu").Layers.of(7, 5, 2)
+    vae = VAETransformer(2, hidden_layer_sizes=5, max_iter=1, random_state=0).fit(
+        np.random.default_rng(0).random((30, 7))
+    )
+    weights = [p.numel() for p in vae.module_.parameters() if p.dim() == 2]
+    assert layers.parameters() == sum(weights)
+    # Forward, by the weights and by the inputs: three products a layer, two where the input is the data.
+    seen, behind, decoder = 7 * 5 + 7 * 4, 5 * 4, 2 * 5 + 5 * 7 + 2 * 7
+    assert layers.operations(n_draws=3) == 2 * (2 * seen + 3 * behind + 3 * 3 * decoder)
