@@ -22,7 +22,7 @@ NEEDS_PEERS = {"benchmarks/time_to_quality.py"}  # it has nothing else to compar
 
 def scripts() -> list[str]:
     """The commands of all tables, in the order of the pages, each once."""
-    pages = [ROOT / "docs" / name for name in ("benchmarks.md", "relatives.md")]
+    pages = [ROOT / "docs" / name for name in ("benchmarks.md", "relatives.md", "guide/plan.md")]
     return list(dict.fromkeys(script for page in pages for script in MARK.findall(page.read_text())))
 
 

@@ -57,3 +57,22 @@ def test_the_floor_counts_the_products_of_a_step(script):
     # Forward, by the weights and by the inputs: three products a layer, two where the input is the data.
     seen, behind, decoder = 7 * 5 + 7 * 4, 5 * 4, 2 * 5 + 5 * 7 + 2 * 7
     assert layers.operations(n_draws=3) == 2 * (2 * seen + 3 * behind + 3 * 3 * decoder)
+
+
+def test_the_plan_is_what_the_measured_tables_give(script):
+    """Whoever writes these anew runs benchmarks/plan.py --docs, too."""
+    plan = script("plan")
+    assert plan.main([]) == [list(row.values()) for row in plan.table(plan.PLAN, "plan")]
+
+
+def test_the_plan_waits_for_sums_in_a_ring(script):
+    plan = script("plan")
+    measured = [{"bytes": "4,000", "us, quartile": "300"}, {"bytes": "4,004,000", "us, quartile": "4300"}]
+    sums = plan.sums_of(measured)
+    assert sums.seconds(1, 1000) == 0
+    assert sums.seconds(2, 1000) == pytest.approx(300e-6)
+    assert sums.seconds(2, 1_001_000) == pytest.approx(4300e-6)
+    assert sums.seconds(3, 10**6) == pytest.approx(2 * 296e-6 + 4 / 3 * 4000e-6)
+    epoch = plan.Pass("epoch", "30-64-2", 1e-6, 1000)
+    assert epoch.hours(3_600_000, 2, 1000, sums) == pytest.approx(1e-3 * (0.5 + 0.3))
+    assert plan.Pass("transform", "30-64-2", 1e-6).hours(3_600_000, 4, 1000, sums) == pytest.approx(0.25e-3)
