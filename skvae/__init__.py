@@ -3,6 +3,7 @@
 Public classes say `__module__ = "skvae"`: users import them from here, and saved models name them so.
 """
 
+from ._checkpoint import Checkpoint
 from ._trusted import TRUSTED_TYPES
 from ._version import __version__ as __version__
 from .anomaly import VAEAnomalyDetector
@@ -37,6 +38,7 @@ __all__ = [
     "TRUSTED_TYPES",
     "Bernoulli",
     "Categorical",
+    "Checkpoint",
     "ContinuousBernoulli",
     "Gaussian",
     "Given",

@@ -18,6 +18,7 @@ from torch import device as Device
 from torch import nn
 
 from ._callbacks import clean_after, fit_task, is_one_of_many
+from ._checkpoint import Checkpoint
 from ._chunk import check_same_specs
 from ._conditions import fault as fault_of_given
 from ._fit import Fit, Task, learn_columns
@@ -173,6 +174,8 @@ class BaseVAE(CallbackSupportMixin, Saved):
             fit = fit_to(*data, **more)
         become(self, fit.attributes)
         remember(self, fit.model)
+        if fit.over is not None:
+            fit.over._remove()
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -180,6 +183,9 @@ class BaseVAE(CallbackSupportMixin, Saved):
         """A fit of a new model to X."""
         settings, reader, rows = self._first_rows(X, y, sample_weight)
         settings = replace(settings.seeded(self.random_state), keeps_best=not (is_shared() or is_one_of_many(self)))
+        if (file := Checkpoint._of(self, is_one_of_many(self))) is not None:
+            seed = file._seed(settings.seed) if self.random_state is None else settings.seed
+            settings = replace(settings, seed=seed, checkpoint=file)
         with fit_task(self, X, y, settings.max_iter) as task:
             task.result = self._learn(reader, rows, settings, task.epoch)
         return task.result

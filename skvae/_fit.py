@@ -14,6 +14,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from ._callbacks import EpochLog
+from ._checkpoint import Checkpoint, Paused, table_print
 from ._hints import warn_user
 from ._inference.draws import decodes_to_numbers
 from ._inference.scores import latent_information
@@ -214,20 +215,16 @@ def products(model: VAE, settings: FitSettings, n_rows: int) -> Iterator[EpochLo
 
 
 @dataclass(frozen=True)
-class Paused:
-    """A fit between two epochs: where training stands, and whether it began at the linear model."""
-
-    progress: Progress
-    linear: bool
-
-
-@dataclass(frozen=True)
 class Fit:
-    """What a fit leaves: the model, the attributes that its estimator is to have, and where it paused, if it did."""
+    """What a fit leaves: the model, the attributes that its estimator is to have, and where it paused, if it did.
+
+    `over` is the file that has served when the estimator has them.
+    """
 
     model: FittedModel
     attributes: dict[str, Any]
     paused: Paused | None = None
+    over: Checkpoint | None = None
 
 
 def fit_model(
@@ -244,6 +241,10 @@ def fit_model(
     It pauses after epoch `until`, and goes on from where an earlier call `paused`; the model is the best one so far,
     and nobody is warned of it.
     """
+    file = settings.checkpoint
+    bound = {} if file is None else settings.bound | {"The table": table_print(table)}
+    if file is not None:
+        paused = file._read(bound)
     with torch_scope(settings.device, grad=True):
         prepared = prepare(reader, table, settings, whole_std=whole_std)
         begun = start(reader, prepared, settings, paused)
@@ -255,7 +256,10 @@ def fit_model(
                 log.epoch(epoch)
                 return task(so_far)
 
-            interrupted = _interrupted(training, until, on_epoch, settings)
+            def write(file: Checkpoint) -> None:
+                file._write(Paused(training.progress(), begun.linear), bound)
+
+            interrupted = _interrupted(training, until, on_epoch, settings, write)
         now = Paused(training.progress(), begun.linear) if until < math.inf else None
         result, model = training.finish(), begun.model.cpu()
         if result.best == 0 and begun.linear and prepared.held_out is not None:
@@ -271,13 +275,24 @@ def fit_model(
         # A later partial_fit starts its optimiser afresh.
         result = replace(result, solver_state=[])
         fit = publish(reader, model, prepared.rows, prepared.moments.mean, prepared.scale, settings, result)
-        return replace(fit, paused=now)
+        return replace(fit, paused=now, over=None if interrupted else file)
 
 
-def _interrupted(training: Training, until: float, on_epoch: Callable[[Epoch], bool], settings: FitSettings) -> bool:
+def _interrupted(
+    training: Training,
+    until: float,
+    on_epoch: Callable[[Epoch], bool],
+    settings: FitSettings,
+    write: Callable[[Checkpoint], None],
+) -> bool:
     """Train; return whether the user ended that. It is an error before the first epoch's end, and within a search."""
+    file = settings.checkpoint
     try:
-        training.run(until, on_epoch)
+        if file is None:
+            training.run(until, on_epoch)
+        while file is not None and not training.over:
+            training.run((training.epoch // file.every + 1) * file.every, on_epoch)
+            write(file)
     except KeyboardInterrupt:
         if not (settings.keeps_best and training.end_early()):
             raise

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from ._checkpoint import Checkpoint, words_of
 from ._linear import Covariance
 from ._params import named
 from ._ranks import from_first
@@ -71,6 +72,7 @@ class FitSettings:
     device: torch.device
     seed: int = 0
     keeps_best: bool = False  # at an interrupt, the best weights so far: the estimator's own fit, of which there is one
+    checkpoint: Checkpoint | None = None  # the estimator's own fit goes on from there, and writes it
     attributes: dict[str, Any] = field(default_factory=dict)  # the estimator's that are known before training
     auto_components: Callable[[Covariance], int] = leading_components
 
@@ -92,6 +94,14 @@ class FitSettings:
     def seeded(self, random_state: Any) -> FitSettings:
         """With a seed, drawn only when the rows are known to be good: a refused fit draws nothing."""
         return replace(self, seed=from_first(draw_seed(random_state)))
+
+    @property
+    def bound(self) -> dict[str, str]:
+        """What a fit must have in common with another to go on from where that stands, in words."""
+        names = ["n_components", "init", "max_iter", "batch_size", "solver", "learning_rate_init", "early_stopping"]
+        names += ["validation_fraction", "n_iter_no_change", "device"]
+        values = {"The estimator": self.name, "The seed": self.seed, **self.specs}
+        return {name: words_of(value) for name, value in {**values, **{n: getattr(self, n) for n in names}}.items()}
 
     @property
     def objective(self) -> Objective:

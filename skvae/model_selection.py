@@ -20,6 +20,7 @@ from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
 from ._callbacks import fit_task
+from ._checkpoint import Checkpoint
 from ._fit import Fit, fit_model
 from ._hints import warn_user
 from ._params import Activation, Count, NetworkLike, RandomState, named
@@ -290,6 +291,7 @@ class VAETransformerCV(VAETransformer):
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit_to(self, X: Any, y: Any, sample_weight: Any, groups: Any = None) -> Fit:
         refuse_group("VAETransformerCV")
+        Checkpoint._of(self, is_one_of_many=True)
         candidates = self._candidates()
         reader, rows = TableReader.learn(type(self).__name__, X, named(self.likelihood, LIKELIHOODS), resolved)
         reader.check(rows)
