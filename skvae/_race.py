@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,6 +78,15 @@ class Candidate:
     table: Labelled
     n_draws: int
 
+    @property
+    def parted(self) -> tuple[Candidate, Any]:
+        """It without X, and X: what sends large arguments once looks at them, and not into them."""
+        return replace(self, table=self.table._replace(X=None)), self.table.X
+
+    def joined(self, X: Any) -> Candidate:
+        """With the X that it was sent without."""
+        return replace(self, table=self.table._replace(X=X))
+
     def rows(self, table: Labelled) -> TrainingRows:
         """A table's rows to train on."""
         return self.reader.first_rows(*table, self.settings.objective)
@@ -127,6 +136,16 @@ def fit_all(candidate: Candidate) -> tuple[Fit, list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         return fit_model(candidate.reader, candidate.rows(candidate.table), candidate.settings), caught
+
+
+def _joined_call(work: Callable, X: Any, candidate: Candidate, *more: Any) -> Any:
+    return work(candidate.joined(X), *more)
+
+
+def _call(work: Callable, candidate: Candidate, *more: Any) -> Any:
+    """A call for joblib, whose table is an argument of its own."""
+    candidate, X = candidate.parted
+    return delayed(_joined_call)(work, X, candidate, *more)
 
 
 def comparable(scores: list[list[Any]], weights: list[NDArray]) -> NDArray:
@@ -281,7 +300,7 @@ class Race:
                 if len(self.alive) == 1:
                     break
             alone = fit_winner and bool(shares) and len(self.alive) == 1
-            winner = [delayed(fit_all)(self.candidates[self.alive[0]])] if alone else []
+            winner = [_call(fit_all, self.candidates[self.alive[0]])] if alone else []
             others = self._advance(parallel, 1.0, len(self.folds), winner)
         return others[0] if others else None
 
@@ -308,7 +327,7 @@ class Race:
         for i, k in keys:
             candidate, until = self.candidates[i], self._until(i, share)
             n_draws = candidate.n_draws if share == 1 else max(1, candidate.n_draws // FEWER_DRAWS)
-            calls.append(delayed(advance)(candidate, self.folds[k], until, n_draws, self.paused[i, k]))
+            calls.append(_call(advance, candidate, self.folds[k], until, n_draws, self.paused[i, k]))
         found = parallel([*others, *calls])
         for (i, k), leg in zip(keys, found[len(others) :], strict=True):
             self.scores[i, k] = np.nan
