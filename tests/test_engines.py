@@ -1,6 +1,8 @@
 """Searches on other engines than this machine's processes: the same scores, and a table that is sent once."""
 
+import os
 import pickle
+import random
 
 import joblib
 import numpy as np
@@ -18,6 +20,17 @@ def scores(X):
     return grid.cv_results_["mean_test_score"], VAETransformerCV([1, 2], cv=2, n_jobs=2, **HOW).fit(X).scores_
 
 
+@pytest.fixture
+def _as_before():
+    """Engines draw names for their processes from Python's generator, and leave variables."""
+    drawn, variables = random.getstate(), dict(os.environ)
+    yield
+    random.setstate(drawn)
+    os.environ.clear()
+    os.environ.update(variables)
+
+
+@pytest.mark.usefixtures("_as_before")
 def test_dask_gives_the_same_scores(wine):
     engine = pytest.importorskip("dask.distributed", reason="dask is in the extra [distributed]")
     expected = scores(wine)
@@ -29,6 +42,7 @@ def test_dask_gives_the_same_scores(wine):
         np.testing.assert_equal(scores(wine), expected)
 
 
+@pytest.mark.usefixtures("_as_before")
 def test_ray_gives_the_same_scores(wine):
     ray = pytest.importorskip("ray", reason="ray is in the extra [distributed]")
     engine = pytest.importorskip("ray.util.joblib", reason="ray is in the extra [distributed]")
