@@ -18,7 +18,7 @@ from pathlib import Path
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-WITHIN = 0.03  # of a number; and one in its last place
+WITHIN = 0.05  # of a number; and one in its last place
 
 
 def run(page: Path) -> int:

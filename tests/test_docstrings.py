@@ -78,11 +78,11 @@ def test_methods_of_an_estimator(cls):
     "path",
     [
         path
-        for name in ("plotting", "metrics", "pooling")
+        for name in ("export", "metrics", "plotting", "pooling")
         for path in described(importlib.import_module(f"skvae.{name}"))
     ],
 )
-def test_plotting_metrics_and_pooling(path):
+def test_export_metrics_plotting_and_pooling(path):
     assert not faults(path, IGNORED, OF_PUBLIC_CLASSES)
 
 
@@ -106,6 +106,7 @@ def documented(section):
         *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.plotting"))),
         *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.metrics"))),
         *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.pooling"))),
+        *(path.removeprefix("skvae.") for path in described(importlib.import_module("skvae.export"))),
     ],
 )
 def test_documented_parameters_are_the_signature(path):
