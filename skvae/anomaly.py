@@ -44,7 +44,7 @@ class VAEAnomalyDetector(OutlierMixin, GivesReasons):
     judged without its own code, unless more than a twentieth of the rows are like it. Columns are standardised inside,
     so units do not matter, and NaN marks a missing cell.
 
-    The defaults differ from :class:`VAETransformer`'s where a benchmark over 22 tables said so: as many latents as
+    The defaults differ from :class:`VAETransformer`'s where a benchmark over 25 tables said so: as many latents as
     columns (an anomaly often shows in directions of little variance, which a bottleneck throws away), heavy tails with
     one noise variance (one noise per column would weigh each by how well it is predicted), a little input noise
     (it gives every known row a neighbourhood), fewer epochs and less patience.
