@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from detectors import of_densities
 from helpers import Breaks, Watcher, assert_same
 from scipy.stats import spearmanr
 from sklearn.base import clone
@@ -102,7 +103,9 @@ def rescaled(factor: float) -> Check:
         plain = fitted(kind)
         scaled = small(kind).fit(X * factor)
         expected, found = looks(kind, plain, with_hole(X)), looks(kind, scaled, with_hole(X * factor))
-        cells = (~np.isnan(with_hole(X))).sum(axis=1) if kind != "detector" else np.full(len(X), X.shape[1])
+        cells = (~np.isnan(with_hole(X))).sum(axis=1)
+        if kind == "detector":
+            cells = np.full(len(X), of_densities(plain) * X.shape[1])
         for name, values in found.items():
             if name in IN_UNITS or kind == "imputer":
                 values = values / factor

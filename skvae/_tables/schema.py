@@ -97,7 +97,7 @@ class Schema:
         # Of all ranks: the values each column holds, and the categories that its type names.
         held = _joined(gathered(_held(X, unknown)))
         typed = _joined(gathered({column: _of_type(X, column) for column in unknown}))
-        n_rows = sum_over_ranks(len(X))
+        n_rows = sum_over_ranks(len(X)) if unknown else 0  # what has no columns yet may be no table at all
         for column, n_categories in wanted.items():
             if n_categories is not None:
                 self.categories[column] = list(range(n_categories))

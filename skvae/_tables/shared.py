@@ -115,7 +115,7 @@ class SharedTable(Table):
 
     @property
     def _none(self) -> Batch:
-        return Batch(torch.empty(0, self.n_features, device=self.device))
+        return Batch(torch.empty(0, self.n_features, dtype=torch.float32, device=self.device))
 
     def some(self, most: int, rng: torch.Generator) -> Batch:
         """Some random rows, `most` or so at most, the same on all ranks."""
