@@ -40,7 +40,9 @@ def documented_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", FitFailedWarning)
-        warnings.filterwarnings("ignore", "column .* (alone|so each of|different values)", UserWarning)
+        warnings.filterwarnings("ignore", "column .* (alone|value each|so each of|different values)", UserWarning)
+        warnings.filterwarnings("ignore", ".*keep fewer of the rows' neighbours", UserWarning)
+        warnings.filterwarnings("ignore", ".*latents? (are|is) more than", UserWarning)
         yield
 
 
