@@ -42,7 +42,7 @@ def documented_warnings():
         warnings.simplefilter("ignore", FitFailedWarning)
         warnings.filterwarnings("ignore", "column .* (alone|value each|so each of|different values)", UserWarning)
         warnings.filterwarnings("ignore", ".*keep fewer of the rows' neighbours", UserWarning)
-        warnings.filterwarnings("ignore", ".*latents? (are|is) more than", UserWarning)
+        warnings.filterwarnings("ignore", ".*is more than the [0-9]+ number", UserWarning)
         yield
 
 
