@@ -53,7 +53,7 @@ class Checkpoint:
 
     See Also
     --------
-    VAETransformer.set_callbacks : Takes it.
+    VAETransformer : Takes it, by `set_callbacks`.
 
     Notes
     -----
