@@ -1,6 +1,7 @@
 """Fixtures of all tests: small tables, and a guard that no test moves global state."""
 
 import os
+import sys
 
 os.environ.setdefault(
     "SCIPY_ARRAY_API", "1"
@@ -51,6 +52,13 @@ def _one_thread():
     """Small products on a shared machine: a second thread would mostly wait."""
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _closes_figures():
+    yield
+    if (plt := sys.modules.get("matplotlib.pyplot")) is not None:
+        plt.close("all")
 
 
 @pytest.fixture(autouse=True)

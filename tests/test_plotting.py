@@ -58,12 +58,6 @@ class Known(BaseEstimator):
         return np.asarray(X)[:, 2].astype(int)
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def table():
     return load_wine(as_frame=True, return_X_y=True)

@@ -22,12 +22,6 @@ plt = pytest.importorskip("matplotlib.pyplot")
 plt.switch_backend("Agg")
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def wine():
     return load_wine(as_frame=True).data

@@ -15,12 +15,6 @@ plt.switch_backend("Agg")
 N = 300
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 def make(**parameters):
     return VAETransformer(
         2, **{"likelihood": "auto", "max_iter": 3, "hidden_layer_sizes": (8,), "random_state": 0} | parameters

@@ -17,12 +17,6 @@ plt = pytest.importorskip("matplotlib.pyplot")
 plt.switch_backend("Agg")
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def X():  # noqa: N802
     rng = np.random.default_rng(0)
