@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._math import log_normal, slopes_along
+from .._math import log_normal, second_derivatives
 from .._tables.batches import Batch
 from ..model import VAE
 from ..networks import LinearPath
@@ -150,9 +150,7 @@ def _second_derivatives(model: VAE, rows: Batch, z: Tensor) -> Tensor:
     """
     slope = _piecewise_slope(model.decoder, model.decoder_input(z, rows.x), z.shape[1])
     if slope is None:
-        directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
-        copies = z.expand(directions.shape)
-        return slopes_along(lambda z: model.log_joint(z, rows.x, rows.mask), copies, directions).transpose(0, 1)
+        return second_derivatives(lambda z: model.log_joint(z, rows.x, rows.mask), z)
     outputs = model.params(z, rows.x)
     bent = model.likelihood.second_derivatives(outputs, rows.x, rows.mask, slope)
     return bent + model.prior.second_derivatives(z)

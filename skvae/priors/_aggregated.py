@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._math import LOG_2PI
 from .._torch import exp_, make_generator
-from ._modes import quadratic
+from ._modes import log_terms, quadratic
 
 __all__ = ["ROWS_TO_WIDEN", "WIDTHS", "AggregatedPosterior"]
 
@@ -181,12 +181,10 @@ class AggregatedPosterior(_Codes):
         terms, rest = self.log_terms(z), torch.zeros_like(z[:, :1])
         if left_out is not None:
             terms, rest = self._of_others(terms, left_out)
-        found, place = [], None
-        if near:
-            value, place = _neighbour(terms)
-            found.append(value)
-        found.insert(0, _log_sum(terms))
-        return torch.stack(found, dim=1) - rest, terms, place
+        value, place = _neighbour(terms) if near else (None, None)
+        total = _log_sum(terms)  # overwrites the terms
+        found = total[:, None] if value is None else torch.stack([total, value], dim=1)
+        return found - rest, terms, place
 
     def _slopes(self, z: Tensor, share: Tensor, place: Tensor | None) -> Tensor:
         """The gradients of `_summary`, (N, 1 or 2, J)."""
@@ -213,8 +211,7 @@ class AggregatedPosterior(_Codes):
             return torch.addmm(
                 (z.square() @ square)[:, None], torch.cat([z, torch.ones_like(z[:, :1])], dim=1), factors
             )
-        constant, weights = self._quadratic
-        return torch.addmm(constant, torch.cat([z.square(), z], dim=1), weights)
+        return log_terms(z, *self._quadratic)
 
     def own(self, z: Tensor) -> Tensor:
         """Which component each code is the mean of, -1 for none or where there is no other: (N,)."""

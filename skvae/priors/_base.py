@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._math import slopes_along
+from .._math import second_derivatives
 from .._params import Spec
 from .._tables.batches import Table
 
@@ -72,8 +72,7 @@ class Prior(nn.Module, ABC):
 
     def second_derivatives(self, z: Tensor) -> Tensor:
         """Of log p at latents (N, J), over these: (N, J, J)."""
-        directions = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)[:, None].expand(-1, *z.shape)
-        return slopes_along(self.log_prob, z.expand(directions.shape), directions).transpose(0, 1)
+        return second_derivatives(self.log_prob, z)
 
     def log_prob_per_latent(self, z: Any) -> Any:
         """log p(z_j) in nats where the latents are independent, of the array's own kind: (..., J). None elsewhere."""

@@ -13,7 +13,7 @@ from .._tables.batches import Batch, Table
 from .._torch import double, namespace
 from ._base import Prior
 
-__all__ = ["Modes", "codes", "drawn_rows", "quadratic"]
+__all__ = ["Modes", "codes", "drawn_rows", "log_terms", "quadratic"]
 
 # Rows that a start looks at, at most.
 START_ROWS = 5000
@@ -30,6 +30,11 @@ def quadratic(mean: Any, log_var: Any, log_weight: Any) -> tuple[Any, Any]:
     slope = mean * precision
     constant = log_weight - 0.5 * (log_var + LOG_2PI + mean * slope).sum(-1)
     return constant, xp.concat([-0.5 * precision, slope], -1).T
+
+
+def log_terms(z: Tensor, constant: Tensor, weights: Tensor) -> Tensor:
+    """log w_k + log N(z; mean_k, var_k) by `quadratic`, for latents (N, J): (N, K)."""
+    return torch.addmm(constant, torch.cat([z.square(), z], dim=1), weights)
 
 
 def drawn_rows(rows: Table, rng: torch.Generator) -> Batch:
@@ -56,18 +61,14 @@ class Modes(Prior):
         return float(torch.exp(-self.modes()[1].detach().max()))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        mean, log_var, log_weight = map(double, self.modes())
-        constant, weights = quadratic(mean, log_var, log_weight)
-        flat = double(z).reshape(-1, self.n_components)
-        terms = torch.addmm(constant, torch.cat([flat.square(), flat], dim=1), weights)
+        terms = log_terms(double(z).reshape(-1, self.n_components), *quadratic(*map(double, self.modes())))
         return torch.logsumexp(terms, dim=1).reshape(z.shape[:-1]).to(z.dtype)
 
     def second_derivatives(self, z: Tensor) -> Tensor:
         """Minus the modes' precisions by their shares of p(z), and the spread of their slopes."""
         mean, log_var, log_weight = map(double, self.modes())
-        constant, weights = quadratic(mean, log_var, log_weight)
         exact, precision = double(z), torch.exp(-log_var)
-        share = torch.softmax(torch.addmm(constant, torch.cat([exact.square(), exact], dim=1), weights), dim=1)
+        share = torch.softmax(log_terms(exact, *quadratic(mean, log_var, log_weight)), dim=1)
         slope = (mean - exact[:, None]) * precision
         slope = slope - (share[:, None] @ slope)
         spread = (share[..., None] * slope).mT @ slope
