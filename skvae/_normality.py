@@ -211,7 +211,7 @@ class Normality:
         the first, so that the mean of all is in units of the first one's scores. In a table of few patterns many rows
         score alike: a spread counts as at least a third of the first one's.
         """
-        if isinstance(self.criterion, str) or callable(self.criterion):
+        if not isinstance(self.criterion, tuple):
             return self, self.contributions(inference, table.X)
         view, every = self.view(inference), side_by_side(self.criterion)
         found = self._look(inference, table.X, lambda model, rows: contributions(every, model, rows, view))
@@ -250,9 +250,9 @@ class Normality:
         return lambda model, rows: function(criterion, model, rows, view, *tensors)
 
     def _look(self, inference: Inference, X: Array, of: Any, shared: bool = False) -> np.ndarray:
-        names = names_of(self.criterion)
-        drawn, alone = not DRAWN.isdisjoint(names), DRAWN.issuperset(names) and names  # these do not look at the codes
-        widest = 1 if alone and not shared else self._widest(inference, shared)
+        names = set(names_of(self.criterion))
+        drawn, reads_codes = bool(names & DRAWN), not names or bool(names - DRAWN)  # a user's function may read them
+        widest = self._widest(inference, shared) if reads_codes or shared else 1
         gaps = has_gaps(X)  # only rows with gaps ask for whole posteriors, and are completed several times
         widest *= COMPLETIONS if shared and gaps else 1
         return inference.by_blocks(X, of, inference.n_draws if drawn else 1, widest=widest, factors=gaps)
