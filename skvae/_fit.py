@@ -15,12 +15,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ._callbacks import EpochLog
 from ._checkpoint import Checkpoint, Paused, table_print
-from ._hints import warn_user
 from ._inference.draws import decodes_to_numbers
 from ._inference.scores import latent_information
 from ._latents import warn_of_latents
 from ._linear import Covariance
-from ._ranks import speaks
+from ._ranks import speaks, warn_user
 from ._settings import FitSettings
 from ._state import Blueprint, FittedModel, pack
 from ._tables.batches import Batch, as_table
@@ -268,7 +267,7 @@ def fit_model(
             _begin(model, prepared.rows, cov, settings)
         if interrupted:
             ended = f"{settings.name}: training interrupted by user after {result.n_iter} epochs"
-            _warn(f"{ended}; the best weights so far, of epoch {result.best}, are kept.", UserWarning)
+            warn_user(f"{ended}; the best weights so far, of epoch {result.best}, are kept.")
         elif now is None:
             _warn_if_poor(begun, prepared, settings, result)
             warn_of_latents(model, prepared.rows, settings)
@@ -384,10 +383,13 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
     """Warn when training broke off, came to no final loss, ended too early, or below the linear model."""
     if unfinished := settings.objective.ramp > settings.max_iter:
         late = f"has its final form from epoch {settings.objective.ramp} on, and max_iter={settings.max_iter}"
-        _warn(f"{settings.name}: objective={settings.objective!r} {late}. Raise max_iter, or lower its warmup.")
+        warn_user(
+            f"{settings.name}: objective={settings.objective!r} {late}. Raise max_iter, or lower its warmup.",
+            ConvergenceWarning,
+        )
     if result.diverged is not None:
         kept = f"the weights of epoch {result.best} are kept. Lower learning_rate_init={settings.learning_rate_init}."
-        _warn(f"{settings.name}: the loss was not finite in epoch {result.diverged}; {kept}")
+        warn_user(f"{settings.name}: the loss was not finite in epoch {result.diverged}; {kept}", ConvergenceWarning)
         return
     likelihood = begun.model.likelihood
     comparable = settings.objective.is_bound and likelihood.linear_start() is not None
@@ -401,14 +403,11 @@ def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, resul
             model = f"the {reference:.3f} of the linear model of the same likelihood"
             keep = "keep init='linear'" if begun.model.prior.is_standard else "take prior='normal'"
             advice = f"Raise max_iter or learning_rate_init, {keep}, or use PCA or FactorAnalysis."
-            _warn(f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}")
+            warn_user(
+                f"{settings.name} stopped at {reached:.3f} nats per row, below {model}. {advice}", ConvergenceWarning
+            )
             return
     if settings.objective.is_bound and not unfinished and result.still_rises(settings.max_iter):
         # No number that another fit would not have: a search over many is then told once.
         over = f"{settings.name} reached max_iter={settings.max_iter} while its held-out bound was still rising"
-        _warn(f"{over}; raise max_iter for a better model.")
-
-
-def _warn(text: str, category: type[Warning] = ConvergenceWarning) -> None:
-    if speaks():
-        warn_user(text, category)
+        warn_user(f"{over}; raise max_iter for a better model.", ConvergenceWarning)

@@ -1,10 +1,8 @@
-"""What a wrong parameter may have been meant to be, where an object is documented, and warnings at a user's line."""
+"""What a wrong parameter may have been meant to be, and where an object is documented."""
 
 from __future__ import annotations
 
 import re
-import sys
-import warnings
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
@@ -14,10 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions, make_constraint
 
-__all__ = ["Hinting", "Names", "SeveralNames", "warn_user"]
-
-# Packages whose lines a warning does not point at.
-INSIDE = {"skvae", "sklearn", "joblib", "threading", "concurrent"}
+__all__ = ["Hinting", "Names", "SeveralNames"]
 
 
 class Names(StrOptions):
@@ -66,14 +61,6 @@ class Hinting(BaseEstimator):
             if hint is None:
                 raise
             raise InvalidParameterError(f"{error} {hint}") from None
-
-
-def warn_user(text: str | Warning, category: type[Warning] = UserWarning) -> None:
-    """Warn, pointing at the line of a user's that called into skvae, however many calls lie between."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INSIDE:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, category, stacklevel=level)
 
 
 def _hint(name: str, value: Any, constraints: list[Any]) -> str | None:

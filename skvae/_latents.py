@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ._hints import warn_user
-from ._ranks import speaks
+from ._ranks import warn_user
 from ._settings import FitSettings
 from ._tables.batches import Batch
 from ._tables.moments import Array
@@ -29,13 +28,13 @@ def warn_of_latents(model: VAE, rows: Rows, settings: FitSettings) -> None:
     n_latents, encoding, better = model.prior.n_components, model.likelihood.encoding, model.likelihood.for_pictures
     n_numbers = encoding.n_inputs - int(encoding.is_given().sum())
     if settings.n_components != "auto" and "density" in settings.objective.offers and n_latents > n_numbers:
-        _warn(
+        warn_user(
             f"{settings.name}: n_components={n_latents} is more than the {n_numbers} number(s) that the encoder sees "
             "of a row, of which no more latents can tell anything; take as many at most, or n_components='auto'."
         )
     asked = better is not None and n_latents in PICTURES and settings.objective.is_bound
     if asked and keeps_fewer_neighbours(model, rows.subsample(MOST_ROWS)):
-        _warn(
+        warn_user(
             f"{settings.name}: the {n_latents} latents keep fewer of the rows' neighbours than {n_latents} principal "
             "components of the standardised columns do. They make the columns likeliest, of which a few that go "
             f"together may take them all; for a picture or clusters take likelihood={better}."
@@ -63,8 +62,3 @@ def keeps_fewer_neighbours(model: VAE, rows: Batch) -> bool:
     if not np.isfinite(codes).all():
         return False
     return trust(codes) < trust(PCA(n_latents, random_state=0).fit_transform(seen)) - WORTH_A_WORD
-
-
-def _warn(text: str) -> None:
-    if speaks():
-        warn_user(text)

@@ -12,6 +12,8 @@ their number is agreed on before.
 from __future__ import annotations
 
 import operator
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -42,7 +44,11 @@ __all__ = [
     "speaks",
     "sum_over_ranks",
     "sum_tensor",
+    "warn_user",
 ]
+
+# Packages whose lines a warning does not point at.
+INSIDE = {"skvae", "sklearn", "joblib", "threading", "concurrent"}
 
 # Arrays of more numbers are summed on their way; smaller ones are told to all, and added in the ranks' order.
 LARGE = 100_000
@@ -68,6 +74,16 @@ def is_shared() -> bool:
 def speaks() -> bool:
     """Whether this process prints and warns, for all of them."""
     return own_rank() == 0
+
+
+def warn_user(text: str | Warning, category: type[Warning] = UserWarning) -> None:
+    """Warn, once for all ranks, at the line of a user's that called into skvae, however many calls lie between."""
+    if not speaks():
+        return
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 class RankLostError(RuntimeError):

@@ -22,10 +22,9 @@ from torch import nn
 from ._callbacks import fit_task
 from ._checkpoint import Checkpoint
 from ._fit import Fit, fit_model
-from ._hints import warn_user
 from ._params import Activation, Count, NetworkLike, RandomState, named
 from ._race import Candidate, Fold, Labelled, Race, still_gains
-from ._ranks import refuse_group
+from ._ranks import refuse_group, warn_user
 from ._saved import Rule, is_whole
 from ._settings import FitSettings
 from ._tables.reader import TableReader, relative_weights

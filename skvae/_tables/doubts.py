@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from .._hints import warn_user
+from .._ranks import warn_user
 
 __all__ = ["warn_of_categories", "warn_of_constants"]
 
