@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from scipy.special import expit, log_softmax, logsumexp
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from skvae import Bernoulli, Gaussian, JohnsonSU, VAEAnomalyDetector
-from skvae._inference.criteria import CRITERIA, DRAWN
+from skvae._inference.criteria import CRITERIA, DRAWN, Look
 from skvae._inference.explain import COMPLETIONS, MOST_DIFFERENCE, contributions, explained, nearest
 from skvae._inference.posterior import posterior
 from skvae._inference.quadrature import normal_rule, quasi_normal
@@ -430,3 +433,11 @@ def test_explanations_do_not_depend_on_other_rows(name):
     detector, X = fitted(criterion=name), with_gaps(new_rows("johnson_su"))
     whole, order = detector.explain(X), np.random.default_rng(0).permutation(len(X))
     np.testing.assert_allclose(detector.explain(X[order]), whole[order], rtol=1e-7, atol=1e-7)
+
+
+def test_blocks_of_rows_in_two_threads_do_not_wait_for_each_other():
+    both = Barrier(2)
+    model = SimpleNamespace(encode=lambda x: both.wait(timeout=20))
+    with ThreadPoolExecutor(2) as pool:
+        looks = [Look(model, SimpleNamespace(x=None), None) for _ in range(2)]
+        assert sorted(pool.map(lambda look: look.posterior, looks)) == [0, 1]

@@ -8,8 +8,8 @@ criteria give one verdict by their weighted mean.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -72,6 +72,20 @@ class ScoringContext(NamedTuple):
         return Look(model, rows, self) if self.look is None else self.look
 
 
+Kept = TypeVar("Kept")
+
+
+class _once(Generic[Kept]):  # noqa: N801 - named as the decorator it is
+    """A property that is computed when first asked. Python 3.11's own would let one thread at a time compute it."""
+
+    def __init__(self, compute: Callable[[Any], Kept]):
+        self.compute = compute
+
+    def __get__(self, look: Any, owner: type) -> Kept:
+        value = vars(look)[self.compute.__name__] = self.compute(look)
+        return value
+
+
 class Look:
     """What criteria that judge a row at its posterior mean compute of it, when first asked.
 
@@ -87,23 +101,23 @@ class Look:
     def __init__(self, model: VAE, rows: Batch, view: ScoringContext, near: bool = False):
         self.model, self.rows, self.view, self.near = model, rows, view, near
 
-    @cached_property
+    @_once
     def posterior(self) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x)."""
         return self.model.encode(self.rows.x)
 
-    @cached_property
+    @_once
     def log_prob(self) -> Tensor:
         """log p(x_d|z) at the posterior mean: (N, D)."""
         return self.model.log_prob(self.posterior[0], self.rows.x)
 
-    @cached_property
+    @_once
     def log_q(self) -> Tensor:
         """log q(z|x) at its mean: (N,)."""
         mu, log_var = self.posterior
         return log_normal(torch.zeros_like(mu), log_var).sum(-1)
 
-    @cached_property
+    @_once
     def prior(self) -> Tensor:
         """log q_agg(z) at the posterior mean: (N,)."""
         mu = self.posterior[0]
@@ -114,7 +128,7 @@ class Look:
         """The term in q_agg(z) of the tenth nearest code: (N,)."""
         return self._near[:, 1]
 
-    @cached_property
+    @_once
     def _near(self) -> Tensor:
         mu = self.posterior[0]
         return self.view.codes.log_prob_and_neighbour(mu, self.view.own(mu))
