@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import runpy
 import signal
 import tempfile
 import warnings
@@ -26,7 +25,6 @@ from skvae._torch import resolve_device
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["skvae"])
-RECIPE = Path(__file__).parents[1] / "docs" / "recipes" / "fit_in_parts.py"
 # Seconds until a rank gives up waiting, and until a test does.
 TIMEOUT, PATIENCE = 60, 120
 
@@ -83,11 +81,6 @@ def fit(estimator, *data):
 
 def partial_fit(estimator, *data):
     return estimator.partial_fit(*data)
-
-
-def recipe(*arguments):
-    """What docs/recipes/fit_in_parts.py has every process do."""
-    runpy.run_path(str(RECIPE))["fit_in_parts"](*arguments)
 
 
 def printed_by_fit(estimator, *data):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import ranks
 import torch
 from helpers import with_gaps
-from ranks import PATIENCE, Dies, Fails, Ranks
+from ranks import Dies, Fails, Ranks
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_wine
 
@@ -234,23 +230,6 @@ def test_files_and_large_tables_are_read_in_parts(group, tmp_path):
     assert bytes_of(found[0]) == bytes_of(found[1])
     np.testing.assert_allclose(found[0].mean_, table.mean(axis=0, dtype=float), atol=1e-12)
     assert found[0].validation_curve_[1] > found[0].validation_curve_[0] - 0.1
-
-
-def test_the_recipe_fits_in_parts(group, tmp_path):
-    file, model = tmp_path / "table.f4", tmp_path / "model.joblib"
-    X.astype("f4").tofile(file)
-    assert group(ranks.recipe, *[(str(file), 13, str(model))] * 2) == [None, None]
-    assert joblib.load(model).n_features_in_ == 13
-
-
-@pytest.mark.parametrize(("engine", "module"), [("ray", "ray.train"), ("spark", "pyspark")])
-def test_the_recipe_runs_on_an_engine_of_this_machine(tmp_path, engine, module):
-    pytest.importorskip(module, reason=f"{module} is in the extra [distributed]")
-    file, model = tmp_path / "table.f4", tmp_path / "model.joblib"
-    X.astype("f4").tofile(file)
-    command = [sys.executable, str(ranks.RECIPE), str(file), "13", str(model), "--engine", engine]
-    subprocess.run(command, check=True, timeout=PATIENCE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert joblib.load(model).n_features_in_ == 13
 
 
 def test_one_rank_speaks(group):

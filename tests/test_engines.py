@@ -1,8 +1,12 @@
-"""Searches on other engines than this machine's processes: the same scores, and a table that is sent once."""
+"""Engines that start processes: a fit by parts and searches end as without them, and a table is sent once."""
 
 import os
 import pickle
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -12,6 +16,8 @@ from sklearn.model_selection import GridSearchCV
 import skvae._race
 from skvae import VAETransformer, VAETransformerCV
 
+RECIPE = Path(__file__).parents[1] / "docs" / "recipes" / "fit_in_parts.py"
+LIMIT = 600  # seconds until an engine has not ended
 HOW = {"max_iter": 5, "hidden_layer_sizes": (8,), "random_state": 0}
 
 
@@ -24,6 +30,7 @@ def scores(X):
 def _as_before():
     """Engines draw names for their processes from Python's generator, and leave variables."""
     drawn, variables = random.getstate(), dict(os.environ)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or its processes wait for all others of a busy machine
     yield
     random.setstate(drawn)
     os.environ.clear()
@@ -52,6 +59,36 @@ def test_ray_gives_the_same_scores(wine):
     with joblib.parallel_config("ray"):
         np.testing.assert_equal(scores(wine), expected)
     ray.shutdown()
+
+
+def model_of_recipe(X, folder, engine):
+    """What docs/recipes/fit_in_parts.py saves, with two processes."""
+    file, model = folder / "table.f4", folder / f"{engine}.joblib"
+    X.astype("f4").tofile(file)
+    start = ["-m", "torch.distributed.run", "--nproc-per-node=2"] if engine == "torchrun" else []
+    command = [sys.executable, *start, str(RECIPE), str(file), str(X.shape[1]), str(model), "--engine", engine]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run(command, env=env, timeout=LIMIT, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return joblib.load(model)
+
+
+@pytest.fixture(scope="module")
+def by_torchrun(wine, tmp_path_factory):
+    return model_of_recipe(wine, tmp_path_factory.mktemp("torchrun"), "torchrun")
+
+
+def test_the_recipe_fits_to_all_rows(wine, by_torchrun):
+    np.testing.assert_allclose(by_torchrun.mean_, wine.astype("f4").mean(axis=0, dtype=float), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize(("engine", "module"), [("ray", "ray.train"), ("spark", "pyspark")])
+def test_the_recipe_ends_as_with_torchrun(wine, by_torchrun, tmp_path, engine, module):
+    pytest.importorskip(module, reason=f"{module} is in the extra [distributed]")
+    if engine == "spark" and shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        pytest.skip("Spark needs Java")
+    assert joblib.hash(model_of_recipe(wine, tmp_path, engine)) == joblib.hash(by_torchrun)
 
 
 def test_the_table_is_an_argument_of_its_own(monkeypatch):

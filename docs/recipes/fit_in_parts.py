@@ -11,6 +11,7 @@ The table is a file of float32 numbers, row by row, that all machines can read. 
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -37,6 +38,35 @@ def fit_in_parts(file: str, n_columns: int, model_file: str) -> None:
         dist.destroy_process_group()
 
 
+def on_ray(task: tuple[str, int, str], processes: int) -> None:
+    """The fit as workers of a cluster, whose address RAY_ADDRESS holds; without one, of this machine."""
+    # By themselves Ray's processes give way to all others: workers of a busy machine are then not there in time, are
+    # ended and started anew, without end.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+
+    import ray
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    if "RAY_ADDRESS" not in os.environ:  # as many CPUs as workers, or it waits for more for ever
+        quiet = ray.LoggingConfig(log_level="ERROR")
+        ray.init("local", num_cpus=processes, include_dashboard=False, logging_config=quiet)
+    scaling = ScalingConfig(num_workers=processes, use_gpu=False)
+    TorchTrainer(lambda: fit_in_parts(*task), torch_config=TorchConfig("gloo"), scaling_config=scaling).fit()
+    ray.shutdown()
+
+
+def on_spark(task: tuple[str, int, str], processes: int) -> None:
+    """The fit as processes that Spark starts on this machine."""
+    from pyspark.ml.torch.distributor import TorchDistributor
+    from pyspark.sql import SparkSession
+
+    spark = SparkSession.builder.master(f"local[{processes}]").getOrCreate()
+    TorchDistributor(num_processes=processes, local_mode=True, use_gpu=False).run(fit_in_parts, *task)
+    spark.stop()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file")
@@ -49,19 +79,8 @@ def main() -> None:
     task = str(Path(args.file).resolve()), args.n_columns, str(Path(args.model_file).resolve())
     if args.engine == "torchrun":
         fit_in_parts(*task)
-    elif args.engine == "ray":
-        from ray.train import ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-
-        scaling = ScalingConfig(num_workers=args.processes, use_gpu=False)
-        TorchTrainer(lambda: fit_in_parts(*task), torch_config=TorchConfig("gloo"), scaling_config=scaling).fit()
     else:
-        from pyspark.ml.torch.distributor import TorchDistributor
-        from pyspark.sql import SparkSession
-
-        spark = SparkSession.builder.master(f"local[{args.processes}]").getOrCreate()
-        TorchDistributor(num_processes=args.processes, local_mode=True, use_gpu=False).run(fit_in_parts, *task)
-        spark.stop()
+        {"ray": on_ray, "spark": on_spark}[args.engine](task, args.processes)
 
 
 if __name__ == "__main__":
