@@ -14,8 +14,8 @@ Protocol: a group of two processes (gloo, this machine), and one process alone; 
   What the second takes beyond the first is the slope over rows.
 Peaks are of all resident memory of a rank, torch's 0.4 GB included (VmHWM, see _measure.py).
 Prediction: an epoch of batches of 2000 takes at most 0.62 of one process's. Sums of 870,000 gradients and Adam's step,
-which every rank takes whole, are 5 to 7 ms whatever the batch, so that 1000 rows take 0.65 and 200 rows gain nothing. A rank's peak stays below 1 GB at 20
-million rows, and rises by less than 1 byte a row beyond.
+which every rank takes whole, are 5 to 7 ms whatever the batch, so that 1000 rows take 0.65 and 200 rows gain nothing.
+A rank's peak stays below 1 GB at 20 million rows, and rises by less than 1 byte a row beyond.
 """
 
 from __future__ import annotations
