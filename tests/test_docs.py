@@ -129,10 +129,9 @@ def test_an_example_has_a_title_text_and_a_picture(path):
     assert len(line) == len(title)
     assert not gap
     assert len(" ".join(text)) > 100
-    if path.stem != "plot_quickstart":  # a command of its own
-        assert title.endswith("?")
-        assert source.count("\n# %%\n") >= 2
-        assert source.endswith("\nplt.show()\n")
+    assert title.endswith("?")
+    assert source.count("\n# %%\n") >= 2
+    assert source.endswith("\nplt.show()\n")
 
 
 def test_examples_are_at_least_fourteen():
