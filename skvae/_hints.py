@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions, make_constraint
 
 __all__ = ["Hinting", "Names", "SeveralNames"]
+
+
+# What other libraries call parameters of skvae's.
+CALLED_ELSEWHERE = {
+    **dict.fromkeys(["epochs", "n_epochs", "num_epochs", "max_epochs", "epoch_num"], "max_iter"),
+    **dict.fromkeys(["latent_dim", "n_latents", "n_latent", "latent_size", "encoding_dim"], "n_components"),
+    **dict.fromkeys(["learning_rate", "lr"], "learning_rate_init"),
+    **dict.fromkeys(["hidden_layers", "hidden_dims", "hidden_units", "n_hidden", "layers"], "hidden_layer_sizes"),
+    **dict.fromkeys(["seed", "random_seed", "rng"], "random_state"),
+    **dict.fromkeys(["patience", "early_stopping_patience"], "n_iter_no_change"),
+    **dict.fromkeys(["optimizer", "optimiser"], "solver"),
+    **dict.fromkeys(["loss", "loss_function", "reconstruction_loss", "distribution"], "likelihood"),
+    "beta": "objective=ELBO(beta=...)",
+    "noise": "likelihood=Gaussian(noise=...)",
+}
 
 
 class Names(StrOptions):
@@ -48,6 +64,15 @@ class Hinting(BaseEstimator):
 
     _doc_link_module = "skvae"
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """An object whose `__init__` will take these parameters: of others an error says what they are called here."""
+        known = inspect.signature(cls.__init__).parameters if kwargs else {}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+            for name in (name for name in kwargs if name not in known):
+                if near := _near_parameter(name, [*known][1:]):
+                    raise TypeError(f"{cls.__name__} takes no parameter {name!r}. Did you mean {near}?")
+        return super().__new__(cls)
+
     @property
     def _doc_link_template(self) -> str:
         return _site() and f"{_site()}/generated/{{estimator_module}}.{{estimator_name}}.html"
@@ -63,6 +88,14 @@ class Hinting(BaseEstimator):
             raise InvalidParameterError(f"{error} {hint}") from None
 
 
+def _near_parameter(name: str, known: list[str]) -> str | None:
+    """What a parameter of that name is called here; None where nothing is like it."""
+    called = CALLED_ELSEWHERE.get(name.lower(), "")
+    if called.partition("=")[0] in known:
+        return called
+    return next(iter(get_close_matches(name, known, n=1)), None)
+
+
 def _hint(name: str, value: Any, constraints: list[Any]) -> str | None:
     """What a parameter that broke its rule may have been meant to be; None where nothing is like it."""
     rules = [make_constraint(rule) for rule in constraints]
@@ -73,6 +106,8 @@ def _hint(name: str, value: Any, constraints: list[Any]) -> str | None:
     if isinstance(value, type):
         kinds = tuple(rule for rule in constraints if isinstance(rule, type))
         return f"This is a class; give an object: {name}={value.__name__}()." if issubclass(value, kinds) else None
+    if name == "likelihood" and isinstance(value, (list, tuple, dict)):
+        return "A likelihood for each column is Mixed([(likelihood, columns), ...])."
     if name == "n_components" and isinstance(value, (float, np.floating)) and 0 < value < 1:
         return "A share of the variance is not taken, as it is by PCA; 'auto' chooses a number of latents by it."
     return None

@@ -72,6 +72,9 @@ class Spec(Hinting):
     known: ClassVar[bool] = True
     _parameter_constraints: ClassVar[dict] = {}
 
+    def __init__(self) -> None:
+        """Without parameters; here, so that the signature is this and not that of `Hinting.__new__`."""
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         kind = type(self)
         fault = fault_of_names(state, kind, {}) if isinstance(state, dict) else "it is no dict"

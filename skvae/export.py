@@ -28,6 +28,11 @@ from .anomaly import VAEAnomalyDetector
 
 __all__ = ["to_onnx"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # The version of the operators.
 OPSET = 18
 

@@ -16,6 +16,10 @@ from ._inference.scores import block_rows, squared_error
 __all__ = ["reconstruction_error"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def reconstruction_error(estimator: Any, X: Any, y: Any = None) -> float:
     """Minus the mean squared error of reconstructions, per present cell: a scorer for searches, higher is better.
 

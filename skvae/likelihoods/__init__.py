@@ -82,3 +82,7 @@ __all__ = [
     "resolved",
     "start_linear",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

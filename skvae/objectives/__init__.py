@@ -51,6 +51,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 # "input_noise" is the anomaly detector's: its prior is made of training rows, which must have some width.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "elbo": ELBO,

@@ -26,4 +26,9 @@ __all__ = [
     "VampPrior",
 ]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 PRIORS: dict[str, Callable[[], PriorSpec]] = {"mixture": Mixture, "normal": Normal, "vamp": Vamp}
