@@ -380,7 +380,10 @@ def _noise_variance(model: VAE, rows: Batch, mu: torch.Tensor, scale: Scale) -> 
 
 
 def _warn_if_poor(begun: Start, prepared: Prepared, settings: FitSettings, result: TrainingResult) -> None:
-    """Warn when training broke off, came to no final loss, ended too early, or below the linear model."""
+    """Warn of one row, and when training broke off, had no final loss, ended too early, or below the linear model."""
+    if len(prepared.rows) == 1:
+        guess = "the model is that row, and a guess of the noise around it. Give more rows."
+        warn_user(f"{settings.name}: one row says nothing of how rows differ; {guess}")
     if unfinished := settings.objective.ramp > settings.max_iter:
         late = f"has its final form from epoch {settings.objective.ramp} on, and max_iter={settings.max_iter}"
         warn_user(

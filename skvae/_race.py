@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ from ._tables.reader import TableReader, TrainingRows
 from ._training.held_out import defined, differences, winsorised
 from ._training.loop import DivergedError
 
-__all__ = ["Candidate", "Fold", "Labelled", "Race", "behind", "still_gains"]
+__all__ = ["Candidate", "Fold", "Labelled", "Race", "RaceLog", "behind", "still_gains"]
 
 # Shares of a candidate's epochs after which it is compared; not before so many epochs, where the start still decides:
 # there the largest models lead, and on digits the best one was behind after 12 epochs and far ahead after 25.
@@ -239,6 +240,30 @@ def still_gains(scores: NDArray, sizes: Sequence[float], best: int) -> bool:
         return not lead.mean() <= error
 
 
+class RaceLog:
+    """What a search prints of its race: a line when candidates are looked at; nothing without a name."""
+
+    def __init__(self, name: str = "", candidates: Sequence[Any] = ()):
+        self.name, self.candidates = name, candidates
+        self.began = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.name:
+            print(f"[{self.name}] {text}")
+
+    def look(self, race: Race, share: float, n_folds: int, dropped: list[int]) -> None:
+        """Say who leads after this share of the epochs, on so many folds, and who goes no further."""
+        if not self.name:
+            return
+        means = np.nan_to_num(race.compared[:, :n_folds].mean(axis=1), nan=-np.inf)
+        leader = max(race.alive, key=lambda i: means[i], default=0)
+        when = "all epochs" if share == 1 else f"{Fraction(share)} of the epochs"
+        best = f"{self.candidates[leader]} leads with {means[leader]:.2f} nats per row"
+        gone = f"; dropped {', '.join(str(self.candidates[i]) for i in dropped)}" if dropped else ""
+        self.say(f"after {when} on {n_folds} folds  {best}{gone}  {time.perf_counter() - self.began:.1f} s")
+
+
 class Race:
     """Candidates trained on every fold, part by part, in `n_jobs` processes.
 
@@ -249,8 +274,8 @@ class Race:
     n_jobs : int or None
     near : bool
         See `behind`.
-    on_drop : callable
-        Called with a share of the epochs and the candidates that are dropped after it.
+    log : RaceLog
+        What prints how the race stands.
 
     Attributes
     ----------
@@ -273,10 +298,10 @@ class Race:
         folds: list[Fold],
         n_jobs: int | None,
         near: bool,
-        on_drop: Callable[[float, list[int]], None] = lambda share, dropped: None,
+        log: RaceLog | None = None,
     ):
         self.candidates, self.folds, self.n_jobs, self.near = candidates, folds, n_jobs, near
-        self.on_drop = on_drop
+        self.log = RaceLog() if log is None else log
         shape = (len(candidates), len(folds))
         self.scores, self.fit_time, self.score_time = np.ma.masked_all(shape), np.zeros(shape), np.zeros(shape)
         self.dropped_after = np.zeros(len(candidates), dtype=int)
@@ -292,6 +317,7 @@ class Race:
 
         If `fit_winner`, that fit is one more job beside the rest of its folds; alone it would leave processes idle.
         """
+        self.log.say(f"{len(self.candidates)} candidates on {len(self.folds)} folds")
         # One by one: joblib would send short jobs in pairs, and a process would wait for the last pair.
         with Parallel(n_jobs=self.n_jobs, batch_size=1) as parallel:
             for share, n_folds in self._looks(shares):
@@ -302,6 +328,7 @@ class Race:
             alone = fit_winner and bool(shares) and len(self.alive) == 1
             winner = [_call(fit_all, self.candidates[self.alive[0]])] if alone else []
             others = self._advance(parallel, 1.0, len(self.folds), winner)
+        self.log.look(self, 1.0, len(self.folds), [])
         return others[0] if others else None
 
     def _looks(self, shares: Sequence[float]) -> list[tuple[float, int]]:
@@ -367,7 +394,7 @@ class Race:
             self.dropped_after[i] = self._until(i, share)
         self.alive = [i for i in self.alive if i not in dropped]
         self.paused = {key: paused for key, paused in self.paused.items() if key[0] in self.alive}
-        self.on_drop(share, dropped)
+        self.log.look(self, share, n_folds, dropped)
 
     def rungs(self) -> list[float]:
         """The shares after which some candidate can be dropped."""

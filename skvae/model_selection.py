@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from fractions import Fraction
-from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, NoReturn, Self
 
@@ -23,7 +21,7 @@ from ._callbacks import fit_task
 from ._checkpoint import Checkpoint
 from ._fit import Fit, fit_model
 from ._params import Activation, Count, NetworkLike, RandomState, named
-from ._race import Candidate, Fold, Labelled, Race, still_gains
+from ._race import Candidate, Fold, Labelled, Race, RaceLog, still_gains
 from ._ranks import refuse_group, warn_user
 from ._saved import Rule, is_whole
 from ._settings import FitSettings
@@ -108,7 +106,8 @@ class VAETransformerCV(VAETransformer):
     random_state : int, RandomState or None, default=None
         Seeds weights, batches and draws; an int gives the same model at every fit.
     verbose : int or bool, default=0
-        1 prints some twenty lines about the loss, 2 one per epoch with all that it is made of.
+        1 prints who leads, and who is dropped, each time that candidates are compared, and then some twenty lines about
+        the loss of the final fit; 2 one per epoch with all that it is made of.
     device : str, default="cpu"
         "cpu", "cuda", "mps" or "auto".
 
@@ -303,7 +302,8 @@ class VAETransformerCV(VAETransformer):
         folds, near = self._folds(table, groups), self.selection == "one_standard_error"
         seed = draw_seed(self.random_state)  # a refused fit draws nothing
         entrants = [replace(entrant, settings=entrant.settings.seeded(seed)) for entrant in entrants]
-        race = Race(entrants, folds, self.n_jobs, near, partial(self._log, candidates))
+        log = RaceLog(type(self).__name__ if self.verbose else "", candidates)
+        race = Race(entrants, folds, self.n_jobs, near, log)
         # Callbacks and the log are this process'.
         watched = bool(getattr(self, "_skl_callbacks", [])) or self.verbose
         winner = race.run(race.rungs() if self.race else [], fit_winner=not watched)
@@ -405,11 +405,6 @@ class VAETransformerCV(VAETransformer):
             error = np.nan_to_num(scores[best].std(ddof=1) / np.sqrt(scores.shape[1]))
         near = left[means[left] >= means[best] - error]
         return int(min(near, key=lambda i: (_size(candidates[i]["n_components"]), -means[i])))
-
-    def _log(self, candidates: list[dict[str, Any]], share: float, dropped: list[int]) -> None:
-        if self.verbose and dropped:
-            names = ", ".join(str(candidates[i]) for i in dropped)
-            print(f"[{type(self).__name__}] after {Fraction(share)} of the epochs: dropped {names}")
 
 
 def _report(best: int, candidates: list[dict[str, Any]], race: Race) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from helpers import make
 from sklearn.datasets import load_iris
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skvae import MLP, Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
+import skvae
+from skvae import ELBO, MLP, Gaussian, VAEAnomalyDetector, VAEImputer, VAETransformer, VAETransformerCV
 from skvae._tables.doubts import warn_of_categories
 from skvae.plotting import AnomalyScoresDisplay
 
@@ -25,6 +26,7 @@ HINTS = [
     ({"solver": "Adam"}, "Did you mean 'adam'?"),
     ({"activation": "ReLU"}, "Did you mean 'relu'?"),
     ({"likelihood": Gaussian}, "This is a class; give an object: likelihood=Gaussian()."),
+    ({"likelihood": {"a": "poisson"}}, "A likelihood for each column is Mixed([(likelihood, columns), ...])."),
     ({"n_components": 0.9}, "A share of the variance is not taken, as it is by PCA; 'auto' chooses"),
 ]
 
@@ -33,6 +35,37 @@ HINTS = [
 def test_a_wrong_parameter_is_told_what_it_may_have_been_meant_to_be(parameters, hint, iris):
     with pytest.raises(InvalidParameterError, match=f"instead. {re.escape(hint)}"):
         VAETransformer(**parameters).fit(iris)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "near"),
+    [
+        (VAETransformer, "epochs", "max_iter"),
+        (VAETransformerCV, "latent_dim", "n_components"),
+        (VAEAnomalyDetector, "learning_rate", "learning_rate_init"),
+        (VAETransformer, "beta", "objective=ELBO(beta=...)"),
+        (ELBO, "bata", "beta"),
+    ],
+)
+def test_a_parameter_that_is_called_otherwise_here_is_told_so(kind, name, near):
+    with pytest.raises(TypeError, match=re.escape(f"takes no parameter {name!r}. Did you mean {near}?")):
+        kind(**{name: 1})
+    with pytest.raises(TypeError, match="unexpected keyword argument"):  # Python's own, where nothing is near
+        kind(strange=1)
+
+
+def test_one_row_is_told_to_say_nothing_of_how_rows_differ(iris):
+    with pytest.warns(UserWarning, match="one row says nothing of how rows differ"):
+        VAETransformer(1, max_iter=1, random_state=0).fit(iris[:1])
+
+
+def test_tab_completion_shows_what_is_public():
+    assert set(dir(skvae)) == {*skvae.__all__, *skvae._ROOMS, "__version__"}
+    for name in skvae._ROOMS:
+        room = getattr(skvae, name)
+        assert dir(room) == sorted(room.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Gausian'"):
+        skvae.Gausian  # noqa: B018
 
 
 def test_names_come_in_order_and_no_hint_where_nothing_is_near(iris):

@@ -1,6 +1,7 @@
 """The race of VAETransformerCV: who is dropped, and that nobody else notices."""
 
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -371,8 +372,15 @@ def test_warnings_of_the_final_fit_arrive(table, n_jobs):
     assert "below the" in str(found[0].message)
 
 
-def test_a_log_says_who_was_dropped(table, capsys):
-    search((1, 3), verbose=1).fit(table)
-    first, second, *_ = capsys.readouterr().out.splitlines()
-    assert first == "[VAETransformerCV] after 1/8 of the epochs: dropped {'n_components': 1}"
-    assert second.startswith("[VAETransformer] 216 training rows")
+def test_a_log_says_who_leads_and_who_was_dropped(table, capsys):
+    vae = search((1, 3), verbose=1).fit(table)
+    first, second, third, fourth, *_ = capsys.readouterr().out.splitlines()
+    assert first == "[VAETransformerCV] 2 candidates on 3 folds"
+    leads = re.escape("{'n_components': 3} leads with ") + r"-?\d+\.\d\d nats per row"
+    dropped = re.escape("; dropped {'n_components': 1}")
+    assert re.fullmatch(
+        rf"\[VAETransformerCV\] after 1/8 of the epochs on 3 folds  {leads}{dropped}  \d+\.\d s", second
+    )
+    assert re.fullmatch(rf"\[VAETransformerCV\] after all epochs on 3 folds  {leads}  \d+\.\d s", third)
+    assert f"{vae.cv_results_['mean_compared_score'].max():.2f} nats" in third
+    assert fourth.startswith("[VAETransformer] 216 training rows")
