@@ -1,4 +1,4 @@
-"""Write every measured table of docs/ anew: run each command that stands above one, and say what was skipped.
+"""Write every measured table of docs/ and README.md anew: run each command above one, and say what was skipped.
 
 It takes hours; `--only` takes a part, and `--list` only says what would run. A command that needs data or peers which
 are not given is skipped, one that fails is reported, and its table stays as it is.
@@ -22,7 +22,7 @@ NEEDS_PEERS = {"benchmarks/time_to_quality.py"}  # it has nothing else to compar
 
 def scripts() -> list[str]:
     """The commands of all tables, in the order of the pages, each once."""
-    pages = [ROOT / "docs" / name for name in ("benchmarks.md", "relatives.md", "guide/plan.md")]
+    pages = [ROOT / name for name in ("docs/benchmarks.md", "docs/relatives.md", "docs/guide/plan.md", "README.md")]
     return list(dict.fromkeys(script for page in pages for script in MARK.findall(page.read_text())))
 
 

@@ -1,4 +1,4 @@
-"""The commands that no machine here can run in full: the accelerator's, on the CPU; the plan, which is computed."""
+"""What no machine here runs in full: the accelerator's command, on the CPU; the plan and the README's table."""
 
 from __future__ import annotations
 
@@ -76,3 +76,10 @@ def test_the_plan_waits_for_sums_in_a_ring(script):
     epoch = plan.Pass("epoch", "30-64-2", 1e-6, 1000)
     assert epoch.hours(3_600_000, 2, 1000, sums) == pytest.approx(1e-3 * (0.5 + 0.3))
     assert plan.Pass("transform", "30-64-2", 1e-6).hours(3_600_000, 4, 1000, sums) == pytest.approx(0.25e-3)
+
+
+def test_the_readme_shows_what_the_measured_tables_say(script):
+    shown = (BENCHMARKS.parent / "README.md").read_text()
+    found = script("readme").table((BENCHMARKS.parent / "docs" / "benchmarks.md").read_text())
+    assert f"<!-- measured table: python benchmarks/readme.py -->\n{found}\n<!-- end -->" in shown
+    assert found.count("**") > 10

@@ -93,8 +93,8 @@ def test_documented_files_exist(path):
 MARK = re.compile(r"^<!-- (.+) table: python (benchmarks/\w+\.py)[^>]* -->$", re.MULTILINE)
 TABLES = [
     mark
-    for name in ("benchmarks.md", "relatives.md", "guide/plan.md")
-    for mark in MARK.findall((ROOT / "docs" / name).read_text())
+    for name in ("docs/benchmarks.md", "docs/relatives.md", "docs/guide/plan.md", "README.md")
+    for mark in MARK.findall((ROOT / name).read_text())
 ]
 
 
@@ -105,13 +105,8 @@ def test_a_measured_table_is_written_by_its_command(name, script):
     assert f'COMMAND = "python {script}"' in source
 
 
-def test_the_readme_is_one_screen_with_the_numbers_of_the_benchmarks():
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 120
-    table = lines[lines.index("## Measured") :]
-    numbers = re.findall(r"-?\d+\.\d+", "\n".join(table[: table.index("## When not to use it")]))
-    assert len(numbers) > 10
-    assert not set(numbers) - set(re.findall(r"-?\d+\.\d+", (ROOT / "docs" / "benchmarks.md").read_text()))
+def test_the_readme_is_one_screen():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 def test_ci_finds_the_readmes_two_commands_among_its_first_lines():
