@@ -15,7 +15,7 @@ from sklearn.datasets import load_wine
 
 from skvae import Gaussian, LogNormal, Mixed, NegativeBinomial, NormalScore, VAEAnomalyDetector, VAETransformer
 from skvae.likelihoods import _base, covariance, start_linear
-from skvae.likelihoods._cell_mass import log_mass, mass_slopes
+from skvae.likelihoods._cell_mass import log_mass, mass_bend, mass_slopes
 from skvae.likelihoods._marginal import Column, Trial, best, fitted, of_values, tried
 
 RNG = np.random.default_rng(0)
@@ -70,6 +70,8 @@ def test_the_mass_of_a_cell_and_its_slopes_have_all_digits(u, w):
         assert float(found[0, 0]) == pytest.approx(float(mpmath.log(mass)), rel=1e-9, abs=1e-9)
         own = [float(slope[0, 0]) for slope in mass_slopes(array, width, found)]
         assert own == pytest.approx(slopes, rel=1e-4, abs=1e-4)
+        bend = float(a * at[0] - b * at[1] - (at[1] - at[0]) ** 2)
+        assert float(mass_bend(array, width)[0, 0]) == pytest.approx(bend, abs=1e-4)
 
 
 # What is learnt of a column

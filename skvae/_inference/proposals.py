@@ -14,7 +14,7 @@ from .._tables.batches import Batch
 from .._torch import make_generator
 from ..model import VAE
 from .cells import Cells, Lattice, cells
-from .posterior import Posterior, laplace, posterior
+from .posterior import NEAR, Posterior, laplace, posterior
 from .quadrature import quasi_normal
 
 __all__ = [
@@ -159,7 +159,7 @@ class AroundModes(Proposal):
 
 def around(model: VAE, rows: Batch) -> Around:
     """Points around q(z|x)."""
-    return Around(posterior(model, rows))
+    return Around(posterior(model, rows, NEAR))
 
 
 def in_cells(model: VAE, rows: Batch, lattice: Lattice) -> InCells:
@@ -192,7 +192,7 @@ def around_modes(model: VAE, rows: Batch, starts: Starts) -> AroundModes:
     highest = height.masked_fill(~peak, -math.inf).nan_to_num(nan=-math.inf).topk(PEAKS, dim=0).indices
     first = torch.cat([model.encode_mean(rows.x, rows.mask)[None], starts.z[highest]])
     index = torch.arange(len(rows), device=rows.device).repeat(len(first))
-    found = laplace(model, rows.take(index), first.flatten(0, 1))
+    found = laplace(model, rows.take(index), first.flatten(0, 1), NEAR)
     modes = Posterior(*(values.unflatten(0, (len(first), -1)) for values in found))
     held = model.log_joint(modes.mean, rows.x, rows.mask) + modes.log_det
     return AroundModes(modes, shares(held).log())

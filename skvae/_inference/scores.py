@@ -11,7 +11,7 @@ from torch import Tensor
 from .._tables.batches import Batch
 from ..model import VAE
 from .cells import Lattice, cells, lies_elsewhere
-from .posterior import Posterior, laplace, posterior, posterior_mean, rows_with_gaps
+from .posterior import NEAR, Posterior, laplace, posterior, posterior_mean, rows_with_gaps
 from .quadrature import Rule
 
 __all__ = [
@@ -63,7 +63,8 @@ class _Weighing:
 
     def __init__(self, model: VAE, rows: Batch, rule: Rule, lattice: Lattice | None, ask_decoder: bool = False):
         self.model, self.rows, self.rule, self.lattice = model, rows, rule, lattice
-        self.q = laplace(model, rows, model.encode_mean(rows.x, rows.mask)) if ask_decoder else posterior(model, rows)
+        first = model.encode_mean(rows.x, rows.mask) if ask_decoder else None
+        self.q = posterior(model, rows, NEAR) if first is None else laplace(model, rows, first, NEAR)
         self.total = self.square = self.edge = self.q.mean.new_full((len(rows),), -math.inf)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:

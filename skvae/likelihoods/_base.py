@@ -16,7 +16,7 @@ from .._linear import Covariance, LinearGaussian
 from .._params import Spec
 from .._tables.batches import Batch, Table
 from .._tables.moments import Array, ColumnSums, Moments, Scale
-from ._curvature import by_columns, by_latents
+from ._curvature import by_bends, by_columns, by_latents
 from ._encoding import Centred, Encoding, Identity, Summand, column_sums
 
 __all__ = [
@@ -255,8 +255,15 @@ class LikelihoodModule(nn.Module, ABC):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         """log p(x_d|z) in nats of data units, one per row and feature: (..., N, D)."""
 
+    def bends(self, outputs: Tensor, x: Tensor) -> Tensor | None:
+        """Second derivatives of each column's log p over its only output, (N or 1, D), where they have a formula."""
+        return None
+
     def second_derivatives(self, outputs: Tensor, x: Tensor, mask: Tensor | None, slope: Tensor) -> Tensor:
         """Of log p of a row's present cells over latents: (N, J, J). Outputs (N, P) have the slopes (N, P, J)."""
+        bends = self.bends(outputs, x)
+        if bends is not None:
+            return by_bends(bends if mask is None else bends * mask, slope)
 
         def log_prob(outputs: Tensor) -> Tensor:
             terms = self.log_prob(outputs, x)

@@ -134,6 +134,10 @@ class _BernoulliModule(_UnitInterval):
     def log_prob(self, outputs: Tensor, x: Tensor) -> Tensor:
         return x * outputs - softplus(outputs)
 
+    def bends(self, outputs: Tensor, x: Tensor) -> Tensor:
+        p = outputs.sigmoid()
+        return p * (p - 1)
+
     def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
         return torch.where(x < 1, (-outputs).sigmoid(), 1.0) * (x >= 0)
 

@@ -11,7 +11,7 @@ from scipy import special
 from .._math import LOG_2PI
 from .._torch import namespace
 
-__all__ = ["log_mass", "mass_slopes"]
+__all__ = ["log_mass", "mass_bend", "mass_slopes"]
 
 # Below this half width the density is constant, but for its slope, in double precision.
 THIN = 1e-5
@@ -57,3 +57,12 @@ def mass_slopes(u: Any, w: Any, log_of_mass: Any) -> tuple[Any, Any]:
     thin = w < THIN
     shift = xp.where(thin, xp.sign(u) * w * bent - u, at_high - at_low)
     return shift, xp.where(thin, 1 - u * u + 2 * z * bent, high * at_high - low * at_low)
+
+
+def mass_bend(u: Any, w: Any) -> Any:
+    """The second derivative of `log_mass` over u: the variance of a standard normal number within the cell, less 1.
+
+    Far out it is a difference of large numbers; no variance within a cell is above the square of half its width.
+    """
+    xp, (shift, growth) = namespace(u), mass_slopes(u, w, log_mass(u, w))
+    return xp.minimum((-growth - shift * shift).clip(-1, 0), w * w - 1)

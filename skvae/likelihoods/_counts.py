@@ -225,6 +225,11 @@ class _NegativeBinomialModule(_CountModule):
         rising, _ = rising_and_slope(x, r)
         return (rising - torch.lgamma(x + 1) - r * softplus(t) - x * softplus(-t)).to(outputs.dtype)
 
+    def bends(self, outputs: Tensor, x: Tensor) -> Tensor:
+        log_r = double(self._log_r())
+        share = (self.log_of_mean(outputs) - log_r).sigmoid()
+        return ((double(x) + log_r.exp()) * share * (share - 1) * (outputs <= self.max_log_mean)).to(outputs.dtype)
+
     def gradient(self, xp: Any) -> NLLGradient:
         """-log p = (x + r) softplus(t) - x t - log Gamma(x + r) / Gamma(r) + log x!."""
         assert self.log_dispersion.grad is not None

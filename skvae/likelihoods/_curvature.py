@@ -9,7 +9,12 @@ from torch import Tensor
 
 from .._math import slopes_along
 
-__all__ = ["by_columns", "by_latents"]
+__all__ = ["by_bends", "by_columns", "by_latents"]
+
+
+def by_bends(bends: Tensor, slope: Tensor) -> Tensor:
+    """Second derivatives over J latents, from those over outputs, (N or 1, P), of slopes (N, P, J): (N, J, J)."""
+    return (bends[..., None] * slope).mT @ slope
 
 
 def by_latents(log_prob: Callable[[Tensor], Tensor], outputs: Tensor, slope: Tensor) -> Tensor:

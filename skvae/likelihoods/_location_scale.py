@@ -126,13 +126,12 @@ class LocationScale(LikelihoodModule):
         seen = self.encoding.encode(x)
         return self.shape.log_density((seen - mean) * torch.exp(-0.5 * log_var), log_var) + self.log_volume(seen)
 
-    def second_derivatives(self, outputs: Tensor, x: Tensor, mask: Tensor | None, slope: Tensor) -> Tensor:
+    def bends(self, outputs: Tensor, x: Tensor) -> Tensor | None:
+        """A normal noise of a variance that no output decides bends log p by its precision everywhere."""
         if not (self.shape.is_normal and self.params_per_feature == 1 and self.states_log_prob):
-            return super().second_derivatives(outputs, x, mask, slope)
-        # A normal noise of a variance that no output decides bends log p by its precision everywhere.
-        mean, log_var = self.split(slope.mT)
-        precision = torch.exp(-log_var) if mask is None else torch.exp(-log_var) * mask
-        return -(mean * precision[..., None, :]) @ mean.mT
+            return None
+        unit, log_var = self.split(torch.ones_like(outputs[:1]))
+        return -unit.square() * torch.exp(-log_var)
 
     @property
     def states_log_prob(self) -> bool:

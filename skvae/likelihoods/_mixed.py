@@ -18,6 +18,7 @@ from .._tables.batches import Batch
 from .._tables.frames import frame_library, label_of
 from .._tables.moments import Array, ColumnSums, Moments, Scale
 from ._base import Assigned, CellWeights, Likelihood, LikelihoodModule, LinearStart, NLLGradient, as_arrays
+from ._curvature import by_bends
 from ._encoding import Encoding, Summand
 from ._names import LIKELIHOODS
 
@@ -273,11 +274,18 @@ class _MixedModule(LikelihoodModule):
         return self.encoding.in_place([member.log_prob(own, part) for (member, own), part in parts])
 
     def second_derivatives(self, outputs: Tensor, x: Tensor, mask: Tensor | None, slope: Tensor) -> Tensor:
-        """The members', each of its own outputs, added up."""
+        """The members', each of its own outputs, added up: of those that have a formula in one product."""
         masks = [None] * len(self.members) if mask is None else self.encoding.columns(mask)
-        slopes = slope.split(self.n_outputs, dim=1)
+        slopes, found = slope.split(self.n_outputs, dim=1), slope.new_zeros(len(slope), *2 * slope.shape[2:])
+        bends, bent = [], []
         parts = zip(self._each(outputs), self.encoding.columns(x), masks, slopes, strict=True)
-        return sum(member.second_derivatives(own, *part) for (member, own), *part in parts)
+        for (member, own), cells, present, along in parts:
+            if (mine := member.bends(own, cells)) is None:
+                found += member.second_derivatives(own, cells, present, along)
+            else:
+                bends.append(mine.expand_as(own) if present is None else mine * present)
+                bent.append(along)
+        return found + by_bends(torch.cat(bends, dim=-1), torch.cat(bent, dim=1)) if bends else found
 
     def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
         parts = zip(self._each(outputs), self.encoding.columns(x), strict=True)

@@ -18,7 +18,7 @@ from .._tables.moments import MOST_EXPONENT, Array, Moments, Scale
 from .._torch import double
 from ._base import CellWeights, LikelihoodModule, LinearStart, NLLGradient, Standardised, as_arrays
 from ._bounds import blocked
-from ._cell_mass import log_mass, mass_slopes
+from ._cell_mass import log_mass, mass_bend, mass_slopes
 from ._encoding import Encoding
 from ._location_scale import FeatureNoise
 from ._marginal import MOST_KNOTS, Column, best, fitted, most_edges
@@ -324,6 +324,12 @@ class _NormalScoreModule(FeatureNoise):
         precision = torch.exp(-0.5 * double(log_var))
         found = log_mass((middle - mean) * precision, half * precision) - self.log_cell()
         return found.to(outputs.dtype)
+
+    def bends(self, outputs: Tensor, x: Tensor) -> Tensor:
+        mean, log_var = self.split(outputs)
+        middle, half = self.encoding.cells(double(x))
+        precision = torch.exp(-0.5 * double(log_var))
+        return (precision.square() * mass_bend((middle - mean) * precision, half * precision)).to(outputs.dtype)
 
     def cdf(self, outputs: Tensor, x: Tensor) -> Tensor:
         """Of rows as they are drawn, within the range and on the grid."""
