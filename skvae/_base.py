@@ -281,7 +281,8 @@ def _must_agree(estimator: BaseVAE, data: tuple[Any, ...]) -> dict[str, Any]:
 
     The device may be another, and who prints is known.
     """
-    own = {"The estimator": type(estimator).__name__}
+    own: dict[str, Any] = {"The estimator": type(estimator).__name__}
+    own["The number of Checkpoints"] = len(Checkpoint._all_of(estimator))
     for name, value in estimator.get_params(deep=False).items():
         plain = value is None or isinstance(value, str | Real | list | tuple | BaseEstimator)
         if name not in ("device", "verbose"):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from sklearn.callback import CallbackSupportMixin
 
-from ._ranks import refuse_group
+from ._ranks import gathered, large_from_first, same_on_all_ranks, speaks
 from ._saved import checksum
 from ._tables.reader import TrainingRows
 from ._training.loop import Kept, Progress, TrainingResult
@@ -63,8 +63,11 @@ class Checkpoint:
 
     Other callbacks see the epochs that are trained by this process, counted from its first one.
 
-    One file is for one fit: set it on the estimator itself, not on a pipeline around it. Searches,
-    :class:`VAETransformerCV` and `torch.distributed` groups refuse it.
+    One file is for one fit: set it on the estimator itself, not on a pipeline around it. Searches and
+    :class:`VAETransformerCV` refuse it.
+
+    In a `torch.distributed` group all processes are given one, and the first writes and reads for all: what is trained
+    is the same everywhere. The fit goes on with as many processes, each with the rows that it had.
 
     Files are read as tensors and plain data: no code of a file is run.
 
@@ -151,12 +154,16 @@ class Checkpoint:
     # What fits do with it
 
     @staticmethod
-    def _of(estimator: CallbackSupportMixin, is_one_of_many: bool) -> Checkpoint | None:
+    def _all_of(estimator: CallbackSupportMixin) -> list[Checkpoint]:
+        """Those among an estimator's callbacks."""
+        return [each for each in getattr(estimator, "_skl_callbacks", []) if isinstance(each, Checkpoint)]
+
+    @classmethod
+    def _of(cls, estimator: CallbackSupportMixin, is_one_of_many: bool) -> Checkpoint | None:
         """The one among an estimator's callbacks; ValueError where it is set for several fits, or there are several."""
-        found = [each for each in getattr(estimator, "_skl_callbacks", []) if isinstance(each, Checkpoint)]
+        found = cls._all_of(estimator)
         if not found:
             return None
-        refuse_group("Checkpoint")
         if len(found) > 1 or is_one_of_many:
             raise ValueError(
                 f"{found[0].path} is one file, for one fit: {type(estimator).__name__} has "
@@ -171,6 +178,7 @@ class Checkpoint:
 
     def _read(self, bound: Mapping[str, str]) -> Paused | None:
         """Where the fit stands, which must be bound to the same; None where there is no file."""
+        same_on_all_ranks({"device, of a fit with a Checkpoint,": bound["device"].partition(":")[0]})
         found = self._loaded()
         if found is None:
             return None
@@ -184,7 +192,9 @@ class Checkpoint:
         return _unpacked(found["paused"])
 
     def _write(self, paused: Paused, bound: Mapping[str, str]) -> None:
-        """Put a file in the place of the one before, whole or not at all."""
+        """Put a file in the place of the one before, whole or not at all; the first rank does."""
+        if not speaks():
+            return
         path = Path(self.path)
         part = path.with_name(path.name + ".part")
         with part.open("wb") as file:
@@ -194,10 +204,23 @@ class Checkpoint:
         os.replace(part, path)
 
     def _remove(self) -> None:
-        """The fit has ended."""
+        """The fit has ended, wherever the file lies."""
         Path(self.path).unlink(missing_ok=True)
 
     def _loaded(self) -> dict[str, Any] | None:
+        """What the first rank's file holds; ValueError where another rank has one from another epoch."""
+        found = self._of_this_process()
+        epochs = gathered(None if found is None else found["paused"]["progress"]["epoch"])
+        for rank, epoch in enumerate(epochs):
+            if epoch not in (None, epochs[0]):
+                first = "is missing" if epochs[0] is None else f"is of epoch {epochs[0]}"
+                raise ValueError(
+                    f"{self.path} {first} on rank 0, which reads and writes it for all, and of epoch {epoch} on rank "
+                    f"{rank}. Put the one to go on from where rank 0 is, and remove all others."
+                )
+        return large_from_first(found)
+
+    def _of_this_process(self) -> dict[str, Any] | None:
         path = Path(self.path)
         if not path.exists():
             return None
@@ -238,7 +261,8 @@ def words_of(value: Any) -> str:
 
 
 def table_print(table: TrainingRows) -> str:
-    """A digest of a table to train on: the sums of its columns, some of its rows, targets and weights."""
-    some = np.unique(np.linspace(0, len(table) - 1, KNOWN_ROWS).astype(np.intp))
+    """A digest of a table to train on: the sums of its columns, some of its rows, targets and weights; by rank."""
+    some = np.unique(np.linspace(0, len(table) - 1, KNOWN_ROWS).astype(np.intp))[: len(table)]
     y = table.y if table.y is None or table.y.ndim == 1 else table.y[some]
-    return checksum({"sums": vars(table.sums), "rows": table.X[some], "y": y, "weight": table.weight})
+    known = {"sums": vars(table.sums), "rows": table.X[some], "y": y, "weight": table.weight}
+    return ", ".join(gathered(checksum(known)))

@@ -36,6 +36,7 @@ __all__ = [
     "from_ranks",
     "gathered",
     "is_shared",
+    "large_from_first",
     "n_ranks",
     "own_generator",
     "own_rank",
@@ -72,7 +73,7 @@ def is_shared() -> bool:
 
 
 def speaks() -> bool:
-    """Whether this process prints and warns, for all of them."""
+    """Whether this process prints, warns and writes, for all of them."""
     return own_rank() == 0
 
 
@@ -173,6 +174,17 @@ def gathered(value: Value) -> list[Value]:
 def from_first(value: Value) -> Value:
     """The first rank's value."""
     return gathered(value if speaks() else None)[0]  # type: ignore[return-value]
+
+
+def large_from_first(value: Value) -> Value:
+    """The first rank's value, which may be large: a turn would take as much memory again for every other rank."""
+    if not is_shared():
+        return value
+    gathered(None)
+    sent = [value if speaks() else None]
+    with _all_answer():
+        dist.broadcast_object_list(sent, 0)
+    return sent[0]  # type: ignore[return-value]
 
 
 def same_on_all_ranks(values: dict[str, Any]) -> None:

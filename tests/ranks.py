@@ -17,14 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch.distributed as dist
+from helpers import Watcher
 
-from skvae import ELBO, VAETransformer
+from skvae import ELBO, Checkpoint, VAETransformer
 from skvae._fit import learn_columns, prepare
 from skvae._settings import FitSettings
 from skvae._torch import resolve_device
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["skvae"])
+CONTEXT.set_forkserver_preload(["skvae", "helpers"])
 # Seconds until a rank gives up waiting, and until a test does.
 TIMEOUT, PATIENCE = 60, 120
 
@@ -81,6 +82,17 @@ def fit(estimator, *data):
 
 def partial_fit(estimator, *data):
     return estimator.partial_fit(*data)
+
+
+def fit_with_file(estimator, X, path, last=None):
+    """A fit with a checkpoint, which the last rank breaks off in an epoch; the estimator, and how many it trained."""
+
+    def act(epoch, *_):
+        if epoch == last and dist.get_rank() == dist.get_world_size() - 1:
+            raise ZeroDivisionError("broken off")
+
+    estimator.set_callbacks(Checkpoint(path, 2), watcher := Watcher(act)).fit(X)
+    return estimator.set_callbacks(), watcher.began.count("epoch")
 
 
 def printed_by_fit(estimator, *data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,10 @@ import ranks
 import torch
 from helpers import with_gaps
 from ranks import Dies, Fails, Ranks
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_wine
 
-from skvae import VAEAnomalyDetector, VAEClassifier, VAEImputer, VAETransformer, VAETransformerCV, _fit
+from skvae import Checkpoint, VAEAnomalyDetector, VAEClassifier, VAEImputer, VAETransformer, VAETransformerCV, _fit
 from skvae._tables.batches import Table, joined
 from skvae._tables.shared import _cut, _even, _in_proportion
 from skvae._torch import make_generator, seed_from
@@ -236,6 +237,53 @@ def test_one_rank_speaks(group):
     table = with_gaps(X, 0.1)
     how = VAETransformer(**{**SMALL, "max_iter": 2, "verbose": 1, "learning_rate_init": 1e-9, "init": "random"})
     assert group(ranks.printed_by_fit, *((how, part) for part in parts(table))) == [(True, True), (False, False)]
+
+
+# Fits that go on from a file
+
+
+def with_file(group, paths, last=None, rows=X):
+    """What the ranks answer that fit with a file, or are broken off in an epoch."""
+    own = VAETransformer(**{**SMALL, "max_iter": 8})
+    return group(ranks.fit_with_file, *((own, part, path, last) for part, path in zip(parts(rows), paths, strict=True)))
+
+
+def test_a_group_goes_on_from_the_first_ranks_file(group, tmp_path):
+    paths = first, second = tmp_path / "first", tmp_path / "second"
+    assert all("broken off" in str(error) for error in with_file(group, paths, last=3))
+    assert first.exists()
+    assert not second.exists()
+    shutil.copy(first, second)
+    with_file(group, paths, last=3)  # of the epochs that were left
+    for found in with_file(group, paths):
+        assert isinstance(found, ValueError)
+        assert "is of epoch 4 on rank 0, which reads and writes it for all, and of epoch 2 on rank 1" in str(found)
+    shutil.move(first, tmp_path / "kept")
+    assert all("is missing on rank 0" in str(error) for error in with_file(group, paths))
+    shutil.move(tmp_path / "kept", first)
+    second.unlink()
+    whole = fitted(group, VAETransformer(**{**SMALL, "max_iter": 8}), X)
+    for found, n_epochs in with_file(group, paths):
+        assert n_epochs == 8 - 4
+        assert bytes_of(found) == bytes_of(whole)
+    assert not first.exists()
+
+
+def test_another_fit_of_a_group_is_refused(group, tmp_path):
+    path = tmp_path / "fit.ckpt"
+    with_file(group, [path] * 2, last=3)
+    changed = np.where(np.arange(len(X)) == len(X) - 1, 0, X.T).T  # of rank 1
+    assert all("holds another fit: The table was" in str(error) for error in with_file(group, [path] * 2, rows=changed))
+    own = VAETransformer(**{**SMALL, "max_iter": 8})
+    with pytest.raises(ValueError, match="holds another fit: The table was"):
+        clone(own).set_callbacks(Checkpoint(path)).fit(X)
+    found = group(ranks.fit, *zip([clone(own).set_callbacks(Checkpoint(path)), own], parts(X), strict=True))
+    assert all("The number of Checkpoints is 1 on rank 0 and 0 on rank 1" in str(error) for error in found)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_all(group, tmp_path):
+    paths = tmp_path / "no folder" / "fit.ckpt", tmp_path / "fit.ckpt"
+    assert all("No such file" in str(error) for error in with_file(group, paths))
 
 
 # Faults
