@@ -163,6 +163,8 @@ class Parts(Table):
 def as_of_two_ranks(monkeypatch):
     """Fits in this process that take the batches, the held-out rows and the draws that two ranks would."""
     randn = torch.randn
+    with torch.device("meta"):
+        torch.empty(0)  # torch notes, once, which functions take its device: `randn`, not what replaces it
 
     def drawn(*shape, **how):
         if not Parts.sizes:
