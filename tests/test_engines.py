@@ -14,7 +14,7 @@ import pytest
 from sklearn.model_selection import GridSearchCV
 
 import skvae._race
-from skvae import VAETransformer, VAETransformerCV
+from skvae import VAEAnomalyDetector, VAETransformer, VAETransformerCV
 
 RECIPE = Path(__file__).parents[1] / "docs" / "recipes" / "fit_in_parts.py"
 LIMIT = 600  # seconds until an engine has not ended
@@ -89,6 +89,19 @@ def test_the_recipe_ends_as_with_torchrun(wine, by_torchrun, tmp_path, engine, m
     if engine == "spark" and shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         pytest.skip("Spark needs Java")
     assert joblib.hash(model_of_recipe(wine, tmp_path, engine)) == joblib.hash(by_torchrun)
+
+
+def test_dask_ml_passes_its_blocks_on_as_a_loop_does(wine):
+    wrappers = pytest.importorskip("dask_ml.wrappers", reason="dask-ml is in no extra")
+    blocks = pytest.importorskip("dask.array").from_array(wine, chunks=(60, -1))
+    loop = VAETransformer(2, **HOW)
+    for chunk in np.split(wine, [60, 120]):
+        loop.partial_fit(chunk)
+    found = wrappers.Incremental(VAETransformer(2, **HOW), shuffle_blocks=False).fit(blocks)
+    np.testing.assert_array_equal(found.transform(blocks), loop.transform(wine))
+    detector = VAEAnomalyDetector(2, **HOW)
+    found = wrappers.Incremental(detector, scoring=lambda estimator, X, y=None: 0.0, shuffle_blocks=False).fit(blocks)
+    assert found.estimator_.n_iter_ == 3
 
 
 def test_the_table_is_an_argument_of_its_own(monkeypatch):
