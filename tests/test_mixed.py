@@ -254,6 +254,7 @@ RULES = {
     "one real number": (np.full(N, 2.5), "gaussian"),
     "text": (RNG.choice(["p", "q"], N), "categorical"),
     "categories": (pd.Categorical(RNG.choice(["p", "q"], N)), "categorical"),
+    "debts in tens, most of them none": (10 * np.maximum(0, np.rint(RNG.normal(-80, 100, 400))), "normal_score"),
     "text and numbers": (np.array(["p", 3] * (N // 2), dtype=object), "categorical"),
 }
 

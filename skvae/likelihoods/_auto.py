@@ -34,8 +34,8 @@ class Auto(Likelihood):
     - anything but numbers (strings, pandas categories): :class:`~skvae.Categorical`
     - True and False, 0 and 1: :class:`~skvae.Bernoulli`
     - other numbers: :class:`~skvae.Gaussian`, unless another makes a column's values likelier:
-      :class:`~skvae.LogNormal` where all are above 0, :class:`~skvae.NegativeBinomial` of whole numbers from 0 on, and
-      at last :class:`~skvae.NormalScore`
+      :class:`~skvae.LogNormal` where all are above 0, :class:`~skvae.NegativeBinomial` of whole numbers from 0 on that
+      are not all multiples of one, as amounts are, and at last :class:`~skvae.NormalScore`
 
     How likely is found by fitting the column alone to either half of its rows and looking at the other half; each must
     be ahead of those before it by 0.02 nats a cell and two standard errors. At most 10,000 rows are looked at, evenly
@@ -97,7 +97,8 @@ def _best(facts: ColumnFacts) -> type[Likelihood]:
     trials: dict[type[Likelihood], Trial] = {Gaussian: found.pop("normal")}
     if "log-normal" in found:
         trials[LogNormal] = found.pop("log-normal")
-    if facts.whole and facts.low >= 0:
+    # Multiples of ten are amounts: no count leaves nine numbers of ten out.
+    if facts.whole and facts.low >= 0 and (column.grid is None or column.grid.step == 1):
         trials[NegativeBinomial] = Trial.of(column, partial(_log_p_of_counts, column, 2.0**exponent))
     trials[NormalScore] = max(found.values(), key=lambda trial: trial.mean)
     best: type[Likelihood] = Gaussian
