@@ -19,6 +19,8 @@ noise), all calls at their defaults and torch's own number of threads, after the
   so their time grows with the latents.
 - with --detector, this alone: score_samples of VAEAnomalyDetector at its defaults, fitted to 10,000 such rows and so
   with 5000 codes in as many latents as columns, of `--rows` rows; the fastest of at most 3 calls.
+- with --serving, this alone: what a service pays for one row and one file, after a fit to 10,000 x 30 rows: bytes of
+  the file, by joblib or as ONNX, and milliseconds of a call with a single row, the median of 200, one thread.
 Prediction: transform takes at most 1.2 times the bare products and 100 MB whatever the number of rows; score_samples is
 linear in rows and in draws (slope at most 1.05); a detector scores a million rows in at most 20 s on two cores.
 """
@@ -26,16 +28,19 @@ linear in rows and in draws (slope at most 1.05); a detector scores a million ro
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from _measure import EXACT, MB, PAGE, fresh, latent_table, measure, rewrite, slope, verdict
 from _tables import format_table, print_table
 from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
@@ -49,6 +54,7 @@ SAMPLED = (1_000, 10_000, 100_000, 1_000_000)
 MOST_RATIO, MOST_MB, MOST_SLOPE = 1.2, 100, 1.05
 # Of a detector, for a row: 20 s for a million.
 MOST_SCORING = 20e-6
+SERVED_CALLS = 200
 GAP_ROWS, GAP_COLUMNS, GAP_LATENTS = 2_000, 80, (1, 2, 5, 10, 20, 40)
 COMMAND = "python benchmarks/inference.py"
 HEADER = ["call", "rows", "s", "of the bare products", "extra MB"]
@@ -192,6 +198,54 @@ def with_gaps(repeats: int) -> list[list[str]]:
     return found
 
 
+def one_row(call: Callable[[], object]) -> str:
+    """Milliseconds of a call, the median of many."""
+    call()
+    took = []
+    for _ in range(SERVED_CALLS):
+        start = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - start)
+    return f"{1e3 * np.median(took):.2g}"
+
+
+def serving() -> list[list[str]]:
+    """Of fitted estimators: kilobytes of their files, and milliseconds of a call with one row."""
+    import onnxruntime
+
+    from skvae.export import to_onnx
+
+    torch.set_num_threads(1)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    train, row = latent_table(FIT_ROWS, COLUMNS), latent_table(1, COLUMNS, seed=1)
+    few = {"max_iter": 5, "random_state": 0}
+    served = [
+        (PCA(LATENTS), ["transform"], None),
+        (IsolationForest(random_state=0), ["predict"], None),
+        (VAETransformer(LATENTS, **few), ["transform", "score_samples"], None),
+        (VAETransformer(LATENTS, keep_codes=False, **few), ["transform"], "transform"),
+        (VAEAnomalyDetector(**few), ["predict"], "decision_function"),
+    ]
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model"
+        for estimator, methods, exported in served:
+            joblib.dump(estimator.fit(train), file)
+            size = f"{file.stat().st_size / 1e3:,.0f}"
+            name = type(estimator).__name__
+            name += "(keep_codes=False)" if getattr(estimator, "keep_codes", True) is False else ""
+            for method in methods:
+                call = getattr(estimator, method)
+                found.append([f"{name}.{method}", size, one_row(lambda call=call: call(row))])
+            if exported:
+                to_onnx(estimator, file, exported)
+                run = onnxruntime.InferenceSession(file, options).run
+                size = f"{file.stat().st_size / 1e3:,.0f}"
+                found.append([f"{name}.{exported}, ONNX", size, one_row(lambda run=run: run(None, {"X": row}))])
+    return found
+
+
 def score_rows(points: list[Point], measured: list[tuple[float, float]]) -> list[list[str]]:
     return [
         [f"{n:,}", str(s), f"{took:.3f}", f"{1e6 * took / n / s:.3f}", f"{extra:.0f}"]
@@ -207,6 +261,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed calls (score_samples and sample: at most 3)")
     parser.add_argument("--gaps", action="store_true", help="rows with gaps beside whole ones, and nothing else")
     parser.add_argument("--detector", action="store_true", help="a detector's scores, and nothing else")
+    parser.add_argument("--serving", action="store_true", help="files and single rows, and nothing else")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--docs", type=Path, nargs="?", const=PAGE, help="rewrite its table in docs/benchmarks.md")
     args = parser.parse_args()
@@ -219,6 +274,12 @@ def main() -> None:
         took, extra, busy = fresh(detect, args.rows, few)
         claim = f"a detector scores {args.rows:,} rows in {took:.1f} s ({busy:.1f} s of CPU) and {extra:.0f} MB"
         print(verdict(f"{claim}, at most {MOST_SCORING * args.rows:g} s", took <= MOST_SCORING * args.rows))
+        return
+    if args.serving:
+        header, rows = ["after a fit to 10,000 x 30", "file, kB", "one row, ms"], fresh(serving)
+        print_table(header, rows, args.markdown)
+        if args.docs:
+            rewrite(args.docs, "serving", COMMAND + " --serving", format_table(header, rows, markdown=True))
         return
     if not EXACT:
         print("Peak memory cannot be set back on this system: extra memory is a lower bound.")
