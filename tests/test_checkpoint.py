@@ -1,10 +1,6 @@
 """A fit that was broken off goes on from its file, in any process, to the numbers of a fit without a stop."""
 
 import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -84,28 +80,6 @@ def test_detectors_and_classifiers_go_on_too(wine, path):
         resumed = clone(estimator).set_callbacks(Checkpoint(path, 2), watcher := Watcher()).fit(*data)
         assert numbers(resumed) == numbers(estimator.fit(*data))
         assert watcher.began.count("epoch") < estimator.n_iter_
-
-
-SCRIPT = """
-import os, signal, sys
-from sklearn.datasets import load_wine
-from skvae import Checkpoint, VAETransformer
-from helpers import Watcher
-dies = Watcher(lambda epoch, *_: epoch == 5 and os.kill(os.getpid(), signal.SIGKILL))
-vae = VAETransformer(2, hidden_layer_sizes=(8,), max_iter=9, learning_rate_init=0.01, random_state=0)
-vae.set_callbacks(Checkpoint(sys.argv[1], 2), dies).fit(load_wine().data)
-"""
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no process is killed so here")
-def test_a_killed_process_is_taken_over_by_another(wine, path):
-    here = Path(__file__).parent
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
-    dead = subprocess.run([sys.executable, "-c", SCRIPT, str(path)], env=env, timeout=300, check=False)
-    assert dead.returncode == -signal.SIGKILL
-    vae = VAETransformer(2, **SMALL).set_callbacks(Checkpoint(path, 2), watcher := Watcher()).fit(wine)
-    assert watcher.began.count("epoch") == 9 - 4
-    assert numbers(vae) == numbers(VAETransformer(2, **SMALL).fit(wine))
 
 
 def test_a_file_from_the_last_epoch_trains_no_more(wine, path):

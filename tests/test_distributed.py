@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import ranks
 import torch
-from helpers import with_gaps
+from helpers import Watcher, with_gaps
 from ranks import Dies, Fails, Ranks
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_wine
@@ -244,6 +244,17 @@ def test_one_rank_speaks(group):
 # Fits that go on from a file
 
 
+def test_a_killed_process_is_taken_over_by_another(tmp_path):
+    path, own = tmp_path / "fit.ckpt", VAETransformer(**{**SMALL, "max_iter": 8})
+    alone = Ranks(1)
+    (dead,) = alone(ranks.fit_with_file, (own, X, path, 5, True))
+    alone.close()
+    assert isinstance(dead, EOFError)
+    found = clone(own).set_callbacks(Checkpoint(path, 2), watcher := Watcher()).fit(X)
+    assert watcher.began.count("epoch") == 8 - 4
+    assert bytes_of(found.set_callbacks()) == bytes_of(own.fit(X))
+
+
 def with_file(group, paths, last=None, rows=X):
     """What the ranks answer that fit with a file, or are broken off in an epoch."""
     own = VAETransformer(**{**SMALL, "max_iter": 8})
@@ -292,11 +303,14 @@ def test_a_file_that_cannot_be_written_is_an_error_of_all(group, tmp_path):
 
 
 def refused(group, *by_rank, kind=ValueError, task=ranks.fit):
-    """The errors' texts: both ranks raise, and can fit afterwards."""
+    """The errors' texts: both ranks raise."""
     found = group(task, *by_rank)
     assert all(isinstance(error, kind) for error in found), found
-    fitted(group, VAETransformer(**{**SMALL, "max_iter": 1}), X)
     return [str(error) for error in found]
+
+
+def can_fit(group):
+    fitted(group, VAETransformer(**{**SMALL, "max_iter": 1}), X)
 
 
 def test_what_differs_between_ranks_is_named(group):
@@ -316,6 +330,7 @@ def test_what_differs_between_ranks_is_named(group):
     assert (
         "sample_weight is None on rank 0" in refused(group, (own, first), (own, second, None, np.ones(len(second))))[0]
     )
+    can_fit(group)
 
 
 def test_an_error_of_one_rank_is_one_of_all(group):
@@ -330,12 +345,14 @@ def test_an_error_of_one_rank_is_one_of_all(group):
     assert "max_iter" in refused(group, (own, first), (VAETransformer(**{**SMALL, "max_iter": 0}), second))[0]
     words = np.where(second == second[0, 0], "word", second.astype(object))
     assert "word" in refused(group, (own, first), (own, words))[0]
+    can_fit(group)
 
 
 def test_an_error_amid_an_epoch_is_one_of_all(group):
     own = VAETransformer(**SMALL, objective=Fails())
     found = refused(group, *((own, part) for part in parts(X)), kind=(RuntimeError, ZeroDivisionError))
     assert all("divides by zero" in text for text in found)
+    can_fit(group)
 
 
 def test_what_knows_one_process_refuses(group):
