@@ -129,5 +129,7 @@ def test_an_example_has_a_title_text_and_a_picture(path):
     assert source.endswith("\nplt.show()\n")
 
 
-def test_examples_are_at_least_fourteen():
+def test_examples_are_at_least_fourteen_and_a_page_of_the_guide_leads_to_each():
     assert len(EXAMPLES) >= 14
+    guide = "".join(path.read_text() for path in (ROOT / "docs" / "guide").glob("*.md"))
+    assert not [path.name for path in EXAMPLES if f"(../examples/{path.name})" not in guide]
