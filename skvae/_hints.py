@@ -90,9 +90,11 @@ class Hinting(BaseEstimator):
 
 def _near_parameter(name: str, known: list[str]) -> str | None:
     """What a parameter of that name is called here; None where nothing is like it."""
-    called = CALLED_ELSEWHERE.get(name.lower(), "")
+    called = CALLED_ELSEWHERE.get(name.lower(), name)
     if called.partition("=")[0] in known:
         return called
+    if "estimator" in known and called in CALLED_ELSEWHERE.values():
+        return f"estimator=VAETransformer({called}=...)"
     return next(iter(get_close_matches(name, known, n=1)), None)
 
 

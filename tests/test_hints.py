@@ -45,6 +45,7 @@ def test_a_wrong_parameter_is_told_what_it_may_have_been_meant_to_be(parameters,
         (VAEAnomalyDetector, "learning_rate", "learning_rate_init"),
         (VAETransformer, "beta", "objective=ELBO(beta=...)"),
         (ELBO, "bata", "beta"),
+        (VAEImputer, "epochs", "estimator=VAETransformer(max_iter=...)"),
     ],
 )
 def test_a_parameter_that_is_called_otherwise_here_is_told_so(kind, name, near):
