@@ -42,6 +42,7 @@ from .likelihoods import (
 from .model import VAE
 
 __all__ = [
+    "MIN_ROWS_TO_HOLD_OUT",
     "Fit",
     "Paused",
     "Task",

@@ -7,11 +7,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ._base import takes_gaps
 from ._callbacks import on_behalf_of
+from ._fit import MIN_ROWS_TO_HOLD_OUT
 from ._params import RandomState, named
 from ._saved import Rule, Saved, fault_of_values
 from ._state import DETAILS, MODEL, become
@@ -23,8 +25,10 @@ from .transformer import VAETransformer
 __all__ = ["VAEImputer"]
 
 
-# The default model has a latent for every column, at most so many; where there are fewer, a learnt prior is tried, too.
+# The default model has a latent for every column, at most so many; where there are fewer, its prior is learnt.
 MOST_LATENTS = 24
+# Points of the latents, in place of `n_draws`, from which the linear model fills the gaps.
+FILLING_POINTS = 16
 
 
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
@@ -43,8 +47,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Saved):
     ----------
     estimator : VAETransformer or None, default=None
         The model. None: `VAETransformer(J, likelihood="auto", objective="completed")`, J as many latents as there are
-        columns, 24 at most. With fewer than 24 it is fitted with `prior="normal"` and with "mixture", and the one that
-        finds the held-out rows likelier is kept. The KL switches off latents that tell nothing.
+        columns, 24 at most. With fewer than 24, and 20 rows or more, its prior is a "mixture". The KL switches off
+        latents that tell nothing.
         A model of that objective (:class:`skvae.objectives.Completed`) is shown the gaps filled by the linear model.
     sample_posterior : bool, default=False
         Draw missing cells from p(x_missing | x_present) in place of their mean; `VAETransformer.impute` gives several
@@ -198,24 +202,31 @@ def _fitted(estimator: VAETransformer, X: Any, y: Any, sample_weight: Any, rando
 
 
 def _default_model(
-    X: Any, sample_weight: Any, seed: int, objective: str = "completed", learnt_prior: str = "mixture"
+    X: Any, sample_weight: Any, seed: int, objective: str = "completed", plain: str = "normal", learnt: str = "mixture"
 ) -> VAETransformer:
-    """The default model, fitted: with the prior that finds the held-out rows likelier."""
+    """The default model, fitted: with a learnt prior, where there are rows to learn it from."""
     shape = getattr(unpack_container(X), "shape", None) or np.shape(X)
     n_latents = min(shape[1] if len(shape) > 1 else 1, MOST_LATENTS)  # fit refuses what has no columns
-    model = VAETransformer(max(1, n_latents), likelihood="auto", objective=objective, random_state=seed)
+    learns = n_latents < MOST_LATENTS and len(shape) > 0 and shape[0] >= MIN_ROWS_TO_HOLD_OUT
+    model = VAETransformer(
+        max(1, n_latents),
+        likelihood="auto",
+        prior=learnt if learns else plain,
+        objective=objective,
+        random_state=seed,
+    )
     filled = _filled(model, X, sample_weight)
-    model.fit(X, filled, sample_weight=sample_weight)
-    if n_latents == MOST_LATENTS or not model.validation_curve_:
-        return model
-    # One that ends below the linear model is not taken.
-    other = _fitted_in_silence(clone(model).set_params(prior=learnt_prior), X, filled, sample_weight)
-    return max(model, other, key=lambda model: max(model.validation_curve_))
+    with warnings.catch_warnings():
+        # On tables of noise a mixture ends there, and fills cells as well.
+        warnings.filterwarnings("ignore", ".* below the .* of the linear model", ConvergenceWarning)
+        return model.fit(X, filled, sample_weight=sample_weight)
 
 
 def _filled(model: VAETransformer, X: Any, sample_weight: Any, objective: str = "elbo", prior: str = "normal") -> Any:
-    """X filled by the linear model that `model` starts at, one epoch on."""
-    first = clone(model).set_params(objective=objective, prior=prior, max_iter=1, verbose=0, keep_codes=False)
+    """X filled, from few points, by the linear model that `model` starts at, one epoch on."""
+    first = clone(model).set_params(
+        objective=objective, prior=prior, max_iter=1, verbose=0, keep_codes=False, n_draws=FILLING_POINTS
+    )
     return _fitted_in_silence(first, X, None, sample_weight).impute(X)
 
 

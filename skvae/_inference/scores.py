@@ -116,14 +116,14 @@ def log_likelihood(
 def conditional_mean(
     model: VAE, rows: Batch, rule: Rule, lattice: Lattice | None = None, ask_decoder: bool = False
 ) -> Tensor:
-    """E[x | the present cells], in model units, and its doubt: (N, D + 1).
+    """E[x | the present cells] in a row's gaps, in model units, and its doubt: (N, D + 1).
 
     Points are weighted by w(x, z) (Mattei & Frellsen 2019). The most likely category where x is one.
     """
     weighing = _Weighing(model, rows, rule, lattice, ask_decoder)
     before, mean = weighing.total, weighing.total.new_zeros(())
     for z, log_weight in weighing.parts():
-        expected = model.likelihood.expected(model.params(z, rows.x))
+        expected = model.likelihood.expected_in_gaps(model.params(z, rows.x), rows.mask)
         part = torch.einsum("sn,snd->nd", torch.exp(log_weight - weighing.total), expected)
         mean = part + mean * torch.exp(before - weighing.total)[:, None]
         before = weighing.total

@@ -317,6 +317,11 @@ class _MixedModule(LikelihoodModule):
     def expected(self, outputs: Tensor) -> Tensor:
         return torch.cat([member.expected(own) for member, own in self._each(outputs)], dim=-1)
 
+    def expected_in_gaps(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+        masks = [None] * len(self.members) if mask is None else self.encoding.columns(mask)
+        parts = zip(self._each(outputs), masks, strict=True)
+        return torch.cat([member.expected_in_gaps(own, present) for (member, own), present in parts], dim=-1)
+
     def encoded_mean(self, outputs: Tensor) -> Tensor:
         return torch.cat([member.encoded_mean(own) for member, own in self._each(outputs)], dim=-1)
 

@@ -347,17 +347,31 @@ class _NormalScoreModule(FeatureNoise):
         A bin's x is straight in its normal score, so that every knot adds a jump times Phi(d), and a change of slope
         times s (phi(d) + d Phi(d)), where d is how many deviations s the mean lies above it.
         """
+        return self._means(*self.split(outputs), slice(None))
+
+    def expected_in_gaps(self, outputs: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return self.expected(outputs)
         mean, log_var = self.split(outputs)
-        (knots, jump, bend), start = self.encoding.maps.bends(), self.encoding.maps.low[:, 0]
-        std = torch.exp(0.5 * double(log_var))[..., None]
+        found = torch.zeros_like(mean)
+        for column, missing in enumerate((mask == 0).unbind(-1)):
+            own = slice(column, column + 1)
+            found[..., missing, own] = self._means(mean[..., missing, own], log_var, own)
+        return found
+
+    def _means(self, mean: Tensor, log_var: Tensor, columns: slice) -> Tensor:
+        """`mean` of some columns, from their scores' means (..., columns) and all columns' variances."""
+        maps = self.encoding.maps
+        knots, jump, bend, start = (values[columns] for values in (*maps.bends(), maps.low[:, 0]))
+        std = torch.exp(0.5 * double(log_var[columns]))[..., None]
         size = max(1, MEAN_NUMBERS // max(1, knots.numel()))
-        flat = double(mean).reshape(-1, self.n_features)
+        flat = double(mean).reshape(-1, len(knots))
         found = []
         for part in (flat,) if torch.compiler.is_exporting() else flat.split(size):
             d = (part[..., None] - knots) / std
             below, density = torch.special.ndtr(d), torch.exp(-0.5 * (d * d + LOG_2PI))
             found.append(start + (jump * below + bend * std * (density + d * below)).sum(-1))
-        return torch.cat(found).reshape(mean.shape).to(outputs.dtype)
+        return torch.cat(found).reshape(mean.shape).to(mean.dtype)
 
     def variance(self, outputs: Tensor) -> Tensor | None:
         return None

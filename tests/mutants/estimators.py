@@ -242,10 +242,10 @@ ESTIMATORS = [
         "test_kept_codes.py::test_of_a_file_runs_of_rows_are_read",
     ),
     Mutant(
-        "the imputer's prior is the worse one",
+        "the imputer learns no prior",
         "imputer.py",
-        "return max(model, other, key",
-        "return min(model, other, key",
-        "test_completed.py::test_the_prior_is_chosen_by_held_out_rows",
+        "prior=learnt if learns",
+        "prior=plain if learns",
+        "test_completed.py::test_the_prior_is_learnt_where_there_are_rows_and_few_latents",
     ),
 ]
