@@ -112,18 +112,21 @@ def translations() -> dict[Any, Callable[..., Any]]:
         "special_ndtri": of.ndtri,
     }
 
-    def searchsorted(edges: Any, x: Any, out_int32: bool = False, right: bool = False) -> Any:
-        return of.searchsorted(edges, x, right)
+    def searchsorted(sorted_sequence: Any, self: Any, out_int32: bool = False, right: bool = False) -> Any:
+        return of.searchsorted(sorted_sequence, self, right)
 
     table = {getattr(torch.ops.aten, name).default: _plain(function) for name, function in named.items()}
     return {**table, torch.ops.aten.searchsorted.Tensor: searchsorted}
 
 
 def _plain(method: Callable[[Any], Any]) -> Callable[..., Any]:
-    """A function, to which the exporter can add attributes; the options that operators have are at their defaults."""
+    """A function, to which the exporter can add attributes.
 
-    def function(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-        return method(x)
+    Parameters are called as torch's own of the operator, `self` included: some versions of the exporter compare names.
+    """
+
+    def function(self: Any) -> Any:
+        return method(self)
 
     return function
 
