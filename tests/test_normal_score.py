@@ -32,6 +32,12 @@ COLUMNS = {
 }
 
 
+@pytest.fixture
+def rng():
+    """Of a test's own: tests come in any order."""
+    return np.random.default_rng(0)
+
+
 def alone(member, x):
     """The density of one column whose latents tell nothing, and its outputs."""
     density, scale, rows = columns_of(member, x[:, None])
@@ -97,12 +103,12 @@ def test_the_grid_is_the_coarsest_that_holds_all_values(X, step):
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_numbers_with_many_digits_have_no_grid(scale):
-    assert Column.of(RNG.normal(size=200) * scale + 0.1 * scale).grid is None
+def test_numbers_with_many_digits_have_no_grid(scale, rng):
+    assert Column.of(rng.normal(size=200) * scale + 0.1 * scale).grid is None
 
 
-def test_whole_numbers_that_somebody_standardised_have_the_grid_they_had():
-    x = stats.zscore(RNG.integers(0, 30, 500))
+def test_whole_numbers_that_somebody_standardised_have_the_grid_they_had(rng):
+    x = stats.zscore(rng.integers(0, 30, 500))
     grid = Column.of(x).grid
     assert grid.step == pytest.approx(np.diff(np.unique(x)).min(), rel=1e-9)
 
@@ -128,16 +134,16 @@ def test_held_out_likelihood_is_the_densitys():
         np.testing.assert_allclose(of_values(column, found), expected, rtol=1e-3)
 
 
-def test_more_knots_are_no_better_where_values_are_few():
-    x = RNG.normal(size=100)
+def test_more_knots_are_no_better_where_values_are_few(rng):
+    x = rng.normal(size=100)
     found = {how: trial.mean for how, trial in tried(Column.of(x)).items()}
     assert found[16] < max(found.values())
     assert best(Column.of(x)) in ("normal", 2, 4, 8)
     assert set(tried(Column.of(np.array([1.0, 1.0])))) == set()
 
 
-def test_a_lead_is_the_mean_of_its_rows_and_has_their_standard_error():
-    x = RNG.normal(size=400)
+def test_a_lead_is_the_mean_of_its_rows_and_has_their_standard_error(rng):
+    x = rng.normal(size=400)
     column = Column.of(x)
     one, other = (Trial.of(column, lambda weight, k=k: column.values**k + 0 * weight) for k in (2, 1))
     ahead = np.clip(x**2 - x, -2, 2)  # no row counts for more
@@ -148,10 +154,10 @@ def nats(column):
     return {how: trial.mean for how, trial in tried(column).items()}
 
 
-def test_rows_in_any_order_units_and_copies_are_the_same_column():
+def test_rows_in_any_order_units_and_copies_are_the_same_column(rng):
     x = COLUMNS["hours"]
     plain = nats(Column.of(x))
-    assert nats(Column.of(RNG.permutation(x))) == plain
+    assert nats(Column.of(rng.permutation(x))) == plain
     scaled = nats(Column.of(np.ldexp(x, 40)))
     np.testing.assert_allclose(list(scaled.values()), np.array(list(plain.values())) - 40 * math.log(2))
     values, counts = np.unique(x, return_counts=True)
@@ -188,8 +194,8 @@ def test_the_distribution_sums_to_one_over_its_grid(name):
     assert found @ weight * scale.scale[0] == pytest.approx(1, abs=1e-5)
 
 
-def test_a_normal_column_has_the_density_of_a_gaussian():
-    x, test = COLUMNS["normal"], RNG.normal(size=50)
+def test_a_normal_column_has_the_density_of_a_gaussian(rng):
+    x, test = COLUMNS["normal"], rng.normal(size=50)
     np.testing.assert_allclose(log_p(NormalScore(), x, test), log_p(Gaussian(), x, test), atol=1e-5)
 
 
@@ -267,8 +273,8 @@ WIDE = {
 @pytest.mark.filterwarnings("ignore:VAETransformer stopped at")
 @pytest.mark.parametrize("kind", WIDE)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_any_column_fits_and_comes_back(kind, dtype):
-    x = RNG.normal(size=60)
+def test_any_column_fits_and_comes_back(kind, dtype, rng):
+    x = rng.normal(size=60)
     with np.errstate(over="ignore"):
         column = WIDE[kind](x).astype(dtype)
     if not np.isfinite(column).all():
@@ -322,9 +328,9 @@ def test_a_detector_takes_it_and_finds_what_is_rare():
     assert rare < usual - 3
 
 
-def test_what_the_network_learns_beats_independent_columns():
-    z = RNG.normal(size=(600, 1))
-    X = np.round(np.exp(2 + z + 0.3 * RNG.normal(size=(600, 4))))
+def test_what_the_network_learns_beats_independent_columns(rng):
+    z = rng.normal(size=(600, 1))
+    X = np.round(np.exp(2 + z + 0.3 * rng.normal(size=(600, 4))))
     vae = VAETransformer(1, likelihood="normal_score", max_iter=20, random_state=0).fit(X[:400])
     independent = sum(log_p(NormalScore(), X[:400, d], X[400:, d]).mean() for d in range(4))
     assert vae.score(X[400:]) > independent + 2
