@@ -26,7 +26,7 @@ def quasi_normal(n_draws: int, n_components: int, seed: int) -> Tensor:
     whose mean is 0, and, where there are enough of them, a covariance of exactly I.
     """
     half = -(-n_draws // 2)
-    sobol = qmc.Sobol(n_components, scramble=True, rng=np.random.default_rng(seed))
+    sobol = qmc.Sobol(n_components, scramble=True, seed=np.random.default_rng(seed))  # rng= came with scipy 1.15
     points = sobol.random_base2(math.ceil(math.log2(half)))[:half]
     tiny = np.finfo(np.float64).eps
     eps = ndtri(points.clip(tiny, 1 - tiny))
