@@ -629,7 +629,7 @@ def test_a_large_file_is_never_in_memory_as_a_whole(large_map, tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "X.npy")]
     share = subprocess.run(command, timeout=200, env=env, check=True, capture_output=True, text=True).stdout
-    assert float(share) < 0.75
+    assert float(share) < 0.9  # 0.6 to 0.8, by when the system takes pages back; a copy would make it 1.6
 
 
 def test_a_sparse_matrix_of_mapped_arrays_is_read_and_its_pages_are_counted(tmp_path):
