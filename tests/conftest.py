@@ -17,7 +17,7 @@ from hypothesis import settings
 from sklearn.datasets import load_digits, load_iris, load_wine
 from threadpoolctl import threadpool_limits
 
-settings.register_profile("skvae", derandomize=True, deadline=None, max_examples=10, database=None)
+settings.register_profile("skvae", derandomize=True, deadline=None, max_examples=15, database=None)
 # Tests that take a `profile_part` run PARTS times, each with examples of its own: 2500 in all, on as many processes.
 settings.register_profile(
     "thorough", derandomize=False, deadline=None, max_examples=100, database=None, print_blob=True

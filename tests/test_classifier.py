@@ -375,7 +375,7 @@ def rings(n_rows, seed):
 def test_rows_without_a_label_help():
     """Two clouds apart in four columns, and far wider in four others: with two labels a class, only the rows tell."""
     gains = []
-    for seed in range(3):
+    for seed in range(5):
         X, y = rings(400, seed)
         new, of_new = rings(400, 100 + seed)
         few = np.full(len(y), -1)

@@ -148,8 +148,7 @@ class DecayingAdam(torch.optim.Adam):
 
 
 # Breast cancer's columns are nearly collinear, so its last latents take long to find.
-FROM_RANDOM = [(*case, 3000) for case in (("digits", 2), ("digits", 10), ("wine", 5), ("cancer", 2), ("cancer", 10))]
-FROM_RANDOM += [("cancer", 20, 8000)]
+FROM_RANDOM = [(*case, 8000 if case == ("cancer", 20) else 3000) for case in MAXIMA]
 
 
 @pytest.mark.parametrize(("name", "n_components", "n_steps"), FROM_RANDOM)

@@ -126,7 +126,7 @@ def test_those_behind_are_dropped_and_the_others_do_not_notice(raced, trained):
 
 
 def test_who_is_far_behind_on_three_folds_begins_no_others():
-    table, folds = factors(1000), KFold(5, shuffle=True, random_state=0)
+    table, folds = factors(1500), KFold(5, shuffle=True, random_state=0)
     raced, trained = (search((1, 3), cv=folds, race=race).fit(table) for race in (True, False))
     assert raced.cv_results_["dropped_after"].tolist() == [20, 0]
     np.testing.assert_array_equal(np.isnan(raced.scores_[0]), [False, False, False, True, True])
